@@ -1,0 +1,8 @@
+//! The nouns every other package speaks of: ids, digests, references, platforms and error kinds.
+//!
+//! No I/O and no policy in here. Start with [`reference`] for image names and [`error_kind`] for
+//! how failures are sorted.
+
+pub mod error_kind;
+
+pub use error_kind::ErrorKind;

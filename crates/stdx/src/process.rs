@@ -1,0 +1,32 @@
+//! Child processes whose working directory and environment are chosen, never inherited by accident.
+
+use std::ffi::OsStr;
+use std::process::Command;
+
+/// Environment variables a child needs to find programs, files and the user's locale.
+const INHERITED: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "TERM",
+    "XDG_RUNTIME_DIR",
+    "XDG_DATA_HOME",
+    "XDG_CONFIG_HOME",
+];
+
+/// A command that starts in `/` and sees only [`INHERITED`] of this process's environment.
+#[must_use]
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "this is the one constructor")]
+    let mut command = Command::new(program);
+    command.current_dir("/").env_clear();
+    for name in INHERITED {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
