@@ -4,6 +4,7 @@
 //! converts. Clients tell `null`, `{}`, `[]` and a missing field apart, so each field says by its
 //! type and attributes which of them Docker sends. Start with [`container`].
 
+pub mod client;
 pub mod container;
 pub mod event;
 pub mod exec;

@@ -1,0 +1,89 @@
+//! The typed client of an engine: one connection a request, streams and hijacked connections
+//! included.
+//!
+//! A connection is driven by whoever waits for its answer or reads its body, so there is no task in
+//! the background and dropping a [`Body`] or an [`Upgraded`] closes its socket. Operations are named
+//! as Docker names them and live in [`containers`], [`execs`], [`images`] and [`system`];
+//! [`Client::request`] is for anything else.
+
+pub mod body;
+pub mod connect;
+pub mod containers;
+pub mod error;
+pub mod execs;
+pub mod frames;
+pub mod images;
+pub mod request;
+pub mod system;
+pub mod upgrade;
+
+use std::time::Duration;
+
+use http::Method;
+
+pub use body::{Body, JsonLines};
+pub use connect::Endpoint;
+pub use error::Error;
+pub use frames::{Channel, FrameDecoder};
+pub use request::{Filters, Request, Response};
+pub use upgrade::{Reader, Upgraded, Writer};
+
+/// How long a connection may take to be made unless [`Client::with_connect_timeout`] says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Speaks Docker's API to the engine at one [`Endpoint`]. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    endpoint: Endpoint,
+    /// `/v1.43`, or nothing for the engine's own version.
+    prefix: String,
+    connect_timeout: Duration,
+}
+
+impl Client {
+    /// A client of the engine at `endpoint`; nothing is connected yet.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, prefix: String::new(), connect_timeout: CONNECT_TIMEOUT }
+    }
+
+    /// Speaks API version `version` (`1.43`) instead of the engine's newest.
+    #[must_use]
+    pub fn with_version(mut self, version: &str) -> Self {
+        self.prefix = format!("/v{version}");
+        self
+    }
+
+    /// Gives up connecting after `timeout`.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Where the engine listens.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// A request for `path` (`/containers/json`), without version and query.
+    pub fn request(&self, method: Method, path: &str) -> Request<'_> {
+        Request::new(self, method, path)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Request<'_> {
+        self.request(Method::GET, path)
+    }
+
+    pub(crate) fn post(&self, path: &str) -> Request<'_> {
+        self.request(Method::POST, path)
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Request<'_> {
+        self.request(Method::DELETE, path)
+    }
+}
+
+#[cfg(test)]
+mod tests;
