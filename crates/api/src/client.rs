@@ -67,6 +67,26 @@ impl Client {
         &self.endpoint
     }
 
+    /// Whether somebody listens there: opens a connection and closes it.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Timeout`].
+    pub async fn probe(&self) -> Result<(), Error> {
+        self.connect("connecting").await.map(drop)
+    }
+
+    async fn connect(&self, what: &str) -> Result<connect::Socket, Error> {
+        match tokio::time::timeout(self.connect_timeout, self.endpoint.connect()).await {
+            Ok(Ok(socket)) => Ok(socket),
+            Ok(Err(source)) => Err(Error::Connect { endpoint: self.endpoint.clone(), source }),
+            Err(_) => Err(Error::Timeout {
+                endpoint: self.endpoint.clone(),
+                what: what.to_owned(),
+                after: self.connect_timeout,
+            }),
+        }
+    }
+
     /// A request for `path` (`/containers/json`), without version and query.
     pub fn request(&self, method: Method, path: &str) -> Request<'_> {
         Request::new(self, method, path)

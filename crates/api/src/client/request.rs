@@ -14,10 +14,11 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Client;
 use super::body::{Body, JsonLines, Link};
+use super::connect::Socket;
 use super::error::Error;
 use super::upgrade::Upgraded;
-use super::{Client, connect::Socket};
 use crate::ErrorBody;
 
 /// What must not stand in a path; `/`, `:` and `@` of image references may.
@@ -194,15 +195,7 @@ impl<'a> Request<'a> {
     async fn send_now(self, what: String) -> Result<Response, Error> {
         let client = self.client;
         let request = self.into_http(&what)?;
-        let connecting = tokio::time::timeout(client.connect_timeout, client.endpoint.connect());
-        let socket = match connecting.await {
-            Ok(Ok(socket)) => socket,
-            Ok(Err(source)) => return Err(Error::Connect { endpoint: client.endpoint.clone(), source }),
-            Err(_) => {
-                let endpoint = client.endpoint.clone();
-                return Err(Error::Timeout { endpoint, what, after: client.connect_timeout });
-            }
-        };
+        let socket = client.connect(&what).await?;
         let transport = |source| Error::Transport { what: what.clone(), source };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(transport)?;

@@ -1,0 +1,204 @@
+//! Starting `coved` in the background and waiting until it answers.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use api::client::{Client, Endpoint};
+
+use super::locate::{Origin, Surroundings, Target};
+use crate::error::Error;
+use crate::sys;
+
+/// How long an engine may take from its start to its first answer.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+/// How long another engine may take to answer after ours ended because that one was first.
+const RIVAL_DEADLINE: Duration = Duration::from_secs(1);
+/// The longest pause between two looks at the socket; the first is a twentieth of it.
+const POLL_MAX: Duration = Duration::from_millis(10);
+/// A log beyond this is set aside at the next start, and the one set aside before is dropped.
+const LOG_LIMIT: u64 = 4 << 20;
+/// How much of a log an error shows.
+const TAIL: u64 = 2048;
+
+/// What it takes to start an engine.
+#[derive(Debug, Clone)]
+pub struct Starter {
+    /// The program; looked for when `None`.
+    pub program: Option<PathBuf>,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// The folder of its socket and its log, made with mode 0700 if missing.
+    pub state_dir: PathBuf,
+}
+
+impl Starter {
+    /// How to start `target`; `None` if it is not ours to start.
+    #[must_use]
+    pub fn of(target: &Target) -> Option<Self> {
+        let (Origin::Default, Endpoint::Unix(socket)) = (target.origin, &target.endpoint) else {
+            return None;
+        };
+        Some(Self {
+            program: None,
+            arguments: vec!["--listen".to_owned(), target.endpoint.to_string()],
+            state_dir: socket.parent()?.to_owned(),
+        })
+    }
+
+    /// The log of an engine started here for the default target of this process.
+    ///
+    /// # Errors
+    /// There is no place for it.
+    pub fn default_log() -> Result<PathBuf, Error> {
+        Ok(Surroundings::of_this_process().state_dir()?.join("coved.log"))
+    }
+
+    /// Starts the engine and returns once `client` is answered.
+    ///
+    /// # Errors
+    /// It can't be found or executed, ends, or stays silent; the last two with the end of its log.
+    pub async fn start(&self, client: &Client) -> Result<(), Error> {
+        let program = match &self.program {
+            Some(program) => program.clone(),
+            None => find_program()?,
+        };
+        let log = self.state_dir.join("coved.log");
+        make_dir(&self.state_dir)?;
+        let prepare = |source| Error::Prepare { path: log.clone(), source };
+        let file = open_log(&log).map_err(prepare)?;
+        let begin = file.metadata().map_err(prepare)?.len();
+        let mut command = stdx::process::command(&program);
+        command.args(&self.arguments).stdin(Stdio::null());
+        command.stdout(file.try_clone().map_err(prepare)?).stderr(file);
+        sys::detach(&mut command);
+        tracing::info!(program = %program.display(), "starting the engine");
+        let child = command.spawn().map_err(|source| Error::Spawn { program, source })?;
+        await_answer(child, client, &log, begin).await
+    }
+}
+
+async fn await_answer(mut child: Child, client: &Client, log: &Path, begin: u64) -> Result<(), Error> {
+    let started = Instant::now();
+    let mut pause = POLL_MAX / 20;
+    let mut ended = None;
+    loop {
+        // Connecting fails at once while nobody listens, so the deadline only guards a stuck engine.
+        if client.ping(START_DEADLINE).await.is_ok() {
+            return Ok(());
+        }
+        if ended.is_none() {
+            // An engine can't tell us more than its exit; losing the child to init is no error.
+            ended = child.try_wait().ok().flatten().map(|status| (status, Instant::now()));
+        }
+        // Two commands may start an engine at once: the loser ends, the winner answers.
+        if let Some((status, when)) = ended
+            && (when.elapsed() > RIVAL_DEADLINE || (status.code() == Some(127) || status.code() == Some(126)))
+        {
+            return Err(Error::Ended { status, tail: tail_of(log, begin), log: log.to_owned() });
+        }
+        if started.elapsed() > START_DEADLINE {
+            let after = START_DEADLINE;
+            return Err(Error::Silent { after, tail: tail_of(log, begin), log: log.to_owned() });
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(POLL_MAX);
+    }
+}
+
+/// `coved` beside this program, else in `PATH`.
+fn find_program() -> Result<PathBuf, Error> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("coved")));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    beside
+        .into_iter()
+        .chain(std::env::split_paths(&path).map(|dir| dir.join("coved")))
+        .find(|candidate| candidate.is_file())
+        .ok_or(Error::NoProgram)
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|source| Error::Prepare { path: path.to_owned(), source })
+}
+
+fn open_log(path: &Path) -> std::io::Result<File> {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_LIMIT) {
+        std::fs::rename(path, path.with_extension("log.old"))?;
+    }
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// What was written to the log since `begin`, its end if that is long. An unreadable log is an empty
+/// one: the error it belongs to matters more.
+fn tail_of(log: &Path, begin: u64) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(begin.max(length.saturating_sub(TAIL)).min(length)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    };
+    read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn starter(dir: &Path, script: &str) -> (Starter, Client) {
+        let program = dir.join("coved");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let client = Client::new(Endpoint::Unix(dir.join("state/cove.sock")));
+        let starter = Starter { program: Some(program), arguments: vec![], state_dir: dir.join("state") };
+        (starter, client)
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_ends_is_an_error_with_its_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("state")).unwrap();
+        std::fs::write(dir.path().join("state/coved.log"), "words of an earlier start\n").unwrap();
+        let (starter, client) = starter(dir.path(), "echo 'the database is locked' >&2; exit 127");
+        let error = starter.start(&client).await.unwrap_err();
+        assert_eq!(error.log_tail(), Some("the database is locked"));
+        assert!(error.hint().unwrap().contains("coved.log"));
+        assert!(matches!(error, Error::Ended { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_started_by_somebody_else_meanwhile_is_as_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let (starter, client) = starter(dir.path(), "exit 1");
+        let state = starter.state_dir.clone();
+        let rival = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let listener = tokio::net::UnixListener::bind(state.join("cove.sock")).unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+        };
+        let (started, ()) = tokio::join!(starter.start(&client), rival);
+        started.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_engine_runs_in_a_session_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        // Field 6 of stat is the session; the shell leads one exactly if that is its own pid.
+        let script =
+            "read -r pid comm state ppid pgrp session rest </proc/$$/stat; echo $pid $session; exit 126";
+        let (starter, client) = starter(dir.path(), script);
+        let error = starter.start(&client).await.unwrap_err();
+        let (pid, session) = error.log_tail().unwrap().split_once(' ').unwrap();
+        assert_eq!(pid, session);
+    }
+}

@@ -1,0 +1,36 @@
+//! Starting a process that outlives us: this file picks what the platform offers.
+
+use std::process::Command;
+
+/// Makes `command` start in a session of its own, so that closing our terminal or pressing Ctrl-C in
+/// it does not reach the child.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "setsid has no safe form on std's Command")]
+pub(crate) fn detach(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+
+    let new_session = || {
+        rustix::process::setsid()?;
+        Ok(())
+    };
+    // SAFETY: pre_exec demands that the closure does only what is allowed between fork and exec in a
+    // process that may have had threads. It makes one system call; it neither allocates nor takes a
+    // lock, and the conversion of its errno into io::Error does neither.
+    unsafe { command.pre_exec(new_session) };
+}
+
+#[cfg(not(unix))]
+pub(crate) fn detach(command: &mut Command) {
+    let _ = command;
+}
+
+/// Whether we are the machine's administrator, whose engine serves all of it.
+#[cfg(unix)]
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[cfg(not(unix))]
+pub(crate) fn is_root() -> bool {
+    false
+}

@@ -1,0 +1,449 @@
+//! The run form: checking it, its command line, and the container it describes.
+
+use std::collections::BTreeMap;
+
+use api::container::{ContainerConfig, CreateContainer, HostConfig, Resources, RestartPolicy};
+use serde::{Deserialize, Serialize};
+
+/// What a user fills in; texts are as typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RunForm {
+    /// A reference.
+    pub image: String,
+    /// Empty: the engine chooses one.
+    pub name: String,
+    /// As in a shell. Empty: the image's own.
+    pub command: String,
+    /// Lines with an empty name are ignored.
+    pub env: Vec<Variable>,
+    /// Lines that are empty are ignored.
+    pub mounts: Vec<MountLine>,
+    /// How many processors, `1.5`. Empty: all.
+    pub cpus: String,
+    /// How much memory, `512 MB`. Empty: all.
+    pub memory: String,
+    /// What becomes of it when it ends.
+    pub on_exit: OnExit,
+    /// What it can reach.
+    pub network: Network,
+}
+
+/// An environment variable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A folder of this computer inside the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MountLine {
+    /// Here.
+    pub source: String,
+    /// There.
+    pub target: String,
+    /// Whether it can't be changed from there.
+    pub read_only: bool,
+}
+
+/// What becomes of a container when it ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub enum OnExit {
+    /// It stays.
+    #[default]
+    Keep,
+    /// It goes.
+    Remove,
+    /// It is started again.
+    Restart,
+}
+
+/// What a container can reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub enum Network {
+    /// What this computer can reach, by its own addresses.
+    #[default]
+    Host,
+    /// Nothing.
+    None,
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "each says what it is")]
+pub enum Stage {
+    Creating,
+    Pulling,
+    Starting,
+}
+
+/// A form's command line, and what is wrong with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    /// The arguments of `cove` or `docker` that do the same, quoted for a shell. The image is at
+    /// [`Self::image_at`].
+    pub words: Vec<String>,
+    /// Which of the words is the image.
+    pub image_at: u32,
+    /// Empty if it can run.
+    pub problems: Vec<Problem>,
+}
+
+/// Something wrong with a field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// `image`, `name`, `command`, `env.0`, `mounts.0`, `cpus` or `memory`.
+    pub field: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// A form that can run: its container, and its command line.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// The container's name, if one was chosen.
+    pub name: Option<String>,
+    /// What to create.
+    pub spec: CreateContainer,
+    preview: Preview,
+}
+
+impl RunForm {
+    /// Checks the form.
+    #[must_use]
+    pub fn preview(&self) -> Preview {
+        self.read().preview
+    }
+
+    /// What to create.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn plan(&self) -> Result<Plan, Problem> {
+        let plan = self.read();
+        match plan.preview.problems.first() {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(plan),
+        }
+    }
+
+    fn read(&self) -> Plan {
+        let mut reader = Reader::default();
+        reader.word("run");
+        reader.word("-d");
+        self.read_life(&mut reader);
+        self.read_env(&mut reader);
+        self.read_mounts(&mut reader);
+        self.read_limits(&mut reader);
+        self.read_image(&mut reader);
+        reader.finish()
+    }
+
+    fn read_life(&self, reader: &mut Reader) {
+        match self.on_exit {
+            OnExit::Keep => {}
+            OnExit::Remove => {
+                reader.word("--rm");
+                reader.host.auto_remove = true;
+            }
+            OnExit::Restart => {
+                reader.option("--restart", "unless-stopped");
+                reader.host.restart_policy =
+                    RestartPolicy { name: "unless-stopped".to_owned(), maximum_retry_count: 0 };
+            }
+        }
+        let name = self.name.trim();
+        if !name.is_empty() {
+            let mut chars = name.chars();
+            let first = chars.next().is_some_and(|c| c.is_ascii_alphanumeric());
+            if !first || !chars.all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) {
+                reader.problem(
+                    "name",
+                    "a name begins with a letter or digit and goes on with those, _, . or -",
+                );
+            }
+            reader.option("--name", name);
+            reader.name = Some(name.to_owned());
+        }
+        let network = match self.network {
+            Network::Host => "host",
+            Network::None => "none",
+        };
+        reader.option("--network", network);
+        network.clone_into(&mut reader.host.network_mode);
+    }
+
+    fn read_env(&self, reader: &mut Reader) {
+        for (index, variable) in self.env.iter().enumerate() {
+            let name = variable.name.trim();
+            if name.is_empty() {
+                if !variable.value.is_empty() {
+                    reader.problem(&format!("env.{index}"), "this value has no name");
+                }
+                continue;
+            }
+            if name.contains(['=', '\0']) || name.contains(char::is_whitespace) {
+                reader.problem(&format!("env.{index}"), "a name has no blank and no = in it");
+            }
+            let pair = format!("{name}={}", variable.value);
+            // A secret is taken from the shell's own environment, so that it can be copied safely.
+            reader.option("-e", if is_secret(name) { name } else { &pair });
+            reader.config.env.push(pair);
+        }
+    }
+
+    fn read_mounts(&self, reader: &mut Reader) {
+        let mut binds = Vec::new();
+        for (index, line) in self.mounts.iter().enumerate() {
+            let (source, target) = (line.source.trim(), line.target.trim());
+            if source.is_empty() && target.is_empty() {
+                continue;
+            }
+            let field = format!("mounts.{index}");
+            let expanded = match (source.strip_prefix('~'), std::env::var("HOME")) {
+                (Some(rest), Ok(home)) if rest.is_empty() || rest.starts_with('/') => format!("{home}{rest}"),
+                _ => source.to_owned(),
+            };
+            if !expanded.starts_with('/') {
+                reader.problem(&field, "a folder here begins with / or ~");
+            }
+            if !target.starts_with('/') || target == "/" {
+                reader.problem(&field, "a folder in the container begins with / and is not / itself");
+            }
+            if expanded.contains(':') || target.contains(':') {
+                reader.problem(&field, "a folder with a colon in its name can't be mounted");
+            }
+            let suffix = if line.read_only { ":ro" } else { "" };
+            reader.option("-v", &format!("{source}:{target}{suffix}"));
+            binds.push(format!("{expanded}:{target}{suffix}"));
+        }
+        if !binds.is_empty() {
+            reader.host.binds = Some(binds);
+        }
+    }
+
+    fn read_limits(&self, reader: &mut Reader) {
+        let cpus = self.cpus.trim();
+        if !cpus.is_empty() {
+            match parse_cpus(cpus) {
+                Some(nanos) => reader.host.resources.nano_cpus = nanos,
+                None => reader.problem("cpus", "write a number of processors, such as 1.5"),
+            }
+            reader.option("--cpus", cpus);
+        }
+        let memory = self.memory.trim();
+        if !memory.is_empty() {
+            match parse_bytes(memory) {
+                Some(bytes) if bytes >= 6 << 20 => {
+                    reader.host.resources.memory = bytes;
+                    reader.option("-m", &shorten(bytes));
+                }
+                Some(_) => reader.problem("memory", "at least 6 MB are needed"),
+                None => reader.problem("memory", "write an amount, such as 512 MB or 2 GB"),
+            }
+        }
+    }
+
+    fn read_image(&self, reader: &mut Reader) {
+        let image = self.image.trim();
+        if image.is_empty() {
+            reader.problem("image", "choose an image");
+        } else if image.contains(char::is_whitespace) || image.starts_with(['-', '/', ':']) {
+            reader.problem("image", "an image is written as name:tag, such as postgres:17");
+        }
+        reader.preview.image_at = u32::try_from(reader.preview.words.len()).unwrap_or(0);
+        reader.word(image);
+        image.clone_into(&mut reader.config.image);
+        let command = self.command.trim();
+        if command.is_empty() {
+            return;
+        }
+        match shlex::split(command) {
+            Some(words) => {
+                for word in &words {
+                    reader.word(word);
+                }
+                reader.config.cmd = Some(words);
+            }
+            None => reader.problem("command", "a quotation mark is not closed"),
+        }
+    }
+}
+
+/// The parts of a [`Plan`] while a form is read.
+#[derive(Default)]
+struct Reader {
+    name: Option<String>,
+    config: ContainerConfig,
+    host: HostConfig,
+    preview: Preview,
+}
+
+impl Reader {
+    fn word(&mut self, word: &str) {
+        self.preview.words.push(quote(word));
+    }
+
+    fn option(&mut self, name: &str, value: &str) {
+        self.preview.words.push(format!("{name} {}", quote(value)));
+    }
+
+    fn problem(&mut self, field: &str, message: &str) {
+        self.preview.problems.push(Problem { field: field.to_owned(), message: message.to_owned() });
+    }
+
+    fn finish(self) -> Plan {
+        let spec = CreateContainer {
+            config: self.config,
+            host_config: HostConfig { resources: Resources { ..self.host.resources }, ..self.host },
+            networking_config: api::container::NetworkingConfig { endpoints_config: BTreeMap::new() },
+        };
+        Plan { name: self.name, spec, preview: self.preview }
+    }
+}
+
+/// A word for a shell. `~/` stays outside the quotes, so that it still means the home folder.
+fn quote(word: &str) -> String {
+    if let Some(rest) = word.strip_prefix("~/") {
+        return format!("~/{}", quote(rest));
+    }
+    // Only a zero byte can't be quoted, and no field that got this far means anything with one.
+    shlex::try_quote(word).map_or_else(|_| "''".to_owned(), std::borrow::Cow::into_owned)
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY"].iter().any(|part| name.contains(part))
+}
+
+/// `1.5` in billionths of a processor.
+fn parse_cpus(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let fraction: i64 = format!("{fraction:0<9}").parse().ok()?;
+    whole.checked_mul(1_000_000_000)?.checked_add(fraction).filter(|nanos| *nanos > 0)
+}
+
+/// `512 MB`, `512m`, `1.5g`, `536870912`. Units are powers of 1024, as Docker's are.
+fn parse_bytes(text: &str) -> Option<i64> {
+    let text = text.to_ascii_lowercase().replace(' ', "");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].trim_end_matches('b').trim_end_matches('i') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1_i64 << 40,
+        _ => return None,
+    };
+    // Nanos of a unit: the same reader as for processors, so no float is involved.
+    let nanos = i128::from(parse_cpus(digits)?);
+    i64::try_from(nanos * i128::from(unit) / 1_000_000_000).ok()
+}
+
+/// Bytes as Docker's command line takes them.
+fn shorten(bytes: i64) -> String {
+    for (unit, letter) in [(1 << 30, 'g'), (1 << 20, 'm'), (1 << 10, 'k')] {
+        if bytes % unit == 0 {
+            return format!("{}{letter}", bytes / unit);
+        }
+    }
+    bytes.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form() -> RunForm {
+        RunForm { image: "postgres:17".into(), ..RunForm::default() }
+    }
+
+    #[test]
+    fn the_command_line_says_what_the_container_is_made_of() {
+        let form = RunForm {
+            name: "db".into(),
+            command: "postgres -c 'max_connections = 5'".into(),
+            env: vec![
+                Variable { name: "POSTGRES_PASSWORD".into(), value: "hunter2".into() },
+                Variable { name: "POSTGRES_DB".into(), value: "my scratch".into() },
+                Variable::default(),
+            ],
+            mounts: vec![MountLine { source: "/srv/seed".into(), target: "/seed".into(), read_only: true }],
+            cpus: "1.5".into(),
+            memory: "512 MB".into(),
+            on_exit: OnExit::Remove,
+            ..form()
+        };
+        let plan = form.plan().unwrap();
+        assert_eq!(
+            plan.preview.words.join(" "),
+            "run -d --rm --name db --network host -e POSTGRES_PASSWORD -e 'POSTGRES_DB=my scratch' \
+             -v /srv/seed:/seed:ro --cpus 1.5 -m 512m postgres:17 postgres -c 'max_connections = 5'"
+        );
+        assert_eq!(plan.preview.words[plan.preview.image_at as usize], "postgres:17");
+        assert_eq!(plan.spec.config.env, ["POSTGRES_PASSWORD=hunter2", "POSTGRES_DB=my scratch"]);
+        assert_eq!(plan.spec.config.cmd.unwrap(), ["postgres", "-c", "max_connections = 5"]);
+        assert_eq!(plan.spec.host_config.binds.unwrap(), ["/srv/seed:/seed:ro"]);
+        assert_eq!(plan.spec.host_config.resources.nano_cpus, 1_500_000_000);
+        assert_eq!(plan.spec.host_config.resources.memory, 512 << 20);
+        assert!(plan.spec.host_config.auto_remove);
+    }
+
+    #[test]
+    fn each_field_that_is_wrong_is_named() {
+        let form = RunForm {
+            image: " ".into(),
+            name: "-x".into(),
+            command: "echo 'open".into(),
+            env: vec![Variable { name: "A B".into(), value: String::new() }],
+            mounts: vec![MountLine { source: "seed".into(), target: "/seed".into(), read_only: false }],
+            cpus: "two".into(),
+            memory: "lots".into(),
+            ..RunForm::default()
+        };
+        let fields: Vec<_> = form.preview().problems.into_iter().map(|problem| problem.field).collect();
+        assert_eq!(fields, ["name", "env.0", "mounts.0", "cpus", "memory", "image", "command"]);
+    }
+
+    #[test]
+    fn amounts_are_read_as_people_write_them() {
+        let check = |text, expected| assert_eq!(parse_bytes(text), expected, "{text}");
+        check("512 MB", Some(512 << 20));
+        check("512m", Some(512 << 20));
+        check("1.5 GiB", Some(3 << 29));
+        check("65536", Some(65536));
+        check("1 lot", None);
+        check("-1", None);
+        check("", None);
+        check("99999999999t", None);
+    }
+
+    #[test]
+    fn what_a_shell_would_read_otherwise_is_quoted() {
+        let form = RunForm { command: "sh -c 'echo $HOME; ls *'".into(), ..form() };
+        assert!(form.preview().words.join(" ").ends_with("postgres:17 sh -c 'echo $HOME; ls *'"));
+        assert_eq!(quote("~/my seed"), "~/'my seed'");
+    }
+}
