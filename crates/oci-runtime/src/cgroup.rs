@@ -1,0 +1,377 @@
+//! Control groups of one container: v2, v1, and the hybrid of both.
+//!
+//! A container has one directory of the same name in each hierarchy. Hierarchies that only matter
+//! when limited (cpuset) are entered when a limit asks for them. Where v2 is mounted, even without
+//! controllers, its `cgroup.freeze`, `cgroup.kill` and `cpu.stat` take the place of v1's freezer
+//! and cpuacct, which costs two directories less at each start.
+
+mod device_filter;
+mod layout;
+mod mount;
+mod stats;
+mod v1;
+mod v2;
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Doing, Error, Result};
+use crate::spec::{DeviceRule, Resources};
+
+pub use layout::Layout;
+pub use stats::{IoStat, Stats};
+
+/// What to do where no cgroup can be made, as for a user without delegation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// Fail.
+    Refuse,
+    /// Go on without, unless a limit was asked for.
+    Tolerate,
+}
+
+/// The directories of one container.
+#[derive(Debug, Clone, Default)]
+pub struct Cgroups {
+    /// Controller and directory, per v1 hierarchy entered.
+    v1: Vec<(String, PathBuf)>,
+    v2: Option<PathBuf>,
+    layout: Layout,
+    path: PathBuf,
+}
+
+impl Cgroups {
+    /// Makes the directories of `path` (below each hierarchy's root) and sets the limits.
+    ///
+    /// # Errors
+    /// Where a directory or a limit is refused; what was made is removed then.
+    pub fn create(layout: &Layout, path: &Path, resources: Option<&Resources>, missing: Missing) -> Result<Self> {
+        let mut cgroups = Self { layout: layout.clone(), path: path.to_owned(), ..Self::default() };
+        let made = cgroups.make_dirs(resources).and_then(|()| {
+            let defaults = Resources::default();
+            cgroups.apply(resources.unwrap_or(&defaults), Phase::Create)
+        });
+        match made {
+            Ok(()) => Ok(cgroups),
+            Err(error) => {
+                // The first failure is the one to tell; what remains is an empty directory at worst.
+                let _ = cgroups.delete();
+                let wants_limits = resources.is_some_and(has_limits);
+                let is_refused = matches!(&error, Error::Os { source, .. }
+                    if matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT)));
+                if missing == Missing::Tolerate && is_refused && !wants_limits {
+                    return Ok(Self { layout: layout.clone(), ..Self::default() });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The directories of a container made earlier, as far as they exist.
+    #[must_use]
+    pub fn open(layout: &Layout, path: &Path) -> Self {
+        let under = |root: &Path| root.join(relative(path));
+        let v1 = layout
+            .v1
+            .iter()
+            .map(|(controller, root)| (controller.clone(), under(root)))
+            .filter(|(_, dir)| dir.is_dir())
+            .collect();
+        let v2 = layout.v2.as_ref().map(|root| under(root)).filter(|dir| dir.is_dir());
+        Self { v1, v2, layout: layout.clone(), path: path.to_owned() }
+    }
+
+    fn make_dirs(&mut self, resources: Option<&Resources>) -> Result<()> {
+        for (controller, root) in &self.layout.v1 {
+            if !self.layout.is_entered(controller, resources) {
+                continue;
+            }
+            let dir = root.join(relative(&self.path));
+            make_dir(&dir)?;
+            self.v1.push((controller.clone(), dir));
+        }
+        if let Some(root) = &self.layout.v2 {
+            let dir = root.join(relative(&self.path));
+            make_dir(&dir)?;
+            self.v2 = Some(dir);
+            v2::enable_controllers(root, relative(&self.path), self.layout.is_unified(), resources)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a cgroup at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.v1.is_empty() && self.v2.is_none()
+    }
+
+    /// Files that a process writes `0` to in order to enter, opened now while paths still resolve.
+    ///
+    /// # Errors
+    /// Any error of opening them.
+    pub fn entrances(&self) -> Result<Vec<OwnedFd>> {
+        self.dirs()
+            .map(|dir| {
+                let file = dir.join("cgroup.procs");
+                let open = OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(&file);
+                open.map(OwnedFd::from).doing(|| format!("open {file:?}"))
+            })
+            .collect()
+    }
+
+    /// Moves a process in.
+    ///
+    /// # Errors
+    /// Any error of writing its id.
+    pub fn add(&self, pid: i32) -> Result<()> {
+        self.dirs().try_for_each(|dir| write(&dir.join("cgroup.procs"), pid))
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.v1.iter().map(|(_, dir)| dir.as_path()).chain(self.v2.as_deref())
+    }
+
+    fn v1_dir(&self, controller: &str) -> Option<&Path> {
+        self.v1.iter().find(|(name, _)| name == controller).map(|(_, dir)| dir.as_path())
+    }
+
+    /// Changes limits of a living container; what the request leaves out stays.
+    ///
+    /// # Errors
+    /// Where the kernel refuses a value, or no hierarchy has the controller.
+    pub fn update(&mut self, resources: &Resources) -> Result<()> {
+        for (controller, root) in self.layout.v1.clone() {
+            if self.v1_dir(&controller).is_none() && self.layout.is_entered(&controller, Some(resources)) {
+                let dir = root.join(relative(&self.path));
+                make_dir(&dir)?;
+                let joined = Self { v1: vec![(controller.clone(), dir.clone())], ..Self::default() };
+                // Values go first: cpuset takes no process before it has them.
+                v1::apply(&joined, resources, Phase::Create)?;
+                for pid in self.pids()? {
+                    write(&dir.join("cgroup.procs"), pid)?;
+                }
+                self.v1.push((controller, dir));
+            }
+        }
+        self.apply(resources, Phase::Update)
+    }
+
+    fn apply(&self, resources: &Resources, phase: Phase) -> Result<()> {
+        v1::apply(self, resources, phase)?;
+        if let Some(dir) = &self.v2 {
+            v2::apply(dir, &self.layout, resources, phase)?;
+        }
+        Ok(())
+    }
+
+    /// Every process in it, those of sub-groups too.
+    ///
+    /// # Errors
+    /// Any error of reading, but that it is gone.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let Some(dir) = self.v2.as_deref().or_else(|| self.dirs().next()) else { return Ok(Vec::new()) };
+        let mut pids = Vec::new();
+        collect_pids(dir, &mut pids).doing(|| format!("list the processes of {dir:?}"))?;
+        Ok(pids)
+    }
+
+    /// Sends SIGKILL to everything in it.
+    ///
+    /// # Errors
+    /// Any error of reading its members.
+    pub fn kill(&self) -> Result<()> {
+        if let Some(dir) = &self.v2
+            && std::fs::write(dir.join("cgroup.kill"), "1").is_ok()
+        {
+            return Ok(());
+        }
+        for pid in self.pids()? {
+            // It may have gone since it was listed.
+            let _ = crate::sys::kill(pid, libc::SIGKILL);
+        }
+        Ok(())
+    }
+
+    /// Stops or continues every process in it, and waits for that.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without a freezer; an error when it takes over ten seconds.
+    pub fn freeze(&self, is_frozen: bool) -> Result<()> {
+        if let Some(dir) = &self.v2 {
+            write(&dir.join("cgroup.freeze"), u8::from(is_frozen))?;
+            let wanted = format!("frozen {}", u8::from(is_frozen));
+            return wait_until(|| read(&dir.join("cgroup.events")).is_ok_and(|text| text.contains(&wanted)));
+        }
+        let Some(dir) = self.v1_dir("freezer") else {
+            return Err(Error::Unsupported { what: "pausing needs cgroups, and this container has none".into() });
+        };
+        let wanted = if is_frozen { "FROZEN" } else { "THAWED" };
+        let file = dir.join("freezer.state");
+        wait_until(|| {
+            // v1 may miss a process that forks meanwhile; writing again catches it.
+            write(&file, wanted).is_ok() && read(&file).is_ok_and(|state| state.trim() == wanted)
+        })
+    }
+
+    /// Whether [`Self::freeze`] stands.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        let v2 = self.v2.as_ref().is_some_and(|dir| read(&dir.join("cgroup.freeze")).is_ok_and(|s| s.trim() == "1"));
+        v2 || self.v1_dir("freezer").is_some_and(|dir| {
+            read(&dir.join("freezer.state")).is_ok_and(|state| state.trim() != "THAWED")
+        })
+    }
+
+    /// How often the kernel killed a process in it for want of memory.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        stats::oom_kills(self)
+    }
+
+    /// What it has used.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        stats::read_all(self)
+    }
+
+    /// Removes the directories, and sub-groups the container made. Goes on after an error.
+    ///
+    /// # Errors
+    /// The first of all failures.
+    pub fn delete(&self) -> Result<()> {
+        let mut first = None;
+        for dir in self.dirs() {
+            if let Err(error) = remove_dir(dir) {
+                first.get_or_insert((dir, error));
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some((dir, error)) => Err(error).doing(|| format!("remove the cgroup {dir:?}")),
+        }
+    }
+}
+
+/// Whether values are set for the first time or changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Create,
+    Update,
+}
+
+/// Rules every container gets after a bundle's `deny all` (config-linux.md, "Default Devices").
+fn with_default_devices(rules: &[DeviceRule]) -> Vec<DeviceRule> {
+    let rule = |kind: &str, major, minor, access: &str| DeviceRule {
+        allow: true,
+        kind: kind.into(),
+        major,
+        minor,
+        access: access.into(),
+    };
+    let mut all = Vec::with_capacity(rules.len() + 10);
+    all.extend(rules.iter().take_while(|rule| !rule.allow).cloned());
+    if !all.is_empty() {
+        all.push(rule("c", None, None, "m"));
+        all.push(rule("b", None, None, "m"));
+        for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
+            all.push(rule("c", Some(major), Some(minor), "rwm"));
+        }
+        all.push(rule("c", Some(136), None, "rwm"));
+    }
+    all.extend(rules.iter().skip_while(|rule| !rule.allow).cloned());
+    all
+}
+
+fn has_limits(resources: &Resources) -> bool {
+    resources.memory.is_some()
+        || resources.cpu.is_some()
+        || resources.block_io.is_some()
+        || resources.pids.as_ref().is_some_and(|pids| pids.limit > 0)
+        || !resources.hugepage_limits.is_empty()
+        || !resources.unified.is_empty()
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir_all(dir),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+    .doing(|| format!("make the cgroup {dir:?}"))
+}
+
+/// Removes a cgroup and those below it. A process on its way out keeps it busy for a moment.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    let mut pause = std::time::Duration::from_micros(50);
+    for _ in 0..16 {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) => return Err(error),
+        }
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_dir(&entry.path())?;
+            }
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(std::time::Duration::from_millis(100));
+    }
+    std::fs::remove_dir(dir)
+}
+
+fn collect_pids(dir: &Path, pids: &mut Vec<i32>) -> io::Result<()> {
+    let text = match std::fs::read_to_string(dir.join("cgroup.procs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // A group with threads of processes that are counted in its parent.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
+        other => other?,
+    };
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_pids(&entry.path(), pids)?;
+        }
+    }
+    Ok(())
+}
+
+fn wait_until(mut is_done: impl FnMut() -> bool) -> Result<()> {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let mut pause = std::time::Duration::from_micros(100);
+    while !is_done() {
+        if std::time::Instant::now() > deadline {
+            return Err(Error::State { what: "the container's processes did not stop or continue within 10 s".into() });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(std::time::Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    std::fs::read_to_string(file)
+}
+
+/// Writes one value; the error names file and value.
+fn write(file: &Path, value: impl std::fmt::Display) -> Result<()> {
+    let value = value.to_string();
+    OpenOptions::new()
+        .write(true)
+        .open(file)
+        .and_then(|mut open| open.write_all(value.as_bytes()))
+        .doing(|| format!("write {value:?} to {}", file.display()))
+}
+
+/// As [`write`], for a file that not every kernel has.
+fn write_if_there(file: &Path, value: impl std::fmt::Display) -> Result<()> {
+    if file.exists() { write(file, value) } else { Ok(()) }
+}

@@ -1,0 +1,310 @@
+//! Containers as `create`, `start` and `delete` know them: a directory each, with their state.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use stdx::fs::Durability;
+
+use crate::cgroup::{Cgroups, Layout, Missing};
+use crate::error::{Doing, Error, Result};
+use crate::hooks;
+use crate::spec::{self, Spec};
+use crate::sys;
+
+/// The version of the specification this runtime follows.
+pub const OCI_VERSION: &str = "1.2.0";
+
+/// What is kept of a container between two commands: `state.json` in its directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The container's id.
+    pub id: String,
+    /// The first process, in the pid namespace of the state directory's owner.
+    pub pid: i32,
+    /// When it started, in clock ticks after boot, which tells it from a later process of the same id.
+    pub start_time: u64,
+    /// Where `config.json` was.
+    pub bundle: PathBuf,
+    /// The directory that is its root.
+    pub rootfs: PathBuf,
+    /// RFC 3339.
+    pub created: String,
+    /// Below each hierarchy's root.
+    pub cgroup_path: PathBuf,
+    /// The bundle as it was at creation: later changes of the file don't count.
+    pub spec: Spec,
+}
+
+/// Where a container is in its life (runtime.md, "State").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It waits for `start`.
+    Created,
+    /// Its program runs.
+    Running,
+    /// Its program runs and is frozen.
+    Paused,
+    /// Its first process is gone.
+    Stopped,
+}
+
+impl Status {
+    /// The specification's word; `paused` is runc's.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The directory of all containers of one state root.
+#[derive(Debug, Clone)]
+pub struct StateRoot(PathBuf);
+
+impl StateRoot {
+    /// `--root`, or the default of this user.
+    #[must_use]
+    pub fn new(path: Option<PathBuf>) -> Self {
+        Self(path.unwrap_or_else(|| match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(dir) if !rustix::process::geteuid().is_root() => PathBuf::from(dir).join("cove-runtime"),
+            _ => PathBuf::from("/run/cove-runtime"),
+        }))
+    }
+
+    /// The directory of one container.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the id is no plain name.
+    pub fn dir(&self, id: &str) -> Result<PathBuf> {
+        let is_plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+'));
+        if id.is_empty() || id.len() > 255 || !is_plain || id == "." || id == ".." {
+            return Err(Error::invalid(format!("container id {id:?} is not made of letters, digits and _+-.")));
+        }
+        Ok(self.0.join(id))
+    }
+
+    /// Makes the directory of a new container.
+    ///
+    /// # Errors
+    /// [`Error::State`] where the id is taken.
+    pub fn reserve(&self, id: &str) -> Result<PathBuf> {
+        let dir = self.dir(id)?;
+        DirBuilder::new().recursive(true).mode(0o711).create(&self.0).doing(|| format!("make {:?}", self.0))?;
+        match DirBuilder::new().mode(0o711).create(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::State { what: format!("container {id} exists already") })
+            }
+            other => other.doing(|| format!("make {dir:?}")).map(|()| dir),
+        }
+    }
+
+    /// Reads a container's state.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none.
+    pub fn load(&self, id: &str) -> Result<Record> {
+        let file = self.dir(id)?.join("state.json");
+        let bytes = match std::fs::read(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotFound { id: id.to_owned() });
+            }
+            other => other.doing(|| format!("read {file:?}"))?,
+        };
+        serde_json::from_slice(&bytes).map_err(std::io::Error::from).doing(|| format!("read {file:?}"))
+    }
+
+    /// Every container's id.
+    ///
+    /// # Errors
+    /// Any error of listing the directory, but that it is missing.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let entries = match std::fs::read_dir(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.doing(|| format!("list {:?}", self.0))?,
+        };
+        let mut ids: Vec<String> = entries
+            .flatten()
+            .filter(|entry| entry.path().join("state.json").exists())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+}
+
+impl Record {
+    /// Writes `state.json`.
+    ///
+    /// # Errors
+    /// Any error of writing it.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        let file = dir.join("state.json");
+        stdx::fs::write_atomic(&file, &bytes, Durability::Process).doing(|| format!("write {file:?}"))
+    }
+
+    /// Asks the kernel.
+    #[must_use]
+    pub fn status(&self, dir: &Path) -> Status {
+        if !is_alive(self.pid, self.start_time) {
+            Status::Stopped
+        } else if dir.join("exec.fifo").exists() {
+            Status::Created
+        } else if self.cgroups().is_ok_and(|cgroups| cgroups.is_frozen()) {
+            Status::Paused
+        } else {
+            Status::Running
+        }
+    }
+
+    /// Its cgroups, as they are now.
+    ///
+    /// # Errors
+    /// Any error of finding the hierarchies.
+    pub fn cgroups(&self) -> Result<Cgroups> {
+        Ok(Cgroups::open(&Layout::detect()?, &self.cgroup_path))
+    }
+
+    /// What `state` prints and hooks are told.
+    #[must_use]
+    pub fn oci_state(&self, status: Status) -> spec::State {
+        spec::State {
+            oci_version: OCI_VERSION.into(),
+            id: self.id.clone(),
+            status: status.as_str().into(),
+            pid: if status == Status::Stopped { 0 } else { self.pid },
+            bundle: self.bundle.clone(),
+            annotations: self.spec.annotations.clone(),
+        }
+    }
+
+    /// Removes what is left of a stopped container; goes on after an error.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn delete(&self, dir: &Path) -> Result<()> {
+        let cgroups = self.cgroups()?;
+        let killed = cgroups.kill();
+        let removed = cgroups.delete();
+        let gone = std::fs::remove_dir_all(dir).doing(|| format!("remove {dir:?}"));
+        if let Some(all) = &self.spec.hooks {
+            // The container is gone whatever they say (runtime.md, "Lifecycle", step 13).
+            for error in hooks::run_all("poststop", &all.poststop, &self.oci_state(Status::Stopped)) {
+                crate::cli::warn(&error.chain());
+            }
+        }
+        killed.and(removed).and(gone)
+    }
+}
+
+/// Reads a bundle's `config.json`.
+///
+/// # Errors
+/// Where it is missing, malformed, or of another major version.
+pub fn read_bundle(bundle: &Path) -> Result<Spec> {
+    let file = bundle.join("config.json");
+    let bytes = std::fs::read(&file).doing(|| format!("read {file:?}"))?;
+    let spec: Spec =
+        serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("{}: {error}", file.display())))?;
+    if !spec.oci_version.starts_with("1.") {
+        return Err(Error::Unsupported { what: format!("ociVersion {:?} is not 1.x", spec.oci_version) });
+    }
+    Ok(spec)
+}
+
+/// The container's cgroup, made with its limits. `cgroupsPath` is taken below each hierarchy's root.
+///
+/// # Errors
+/// As [`Cgroups::create`].
+pub fn make_cgroups(spec: &Spec, id: &str) -> Result<(Cgroups, PathBuf)> {
+    let linux = spec.linux.as_ref();
+    let wanted = linux.map(|linux| linux.cgroups_path.as_str()).filter(|path| !path.is_empty());
+    let path = match wanted {
+        None => PathBuf::from("/cove-runtime").join(id),
+        // systemd's form, `slice:prefix:name`, as a plain path of the same parts.
+        Some(path) if path.matches(':').count() == 2 && !path.contains('/') => {
+            path.split(':').filter(|part| !part.is_empty()).fold(PathBuf::from("/"), |p, part| p.join(part))
+        }
+        Some(path) => Path::new("/").join(path),
+    };
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err(Error::invalid(format!("cgroupsPath {path:?} climbs")));
+    }
+    let missing = if crate::process::is_host_root() { Missing::Refuse } else { Missing::Tolerate };
+    let resources = linux.and_then(|linux| linux.resources.as_ref());
+    Cgroups::create(&Layout::detect()?, &path, resources, missing).map(|cgroups| (cgroups, path))
+}
+
+/// Whether `pid` is still the process that started at `start_time`, and no zombie.
+#[must_use]
+pub fn is_alive(pid: i32, start_time: u64) -> bool {
+    pid > 0 && process_stat(pid).is_some_and(|(state, started)| started == start_time && state != 'Z' && state != 'X')
+}
+
+/// State letter and start time of a process (proc_pid_stat(5), fields 3 and 22).
+#[must_use]
+pub fn process_stat(pid: i32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, parentheses included.
+    let rest = text.rsplit_once(") ")?.1;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// A signal by number, `TERM` or `SIGTERM`.
+///
+/// # Errors
+/// [`Error::Invalid`] for any other text.
+pub fn parse_signal(text: &str) -> Result<i32> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let by_name = NAMES.iter().position(|known| *known == name).and_then(|at| i32::try_from(at + 1).ok());
+    let realtime = || {
+        let (base, sign, offset) = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+            (Some(rest), _) => (34, 1, rest.trim_start_matches('+')),
+            (_, Some(rest)) => (64, -1, rest.trim_start_matches('-')),
+            _ => return None,
+        };
+        let offset = if offset.is_empty() { 0 } else { offset.parse::<i32>().ok()? };
+        Some(base + sign * offset)
+    };
+    by_name
+        .or_else(|| name.parse().ok())
+        .or_else(realtime)
+        .filter(|signal| (0..=64).contains(signal))
+        .ok_or_else(|| Error::invalid(format!("signal {text:?} is unknown")))
+}
+
+/// Sends a signal to the container's first process, or to all of it.
+///
+/// # Errors
+/// Where it has stopped, or kill(2) refuses.
+pub fn kill(record: &Record, dir: &Path, signal: i32, is_all: bool) -> Result<()> {
+    if is_all && signal == libc::SIGKILL {
+        return record.cgroups()?.kill();
+    }
+    if is_all {
+        for pid in record.cgroups()?.pids()? {
+            // It may have gone since it was listed.
+            let _ = sys::kill(pid, signal);
+        }
+        return Ok(());
+    }
+    if record.status(dir) == Status::Stopped {
+        return Err(Error::State { what: format!("container {} is not running", record.id) });
+    }
+    sys::kill(record.pid, signal).doing(|| format!("send signal {signal} to container {}", record.id))
+}
