@@ -49,10 +49,6 @@ impl Channel {
             .doing(|| "make a socket pair")
     }
 
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
     pub(crate) fn send(&self, message: &Message) -> Result<()> {
         match message {
             Message::NeedIdMaps => self.send_bytes(b"M", None),

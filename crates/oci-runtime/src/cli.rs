@@ -105,6 +105,7 @@ fn run(args: &mut Args, log: &mut Log) -> Result<i32> {
         "resume" => freeze(&root, args, false).map(|()| 0),
         "update" => update(&root, args).map(|()| 0),
         "spec" => features::spec(args).map(|()| 0),
+        "monitor" => crate::monitor::main(),
         "features" => {
             features::features();
             Ok(0)

@@ -15,6 +15,7 @@ mod devices;
 pub mod error;
 mod hooks;
 pub mod launch;
+pub mod monitor;
 mod mount_options;
 mod namespaces;
 mod process;
