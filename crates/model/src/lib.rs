@@ -3,6 +3,7 @@
 //! No I/O and no policy in here. Start with [`reference`] for image names and [`error_kind`] for
 //! how failures are sorted.
 
+pub mod container;
 pub mod error_kind;
 
 pub use error_kind::ErrorKind;
