@@ -41,7 +41,7 @@ pub enum Error {
         what: String,
     },
     /// The program to run is missing or can't be executed.
-    #[error("exec {path:?}")]
+    #[error("exec: {path:?}")]
     Exec {
         /// `args[0]`.
         path: String,

@@ -24,6 +24,7 @@ mod rootfs;
 pub mod seccomp;
 pub mod spec;
 pub mod sys;
+mod users;
 
 pub use error::{Error, Result};
 pub use rootfs::Overlay;

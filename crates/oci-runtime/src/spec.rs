@@ -79,6 +79,12 @@ pub struct User {
     pub umask: Option<u32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub additional_gids: Vec<u32>,
+    /// Ours, not the specification's: `name|uid[:group|gid]`, looked up inside the container in place of `uid`.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "coveLookup")]
+    pub lookup: Option<String>,
+    /// Ours: further groups by name or id.
+    #[serde(skip_serializing_if = "Vec::is_empty", rename = "coveLookupGroups")]
+    pub lookup_groups: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ use crate::process::{self, Program};
 use crate::rootfs::{self, PreparedMount, Rootfs};
 use crate::spec::{Process, State};
 use crate::sys;
+use crate::users;
 
 /// Everything the first process needs; read-only, as the parent left it.
 pub(super) struct Init<'a> {
@@ -45,6 +46,7 @@ impl Init<'_> {
         }
         let terminal = self.build_root(channel)?;
         self.close_root(linux)?;
+        let process = &*users::resolve(process)?;
         if let Some(personality) = &linux.personality {
             process::set_personality(personality)?;
         }
@@ -150,8 +152,8 @@ impl Init<'_> {
 
 /// Joins a running container; the namespaces are entered already.
 pub(super) fn join(exec: &Exec<'_>, entrances: &[OwnedFd], channel: &Channel) -> Result<Infallible> {
-    let process = exec.process;
     enter_cgroups(entrances)?;
+    let process = &*users::resolve(exec.process)?;
     if let Some(affinity) = &process.exec_cpu_affinity {
         let cpus = if affinity.after.is_empty() { &affinity.initial } else { &affinity.after };
         if !cpus.is_empty() {

@@ -5,12 +5,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use model::ErrorKind;
 use serde::{Deserialize, Serialize};
 
+use crate::channel::{receive_with_fds, send_with_fds};
 use crate::error::Error;
 use crate::rootfs::Overlay;
 use crate::seccomp;
@@ -221,6 +222,27 @@ pub struct ExecRequest {
     pub process: Process,
     /// Whether the container's seccomp filter is left out (`--privileged`).
     pub is_unconfined: bool,
+}
+
+/// Sends one request, with its descriptors.
+///
+/// # Errors
+/// sendmsg(2)'s; `WouldBlock` on a non-blocking socket that is full.
+pub fn send(socket: BorrowedFd<'_>, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with_fds(socket, &serde_json::to_vec(request)?, fds)
+}
+
+/// Receives one event, with its descriptors; `None` at the end.
+///
+/// # Errors
+/// recvmsg(2)'s, and `InvalidData` for what is no event.
+pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; MAX_PACKET];
+    let (length, fds) = receive_with_fds(socket, &mut bytes)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(bytes.get(..length).unwrap_or_default())?, fds)))
 }
 
 /// Puts a body into a memory file to be sent along.
