@@ -9,5 +9,6 @@ pub mod engine;
 mod error;
 mod sys;
 pub mod ui;
+pub mod web;
 
 pub use error::Error;

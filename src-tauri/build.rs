@@ -1,0 +1,5 @@
+//! Tauri's code generation: configuration, capabilities and icons.
+
+fn main() {
+    tauri_build::build();
+}

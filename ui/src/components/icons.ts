@@ -1,0 +1,38 @@
+// The one set of icons, drawn at one weight on 24 × 24.
+
+export const icons = {
+  'arrow': '<path d="M5 12h14M13 6l6 6-6 6"/>',
+  'box': '<path d="M21 8a2 2 0 0 0-1-1.7l-7-4a2 2 0 0 0-2 0l-7 4A2 2 0 0 0 3 8v8a2 2 0 0 0 1 1.7l7 4a2 2 0 0 0 2 0l7-4a2 2 0 0 0 1-1.7Z"/><path d="m3.3 7 8.7 5 8.7-5"/><path d="M12 22V12"/>',
+  'case': '<path d="m3 16 4-9 4 9M4.3 13h5.4"/><circle cx="17" cy="13" r="3"/><path d="M20 10v6"/>',
+  'clock': '<circle cx="12" cy="12" r="9"/><path d="M12 7v5l3 2"/>',
+  'copy': '<rect x="8" y="8" width="13" height="13" rx="2"/><path d="M4 16a1 1 0 0 1-1-1V5a2 2 0 0 1 2-2h10a1 1 0 0 1 1 1"/>',
+  'cove': '<path d="M17.5 4.8a9 9 0 1 0 0 14.4"/><rect x="12" y="8.5" width="9" height="7" rx="1.5"/>',
+  'dl': '<path d="M12 4v12M7 11l5 5 5-5M4 20h16"/>',
+  'down': '<path d="m6 9 6 6 6-6"/>',
+  'filter': '<path d="M3 6h18M7 12h10M10 18h4"/>',
+  'folder': '<path d="M20 20a2 2 0 0 0 2-2V8a2 2 0 0 0-2-2h-7.9a2 2 0 0 1-1.7-.9l-.8-1.2A2 2 0 0 0 7.9 3H4a2 2 0 0 0-2 2v13a2 2 0 0 0 2 2Z"/>',
+  'layers': '<path d="m12 2.5 9.5 4.75L12 12 2.5 7.25Z"/><path d="m2.5 12 9.5 4.75L21.5 12"/><path d="m2.5 16.75 9.5 4.75 9.5-4.75"/>',
+  'minus': '<path d="M5 12h14"/>',
+  'more': '<circle cx="5" cy="12" r=".75"/><circle cx="12" cy="12" r=".75"/><circle cx="19" cy="12" r=".75"/>',
+  'out': '<path d="M15 3h6v6M10 14 21 3M18 13v6a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V8a2 2 0 0 1 2-2h6"/>',
+  'play': '<path d="M7 4.5v15l12-7.5Z"/>',
+  'plus': '<path d="M5 12h14M12 5v14"/>',
+  'regex': '<path d="M17 4v10M12.7 6.5l8.6 5M12.7 11.5l8.6-5"/><path d="M6 18h.01"/>',
+  'restart': '<path d="M21 12a9 9 0 1 1-9-9c2.5 0 4.9 1 6.7 2.7L21 8"/><path d="M21 3v5h-5"/>',
+  'right': '<path d="m9 18 6-6-6-6"/>',
+  'search': '<circle cx="11" cy="11" r="7.5"/><path d="m21 21-4.5-4.5"/>',
+  'sliders': '<path d="M21 4h-7M10 4H3M21 12h-9M8 12H3M21 20h-5M12 20H3M14 2v4M8 10v4M16 18v4"/>',
+  'stop': '<rect x="5" y="5" width="14" height="14" rx="2"/>',
+  'terminal': '<path d="m4 17 6-6-6-6"/><path d="M12 19h8"/>',
+  'text': '<path d="M4 6h16M4 12h16M4 18h10"/>',
+  'todown': '<path d="M12 5v14M6 13l6 6 6-6"/>',
+  'trash': '<path d="M3 6h18M19 6v14a2 2 0 0 1-2 2H7a2 2 0 0 1-2-2V6M8 6V4a2 2 0 0 1 2-2h4a2 2 0 0 1 2 2v2"/>',
+  'up': '<path d="m18 15-6-6-6 6"/>',
+  'widen': '<path d="M15 3h6v6M21 3l-7 7M9 21H3v-6M3 21l7-7"/>',
+  'wrap': '<path d="M3 6h18M3 12h15a3 3 0 0 1 0 6h-4M3 18h6"/><path d="m16 16-2 2 2 2"/>',
+  'x': '<path d="M18 6 6 18M6 6l12 12"/>',
+  'pause': '<path d="M8 5v14M16 5v14"/>',
+  'bolt': '<path d="M13 2 4 14h7l-1 8 9-12h-7Z"/>',
+} as const;
+
+export type IconName = keyof typeof icons;

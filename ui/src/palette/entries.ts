@@ -1,0 +1,86 @@
+// Everything the palette can find: actions, containers, images, places.
+
+import type { ContainerRow } from '../generated/ContainerRow';
+import type { DotName } from '../components/dots';
+import type { IconName } from '../components/icons';
+import { commandOf, quote } from '../lib/commands';
+import { describe, verbs } from '../lib/describe';
+import { bytes } from '../lib/format';
+import { transport } from '../transport';
+import { app } from '../state/app.svelte';
+import { containers, WELCOME_COMMAND, welcomeForm } from '../state/containers.svelte';
+import { engine } from '../state/engine.svelte';
+import { images } from '../state/images.svelte';
+import { ICONS, LABELS } from '../containers/verbs';
+
+export type Group = 'Actions' | 'Containers' | 'Images' | 'Go to';
+
+export interface Entry {
+  id: string;
+  group: Group;
+  label: string;
+  note: string;
+  icon?: IconName;
+  dot?: DotName;
+  /** The command line of the same. */
+  command: string;
+  /** What Enter does, in a word. */
+  verb: string;
+  run: () => void;
+}
+
+export function entries(now: number): Entry[] {
+  const rows = [...containers.rows.values()];
+  return [...general(), ...rows.flatMap((row) => ofContainer(row, now)), ...ofImages()];
+}
+
+function general(): Entry[] {
+  const place = (label: string, icon: IconName, command: string, run: () => void): Entry => ({
+    id: `go ${label}`, group: 'Go to', label, note: '', icon, command, verb: 'go', run,
+  });
+  const list: Entry[] = [
+    place('Containers', 'box', 'cove ps -a', () => app.go('containers')),
+    place('Images', 'layers', 'cove images', () => app.go('images')),
+  ];
+  const action = (label: string, icon: IconName, command: string, run: () => void): Entry => ({
+    id: `do ${label}`, group: 'Actions', label, note: '', icon, command, verb: 'open', run,
+  });
+  if (engine.ready) {
+    list.push(action('Run a container…', 'plus', 'cove run', () => app.run()));
+    list.push(action('Pull an image…', 'dl', 'cove pull', () => (app.pullDialog = true)));
+    list.push({ ...action('Run the welcome container', 'play', WELCOME_COMMAND, () => { app.go('containers'); containers.run(welcomeForm()); }), verb: 'run' });
+  } else {
+    list.push({ ...action('Start the engine', 'play', 'cove info', () => void engine.start()), verb: 'start' });
+  }
+  return list;
+}
+
+function ofContainer(row: ContainerRow, now: number): Entry[] {
+  const words = describe(row, now, containers.pending.get(row.id));
+  const where = row.project ?? '';
+  const port = row.ports[0] === undefined ? '' : `, :${row.ports[0].host}`;
+  const list: Entry[] = verbs(row).map((verb) => ({
+    id: `${verb} ${row.id}`, group: 'Actions', label: `${LABELS[verb]} ${row.title}`, note: where, icon: ICONS[verb],
+    command: commandOf(verb, row), verb: LABELS[verb].toLowerCase(),
+    run: () => (verb === 'remove' ? containers.remove(row.id) : void containers.act(row.id, verb)),
+  }));
+  list.push({
+    id: `show ${row.id}`, group: 'Containers', label: row.title, note: [where, `${words.state.toLowerCase()}${port}`].filter(Boolean).join(', '),
+    dot: words.shape, command: commandOf('inspect', row), verb: 'show', run: () => { app.go('containers'); app.select(row.id); },
+  });
+  list.push({ id: `logs ${row.id}`, group: 'Go to', label: `Logs of ${row.title}`, note: where, icon: 'text', command: commandOf('logs', row), verb: 'show', run: () => app.openTab(row.id, 'logs') });
+  if (row.state === 'running') {
+    list.push({ id: `shell ${row.id}`, group: 'Go to', label: `Terminal in ${row.title}`, note: where, icon: 'terminal', command: commandOf('exec', row), verb: 'open', run: () => app.openTab(row.id, 'terminal') });
+  }
+  for (const { host, url } of row.ports) {
+    if (url !== null) list.push({ id: `open ${row.id} ${host}`, group: 'Go to', label: `localhost:${host} of ${row.title}`, note: where, icon: 'out', command: `xdg-open ${url}`, verb: 'open', run: () => void transport.openUrl(url) });
+  }
+  return list;
+}
+
+function ofImages(): Entry[] {
+  return images.rows.filter((row) => row.name !== '').map((row) => ({
+    id: `image ${row.reference}`, group: 'Images' as const, label: row.reference, note: bytes(row.size), icon: 'layers' as const,
+    command: `cove run -d --network host ${quote(row.reference)}`, verb: 'show', run: () => { app.go('images'); app.selectImage(row.reference); },
+  }));
+}

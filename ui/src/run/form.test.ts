@@ -1,0 +1,34 @@
+import { expect, test } from 'vitest';
+import type { ImageRow } from '../generated/ImageRow';
+import { complete, emptyForm, parseEnv, withSpare } from './form';
+
+const image = (reference: string): ImageRow => {
+  const [path = '', tag = ''] = reference.split(':');
+  return { id: reference, reference, host: '', name: path.split('/').at(-1) ?? '', tag, createdAt: 0, size: 0, builtIn: false };
+};
+
+test('a pasted file of variables becomes lines', () => {
+  expect(parseEnv('# db\nexport A=1\n B = "two words" \n\nC=\nnot a line\nURL=http://x/?a=b')).toEqual([
+    { name: 'A', value: '1' }, { name: 'B', value: 'two words' }, { name: 'C', value: '' }, { name: 'URL', value: 'http://x/?a=b' },
+  ]);
+});
+
+test('what begins with the typed text comes first', () => {
+  const images = [image('acme/mypostgres:1'), image('postgres:17'), image('nginx:1')];
+  expect(complete(images, 'post').map((i) => i.reference)).toEqual(['postgres:17', 'acme/mypostgres:1']);
+});
+
+test('there is always one empty line, and only one', () => {
+  const make = () => ({ name: '' });
+  const empty = (line: { name: string }) => line.name === '';
+  expect(withSpare([], empty, make)).toHaveLength(1);
+  expect(withSpare([{ name: 'a' }], empty, make)).toHaveLength(2);
+  expect(withSpare([{ name: 'a' }, { name: '' }], empty, make)).toHaveLength(2);
+});
+
+test('a form that starts from another shares nothing with it', () => {
+  const env = [{ name: 'A', value: '1' }];
+  const form = emptyForm({ image: 'x', env });
+  form.env[0]!.value = '2';
+  expect(env[0]!.value).toBe('1');
+});

@@ -1,0 +1,41 @@
+// The run form while it is filled in.
+
+import type { ImageRow } from '../generated/ImageRow';
+import type { RunForm } from '../generated/RunForm';
+
+export function emptyForm(from: Partial<RunForm>): RunForm {
+  const form: RunForm = {
+    image: '', name: '', command: '', env: [], mounts: [], cpus: '', memory: '', onExit: 'keep', network: 'host', ...from,
+  };
+  return { ...form, env: form.env.map((line) => ({ ...line })), mounts: form.mounts.map((line) => ({ ...line })) };
+}
+
+/** A list that always has an empty line to type into at its end. */
+export function withSpare<T extends object>(lines: readonly T[], isEmpty: (line: T) => boolean, make: () => T): T[] {
+  const last = lines.at(-1);
+  return last === undefined || !isEmpty(last) ? [...lines, make()] : [...lines];
+}
+
+/** `NAME=value` lines as a file of them is pasted; comments and blank lines go. */
+export function parseEnv(text: string): { name: string; value: string }[] {
+  return text.split(/\r?\n/).flatMap((line) => {
+    const match = /^\s*(?:export\s+)?([^#=\s][^=\s]*)\s*=\s*(.*)$/.exec(line);
+    if (match?.[1] === undefined) return [];
+    const value = match[2]?.trim() ?? '';
+    const quoted = /^(["'])(.*)\1$/.exec(value);
+    return [{ name: match[1], value: quoted?.[2] ?? value }];
+  });
+}
+
+/** Images whose reference holds what was typed; those whose name begins with it first. */
+export function complete(images: readonly ImageRow[], typed: string): ImageRow[] {
+  const text = typed.trim().toLowerCase();
+  const named = images.filter((image) => image.name !== '' && image.reference.toLowerCase().includes(text));
+  const rank = (image: ImageRow) => (image.reference.toLowerCase().startsWith(text) || image.name.toLowerCase().startsWith(text) ? 0 : 1);
+  return named.toSorted((a, b) => rank(a) - rank(b)).slice(0, 8);
+}
+
+/** Whether a variable's value should not be looked at over a shoulder. The host decides the same. */
+export function isSecret(name: string): boolean {
+  return /PASSWORD|PASSWD|SECRET|TOKEN|API_KEY|PRIVATE_KEY/i.test(name);
+}
