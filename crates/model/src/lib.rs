@@ -4,6 +4,12 @@
 //! how failures are sorted.
 
 pub mod container;
+pub mod digest;
 pub mod error_kind;
+pub mod platform;
+pub mod reference;
 
+pub use digest::Digest;
 pub use error_kind::ErrorKind;
+pub use platform::Platform;
+pub use reference::Reference;
