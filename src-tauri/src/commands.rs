@@ -52,7 +52,7 @@ pub(crate) async fn open(
     let mut subscription = session.open(topic);
     let input = subscription.input.clone();
     let task = tauri::async_runtime::spawn(async move {
-        while let Some(message) = subscription.messages.recv().await {
+        while let Some(message) = subscription.next().await {
             if channel.send(body_of(message)).is_err() {
                 return;
             }
@@ -81,6 +81,7 @@ pub(crate) async fn send(topics: State<'_, Topics>, id: u32, input: Input) -> Re
 
 /// Closes a topic.
 #[tauri::command]
+#[expect(clippy::needless_pass_by_value, reason = "Tauri hands a command's arguments over by value")]
 pub(crate) fn close(topics: State<'_, Topics>, id: u32) {
     if let Some(topic) = topics.lock().remove(&id) {
         topic.task.abort();
@@ -89,6 +90,7 @@ pub(crate) fn close(topics: State<'_, Topics>, id: u32) {
 
 /// Opens a container's port in the user's browser; nothing else can be opened.
 #[tauri::command]
+#[expect(clippy::needless_pass_by_value, reason = "Tauri hands a command's arguments over by value")]
 pub(crate) fn open_url(app: AppHandle, url: String) -> Result<(), UiError> {
     let local = ["http://localhost:", "https://localhost:"]
         .iter()

@@ -10,6 +10,7 @@ use host::engine::{Surroundings, Target};
 use host::ui::Session;
 use tauri::Manager;
 
+#[expect(clippy::exit, reason = "generate_context! expands to one, for a broken configuration")]
 fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

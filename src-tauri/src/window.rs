@@ -26,6 +26,16 @@ pub(crate) fn show(app: &AppHandle) {
     }
 }
 
+/// Shows a window that was hidden, and leaves others alone.
+pub(crate) fn unhide(app: &AppHandle) {
+    if let Some(window) = app.get_webview_window(LABEL)
+        && !window.is_visible().unwrap_or(true)
+    {
+        // A window that can't be shown can't be helped either.
+        let _ = window.show();
+    }
+}
+
 /// Closing hides to the tray where there is one, so that coming back is instant; without a tray it
 /// ends the program, since nothing could bring the window back.
 pub(crate) fn on_event(window: &Window, event: &WindowEvent) {

@@ -18,9 +18,11 @@ mod session;
 mod stats;
 mod terminal;
 pub mod topic;
+pub mod tray;
 
 pub use command::{Command, Reply};
 pub use error::UiError;
+pub use hub::EngineState;
 pub use session::Session;
 pub use topic::{Input, Message, Subscription, Topic, Update};
 

@@ -22,7 +22,7 @@ export class LogModel {
   badQuery = $state(false);
   /** The lines shown, as positions in the buffer; nothing if all are. */
   shown: number[] | null = null;
-  pattern: RegExp | null = null;
+  pattern = $state.raw<RegExp | null>(null);
   #columns = 80;
   #wrap = true;
   #filter = false;

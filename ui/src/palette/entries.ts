@@ -6,7 +6,7 @@ import type { IconName } from '../components/icons';
 import { commandOf, quote } from '../lib/commands';
 import { describe, verbs } from '../lib/describe';
 import { bytes } from '../lib/format';
-import { transport } from '../transport';
+import { openUrl } from '../lib/open';
 import { app } from '../state/app.svelte';
 import { containers, WELCOME_COMMAND, welcomeForm } from '../state/containers.svelte';
 import { engine } from '../state/engine.svelte';
@@ -73,7 +73,7 @@ function ofContainer(row: ContainerRow, now: number): Entry[] {
     list.push({ id: `shell ${row.id}`, group: 'Go to', label: `Terminal in ${row.title}`, note: where, icon: 'terminal', command: commandOf('exec', row), verb: 'open', run: () => app.openTab(row.id, 'terminal') });
   }
   for (const { host, url } of row.ports) {
-    if (url !== null) list.push({ id: `open ${row.id} ${host}`, group: 'Go to', label: `localhost:${host} of ${row.title}`, note: where, icon: 'out', command: `xdg-open ${url}`, verb: 'open', run: () => void transport.openUrl(url) });
+    if (url !== null) list.push({ id: `open ${row.id} ${host}`, group: 'Go to', label: `localhost:${host} of ${row.title}`, note: where, icon: 'out', command: `xdg-open ${url}`, verb: 'open', run: () => openUrl(url) });
   }
   return list;
 }

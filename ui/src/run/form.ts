@@ -10,10 +10,10 @@ export function emptyForm(from: Partial<RunForm>): RunForm {
   return { ...form, env: form.env.map((line) => ({ ...line })), mounts: form.mounts.map((line) => ({ ...line })) };
 }
 
-/** A list that always has an empty line to type into at its end. */
-export function withSpare<T extends object>(lines: readonly T[], isEmpty: (line: T) => boolean, make: () => T): T[] {
+/** Whether a list has no empty line at its end to type into. */
+export function lacksSpare<T>(lines: readonly T[], isEmpty: (line: T) => boolean): boolean {
   const last = lines.at(-1);
-  return last === undefined || !isEmpty(last) ? [...lines, make()] : [...lines];
+  return last === undefined || !isEmpty(last);
 }
 
 /** `NAME=value` lines as a file of them is pasted; comments and blank lines go. */

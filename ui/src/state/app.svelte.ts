@@ -1,6 +1,7 @@
 // What the window shows: section, selection, dialogs. Nothing of the engine.
 
 import type { RunForm } from '../generated/RunForm';
+import type { UiError } from '../generated/UiError';
 
 export type Section = 'containers' | 'images';
 export type Tab = 'logs' | 'terminal' | 'stats' | 'inspect';
@@ -19,6 +20,8 @@ class App {
   pullDialog = $state(false);
   /** The run dialog, with what it starts from. */
   runDialog = $state.raw<Partial<RunForm> | null>(null);
+  /** An error that has no other place. */
+  notice = $state.raw<UiError | null>(null);
   /** Raised when the list should take the focus. */
   focusList = $state(0);
   focusFilter = $state(0);

@@ -62,12 +62,14 @@ class Containers {
         if (update.type === 'containers') {
           this.rows = new Map(update.rows.map((row) => [row.id, row]));
           this.loaded = true;
+          if (app.selected !== null && !this.rows.has(app.selected)) app.select(null);
         } else if (update.type === 'changed') {
           const rows = new Map(this.rows);
           for (const row of update.rows) rows.set(row.id, row);
           for (const id of update.removed) {
             rows.delete(id);
             this.failures.delete(id);
+            if (app.selected === id) app.select(null);
           }
           this.rows = rows;
         }
@@ -155,8 +157,9 @@ export const containers = new Containers();
 
 /** The form of the one-click welcome. */
 export function welcomeForm(): RunForm {
+  const taken = [...containers.rows.values()].some((row) => row.name === 'welcome');
   return {
-    image: 'cove/welcome:latest', name: '', command: '', env: [], mounts: [], cpus: '', memory: '',
+    image: 'cove/welcome:latest', name: taken ? '' : 'welcome', command: '', env: [], mounts: [], cpus: '', memory: '',
     onExit: 'keep', network: 'host',
   };
 }

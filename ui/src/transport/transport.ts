@@ -26,6 +26,8 @@ export interface Transport {
   open(topic: Topic, handlers: Handlers): Subscription;
   /** Opens a container's port in a browser. */
   openUrl(url: string): Promise<void>;
+  /** What the tray asks the window for; a browser has none. */
+  onTray?(handlers: { run: () => void; failed: (error: UiError) => void }): void;
 }
 
 /** Whatever was thrown, as an error to show. */

@@ -170,11 +170,17 @@ pub enum Message {
 /// A topic that was opened; dropping it closes it.
 #[derive(Debug)]
 pub struct Subscription {
-    /// What it sends. Its end is the topic's end.
-    pub messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<Message>,
     /// What it takes.
     pub input: mpsc::Sender<Input>,
     _guard: DropGuard,
+}
+
+impl Subscription {
+    /// The next message; `None` is the topic's end.
+    pub async fn next(&mut self) -> Option<Message> {
+        self.messages.recv().await
+    }
 }
 
 /// The topic's side of a [`Subscription`].
@@ -268,7 +274,7 @@ mod tests {
             second.await.unwrap();
         }
         assert_eq!(feed.credit.available_permits(), WINDOW as usize - 10);
-        assert!(subscription.messages.recv().await.is_some());
+        assert!(subscription.next().await.is_some());
     }
 
     #[tokio::test]

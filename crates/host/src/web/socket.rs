@@ -94,7 +94,7 @@ async fn handle(
             let input = subscription.input.clone();
             let frames = frames.clone();
             let task = tasks.spawn(async move {
-                while let Some(message) = subscription.messages.recv().await {
+                while let Some(message) = subscription.next().await {
                     if frames.send(frame_of(id, message)).await.is_err() {
                         return;
                     }

@@ -1,10 +1,12 @@
 // In the desktop window: Tauri's IPC. The only folder that may import @tauri-apps.
 
 import { Channel, invoke } from '@tauri-apps/api/core';
+import { listen } from '@tauri-apps/api/event';
 import type { Command } from '../../generated/Command';
 import type { Input } from '../../generated/Input';
 import type { Reply } from '../../generated/Reply';
 import type { Topic } from '../../generated/Topic';
+import type { UiError } from '../../generated/UiError';
 import type { Update } from '../../generated/Update';
 import type { Handlers, Subscription, Transport } from '../transport';
 
@@ -46,5 +48,10 @@ export class TauriTransport implements Transport {
 
   async openUrl(url: string): Promise<void> {
     await invoke('open_url', { url });
+  }
+
+  onTray(handlers: { run: () => void; failed: (error: UiError) => void }): void {
+    void listen('run', handlers.run);
+    void listen<UiError>('failed', ({ payload }) => handlers.failed(payload));
   }
 }

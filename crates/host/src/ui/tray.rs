@@ -1,0 +1,262 @@
+//! The tray's menu: what stands in it, and what its lines do.
+
+use super::command::Command;
+use super::hub::{EngineState, Health};
+use super::row::{ContainerRow, Shape};
+
+/// A line of the menu.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// A text that does nothing.
+    Label(String),
+    /// Something to do: an id for [`action_of`], and a text.
+    Action(String, String),
+    /// A line that opens further ones.
+    Submenu(String, Vec<Line>),
+    /// A rule between groups.
+    Rule,
+}
+
+/// What a line does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Show the window.
+    Open,
+    /// Show the window with the run dialog.
+    Run,
+    /// End the program. Containers go on.
+    Quit,
+    /// Something for the engine.
+    Call(Command),
+}
+
+/// More containers than this make no menu but a list, and the window has one.
+const MOST: usize = 16;
+
+/// The menu for what there is.
+#[must_use]
+pub fn menu(engine: &EngineState, containers: &[ContainerRow]) -> Vec<Line> {
+    let mut lines = vec![Line::Label(state(engine, containers)), Line::Rule];
+    if engine.state == Health::Running {
+        let containers = projects(containers);
+        if !containers.is_empty() {
+            lines.extend(containers);
+            lines.push(Line::Rule);
+        }
+        lines.push(action("open", "Open Cove"));
+        lines.push(action("run", "Run…"));
+    } else {
+        if engine.state == Health::Away {
+            lines.push(action("start-engine", "Start the engine"));
+        }
+        lines.push(action("open", "Open Cove"));
+    }
+    lines.push(Line::Rule);
+    lines.push(action("quit", "Quit Cove"));
+    lines
+}
+
+/// What a line of [`menu`] does, by its id.
+#[must_use]
+pub fn action_of(id: &str) -> Option<Action> {
+    Some(match id.split_once(' ') {
+        None => match id {
+            "open" => Action::Open,
+            "run" => Action::Run,
+            "quit" => Action::Quit,
+            "start-engine" => Action::Call(Command::EngineStart),
+            _ => return None,
+        },
+        Some((verb, id)) => {
+            let id = id.to_owned();
+            Action::Call(match verb {
+                "start" => Command::ContainerStart { id },
+                "stop" => Command::ContainerStop { id },
+                "restart" => Command::ContainerRestart { id },
+                "resume" => Command::ContainerResume { id },
+                _ => return None,
+            })
+        }
+    })
+}
+
+fn action(id: &str, text: &str) -> Line {
+    Line::Action(id.to_owned(), text.to_owned())
+}
+
+fn state(engine: &EngineState, containers: &[ContainerRow]) -> String {
+    match engine.state {
+        Health::Starting => "Engine is starting".to_owned(),
+        Health::Away => "Engine isn’t answering".to_owned(),
+        Health::Running => match containers.iter().filter(|row| row.state == "running").count() {
+            0 => "Engine is running".to_owned(),
+            1 => "Engine is running, 1 container".to_owned(),
+            count => format!("Engine is running, {count} containers"),
+        },
+    }
+}
+
+/// Projects first, each as one line; then what belongs to none and runs or has failed, then what was
+/// stopped, newest first.
+fn projects(containers: &[ContainerRow]) -> Vec<Line> {
+    let mut rows: Vec<_> = containers.iter().collect();
+    rows.sort_by(|a, b| a.title.cmp(&b.title));
+    let mut names: Vec<_> = rows.iter().filter_map(|row| row.project.as_deref()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut lines = Vec::new();
+    for name in names {
+        let members: Vec<_> = rows.iter().filter(|row| row.project.as_deref() == Some(name)).collect();
+        let running = members.iter().filter(|row| row.state == "running").count();
+        let text = format!("{} {name}  {running} of {}", mark(worst(&members)), members.len());
+        lines.push(Line::Submenu(text, members.iter().map(|row| container(row)).collect()));
+    }
+    let mut loose: Vec<_> = rows.into_iter().filter(|row| row.project.is_none()).collect();
+    loose.sort_by_key(|row| (row.state != "running" && row.state != "paused", row.shape != Shape::Failed));
+    let room = MOST.saturating_sub(lines.len());
+    let more = loose.len().saturating_sub(room);
+    lines.extend(loose.into_iter().take(room).map(container));
+    if more > 0 {
+        lines.push(action("open", &format!("{more} more…")));
+    }
+    lines
+}
+
+fn worst(members: &[&&ContainerRow]) -> Shape {
+    let rank = |shape: Shape| match shape {
+        Shape::Failed => 0,
+        Shape::Unhealthy => 1,
+        Shape::Starting => 2,
+        Shape::Running => 3,
+        Shape::Paused => 4,
+        Shape::Exited => 5,
+    };
+    members.iter().map(|row| row.shape).min_by_key(|shape| rank(*shape)).unwrap_or_default()
+}
+
+/// A menu has no colours of ours, so that shapes must do.
+fn mark(shape: Shape) -> char {
+    match shape {
+        Shape::Running => '●',
+        Shape::Starting => '◔',
+        Shape::Paused => '‖',
+        Shape::Exited => '○',
+        Shape::Unhealthy => '▲',
+        Shape::Failed => '✕',
+    }
+}
+
+fn container(row: &ContainerRow) -> Line {
+    let id = &row.id;
+    let line = |verb: &str, text: &str| action(&format!("{verb} {id}"), text);
+    let mut lines = match row.state.as_str() {
+        "running" => vec![line("stop", "Stop"), line("restart", "Restart")],
+        "paused" => vec![line("resume", "Resume"), line("stop", "Stop")],
+        "restarting" => vec![line("stop", "Stop")],
+        "removing" => Vec::new(),
+        _ => vec![line("start", "Start")],
+    };
+    lines.push(Line::Label(row.image.clone()));
+    Line::Submenu(format!("{} {}", mark(row.shape), row.title), lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine(state: Health) -> EngineState {
+        EngineState {
+            state,
+            address: String::new(),
+            version: String::new(),
+            mode: String::new(),
+            cpus: 1,
+            memory: 0,
+            error: None,
+            last_answer: None,
+            startable: true,
+        }
+    }
+
+    fn row(title: &str, project: Option<&str>, state: &str, shape: Shape) -> ContainerRow {
+        ContainerRow {
+            id: format!("id-{title}"),
+            title: title.into(),
+            project: project.map(Into::into),
+            state: state.into(),
+            shape,
+            ..ContainerRow::default()
+        }
+    }
+
+    fn texts(lines: &[Line]) -> Vec<&str> {
+        lines
+            .iter()
+            .map(|line| match line {
+                Line::Label(text) | Line::Action(_, text) | Line::Submenu(text, _) => text,
+                Line::Rule => "-",
+            })
+            .collect()
+    }
+
+    #[test]
+    fn running_containers_come_before_stopped_ones_and_after_projects() {
+        let rows = [
+            row("old", None, "exited", Shape::Exited),
+            row("web", None, "running", Shape::Running),
+            row("api", Some("shop"), "running", Shape::Running),
+            row("db", Some("shop"), "exited", Shape::Failed),
+        ];
+        let lines = menu(&engine(Health::Running), &rows);
+        assert_eq!(
+            texts(&lines),
+            [
+                "Engine is running, 2 containers",
+                "-",
+                "✕ shop  1 of 2",
+                "● web",
+                "○ old",
+                "-",
+                "Open Cove",
+                "Run…",
+                "-",
+                "Quit Cove"
+            ]
+        );
+        let Line::Submenu(_, web) = &lines[3] else { panic!("no submenu") };
+        assert_eq!(web[0], Line::Action("stop id-web".into(), "Stop".into()));
+    }
+
+    #[test]
+    fn an_absent_engine_can_be_started_from_the_tray() {
+        let lines = menu(&engine(Health::Away), &[row("web", None, "running", Shape::Running)]);
+        assert_eq!(
+            texts(&lines),
+            ["Engine isn’t answering", "-", "Start the engine", "Open Cove", "-", "Quit Cove"]
+        );
+    }
+
+    #[test]
+    fn every_line_that_acts_has_an_action() {
+        fn check(lines: &[Line]) {
+            for line in lines {
+                match line {
+                    Line::Action(id, _) => assert!(action_of(id).is_some(), "{id}"),
+                    Line::Submenu(_, lines) => check(lines),
+                    Line::Label(_) | Line::Rule => {}
+                }
+            }
+        }
+        let rows: Vec<_> = ["running", "paused", "exited", "restarting"]
+            .into_iter()
+            .cycle()
+            .take(40)
+            .map(|state| row(state, None, state, Shape::Running))
+            .collect();
+        let lines = menu(&engine(Health::Running), &rows);
+        check(&lines);
+        assert!(texts(&lines).contains(&"24 more…"));
+        assert_eq!(action_of("stop abc"), Some(Action::Call(Command::ContainerStop { id: "abc".into() })));
+        assert_eq!(action_of("erase abc"), None);
+    }
+}
