@@ -1,0 +1,43 @@
+//! Child processes that end with the test.
+
+use std::process::{Child, Command, Stdio};
+
+/// A process that is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process(Child);
+
+impl Process {
+    /// Starts it, its output in `log`.
+    ///
+    /// # Errors
+    /// It can't be executed, or the log not be written.
+    pub fn start(mut command: Command, log: &std::path::Path) -> anyhow::Result<Self> {
+        let file = std::fs::File::create(log)?;
+        command.stdin(Stdio::null()).stderr(file.try_clone()?);
+        // What a caller reads itself stays a pipe.
+        command.stdout(file);
+        Ok(Self(command.spawn()?))
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether it has ended, and how.
+    ///
+    /// # Errors
+    /// The system doesn't tell.
+    pub fn ended(&mut self) -> anyhow::Result<Option<std::process::ExitStatus>> {
+        Ok(self.0.try_wait()?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
