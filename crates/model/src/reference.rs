@@ -155,7 +155,12 @@ fn is_host(host: &str) -> bool {
     };
     let is_port = port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
     let is_v6 = name.starts_with('[') && name.ends_with(']') && name.len() > 2;
-    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+            && bytes.first().zip(bytes.last()).is_some_and(|(a, b)| *a != b'-' && *b != b'-')
+    };
+    let is_name = name.split('.').all(is_label);
     is_port && (is_v6 || is_name)
 }
 

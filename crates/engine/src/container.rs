@@ -1,0 +1,142 @@
+//! One container in memory: what it is, the state it is in, and who is connected to it.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use model::container::ContainerSpec;
+use oci_runtime::monitor::protocol::Streams;
+use tokio::sync::watch;
+
+use crate::exec::ExecProcess;
+use crate::health::Health;
+use crate::lifecycle::State;
+use crate::link::Link;
+use crate::store::Record;
+
+/// A container. Its operations are serialised by `turn`; readers never wait for them.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    /// Nanoseconds since the epoch.
+    pub(crate) created: u64,
+    pub(crate) image_id: String,
+    identity: RwLock<Identity>,
+    dynamic: Mutex<Dynamic>,
+    /// Held by whoever changes the container's state.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// How often it ended, and whether it is gone: what `wait` waits for.
+    pub(crate) progress: watch::Sender<Progress>,
+}
+
+/// What can be changed by rename and update.
+#[derive(Debug, Clone)]
+struct Identity {
+    name: String,
+    spec: Arc<ContainerSpec>,
+}
+
+/// What changes while it lives.
+#[derive(Debug)]
+pub(crate) struct Dynamic {
+    pub(crate) state: State,
+    pub(crate) restart_count: u32,
+    pub(crate) is_stopped_by_user: bool,
+    pub(crate) link: Option<Arc<Link>>,
+    /// Clients that attached before the start.
+    pub(crate) waiting: Vec<(OwnedFd, Streams)>,
+    pub(crate) execs: HashMap<String, Arc<ExecProcess>>,
+    pub(crate) health: Option<Health>,
+    /// Whether the image has been taken away from a running start.
+    pub(crate) restart_delay: std::time::Duration,
+    /// Ends a restart that waits for its delay.
+    pub(crate) cancel_restart: Option<tokio_util::sync::CancellationToken>,
+}
+
+/// What `wait` sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// How often it has ended since the engine knows it.
+    pub(crate) ends: u64,
+    /// The last exit code.
+    pub(crate) code: i32,
+    /// Whether it is running (or about to be again).
+    pub(crate) is_running: bool,
+    /// Whether it has been removed.
+    pub(crate) is_removed: bool,
+}
+
+impl Container {
+    pub(crate) fn new(record: Record) -> Self {
+        let code = record.state.end().map_or(0, |end| end.code);
+        let is_running = record.state.run().is_some();
+        Self {
+            id: record.id,
+            created: record.created,
+            image_id: record.image_id,
+            identity: RwLock::new(Identity { name: record.name, spec: Arc::new(record.spec) }),
+            dynamic: Mutex::new(Dynamic {
+                state: record.state,
+                restart_count: record.restart_count,
+                is_stopped_by_user: record.is_stopped_by_user,
+                link: None,
+                waiting: Vec::new(),
+                execs: HashMap::new(),
+                health: None,
+                restart_delay: std::time::Duration::ZERO,
+                cancel_restart: None,
+            }),
+            turn: tokio::sync::Mutex::new(()),
+            progress: watch::Sender::new(Progress { code, is_running, ..Progress::default() }),
+        }
+    }
+
+    pub(crate) fn short_id(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).name.clone()
+    }
+
+    pub(crate) fn set_name(&self, name: &str) {
+        name.clone_into(&mut self.identity.write().unwrap_or_else(PoisonError::into_inner).name);
+    }
+
+    pub(crate) fn spec(&self) -> Arc<ContainerSpec> {
+        Arc::clone(&self.identity.read().unwrap_or_else(PoisonError::into_inner).spec)
+    }
+
+    pub(crate) fn set_spec(&self, spec: ContainerSpec) {
+        self.identity.write().unwrap_or_else(PoisonError::into_inner).spec = Arc::new(spec);
+    }
+
+    /// The changing part. Never held over an await.
+    pub(crate) fn dynamic(&self) -> MutexGuard<'_, Dynamic> {
+        self.dynamic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.dynamic().state.clone()
+    }
+
+    pub(crate) fn link(&self) -> Option<Arc<Link>> {
+        self.dynamic().link.clone()
+    }
+
+    /// What is kept of it on disk.
+    pub(crate) fn record(&self) -> Record {
+        let identity = self.identity.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let dynamic = self.dynamic();
+        Record {
+            id: self.id.clone(),
+            name: identity.name,
+            created: self.created,
+            image_id: self.image_id.clone(),
+            spec: (*identity.spec).clone(),
+            state: dynamic.state.clone(),
+            restart_count: dynamic.restart_count,
+            is_stopped_by_user: dynamic.is_stopped_by_user,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Images as the engine offers them: the store's operations, with the containers in mind.
+
+use std::collections::BTreeMap;
+
+use image_store::{CommitOptions, ImageConfig, ImageRecord, Removed};
+use model::{Digest, Reference};
+
+use crate::engine::{Engine, now};
+use crate::error::{Error, Result};
+use crate::events::{Event, Subject};
+use crate::lifecycle::State;
+
+impl Engine {
+    /// Removes an image, or one of its names.
+    ///
+    /// # Errors
+    /// Where a container uses it, or there is none.
+    pub fn remove_image(&self, name: &str, is_forced: bool) -> Result<Vec<Removed>> {
+        let in_use: Vec<(String, Digest, bool)> = self
+            .containers
+            .all()
+            .iter()
+            .filter_map(|container| {
+                let digest: Digest = container.image_id.parse().ok()?;
+                Some((container.id.clone(), digest, container.state().run().is_some()))
+            })
+            .collect();
+        let removed = self.images.remove(name, is_forced, &in_use)?;
+        for part in &removed {
+            let (action, id) = match part {
+                Removed::Untagged(name) => ("untag", name.clone()),
+                Removed::Deleted(digest) => ("delete", digest.to_string()),
+            };
+            self.image_event(action, &id, &id);
+        }
+        Ok(removed)
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// Where there is no such image.
+    pub fn tag_image(&self, source: &str, target: &Reference) -> Result<()> {
+        self.images.tag(source, target)?;
+        let image = self.images.resolve(source)?;
+        self.image_event("tag", &image.id.to_string(), &target.to_string());
+        Ok(())
+    }
+
+    /// Removes images without a name, or with `is_all` every image no container uses.
+    ///
+    /// # Errors
+    /// Where the store refuses.
+    pub fn prune_images(&self, is_all: bool) -> Result<(Vec<Removed>, u64)> {
+        let in_use: Vec<Digest> =
+            self.containers.all().iter().filter_map(|container| container.image_id.parse().ok()).collect();
+        Ok(self.images.prune(is_all, &in_use)?)
+    }
+
+    /// Makes an image of a container's file system; with `pauses` nothing changes meanwhile.
+    ///
+    /// # Errors
+    /// Where there is no such container, or it has no image of its own.
+    pub async fn commit(
+        &self,
+        name: &str,
+        reference: Option<Reference>,
+        author: &str,
+        comment: &str,
+        config: Option<ImageConfig>,
+        pauses: bool,
+    ) -> Result<String> {
+        let container = self.containers.find(name)?;
+        if container.image_id.is_empty() {
+            return Err(Error::unsupported("a container that runs a directory has no layers to commit"));
+        }
+        let is_running = matches!(container.state(), State::Running(_));
+        let has_paused = pauses && is_running && self.pause(name).await.is_ok();
+        let options = CommitOptions {
+            config: config.unwrap_or_else(|| config_of(&container.spec())),
+            reference,
+            author: author.to_owned(),
+            comment: comment.to_owned(),
+            base: container.image_id.parse().ok(),
+        };
+        let committed = self.images.commit(&container.id, options).await;
+        if has_paused {
+            self.resume(name).await?;
+        }
+        let image = committed?;
+        self.container_event(&container, "commit", &[("imageID", &image.id.to_string())]);
+        Ok(image.id.to_string())
+    }
+
+    /// The image a container was made from.
+    #[must_use]
+    pub fn image_of(&self, id: &str) -> Option<std::sync::Arc<ImageRecord>> {
+        self.images.resolve(id).ok()
+    }
+
+    /// Tells that something happened to an image.
+    pub fn image_event(&self, action: &str, id: &str, name: &str) {
+        self.events.send(Event {
+            subject: Subject::Image,
+            action: action.to_owned(),
+            id: id.to_owned(),
+            attributes: BTreeMap::from([("name".to_owned(), name.to_owned())]),
+            at: now(),
+        });
+    }
+}
+
+/// The image configuration that makes a container like this one.
+fn config_of(spec: &model::container::ContainerSpec) -> ImageConfig {
+    ImageConfig {
+        env: spec.env.clone(),
+        cmd: spec.command.clone(),
+        entrypoint: spec.entrypoint.clone(),
+        working_dir: spec.working_dir.clone(),
+        user: spec.user.clone(),
+        exposed_ports: spec.exposed_ports.clone(),
+        volumes: spec.volumes.clone(),
+        labels: spec.labels.clone(),
+        healthcheck: spec.healthcheck.clone(),
+        stop_signal: spec.stop_signal.clone(),
+        shell: spec.shell.clone(),
+        on_build: spec.on_build.clone(),
+        ..ImageConfig::default()
+    }
+}

@@ -1,0 +1,168 @@
+//! What there is to know of containers and of the engine.
+
+use std::sync::Arc;
+
+use model::container::ContainerSpec;
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::health::Health;
+use crate::lifecycle::State;
+use crate::oci::{self, MountPoint};
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct ContainerInfo {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Nanoseconds since the epoch.
+    pub created: u64,
+    /// The image's id; empty with a directory as root.
+    pub image_id: String,
+    /// What it was asked to be, the image's defaults merged in.
+    pub spec: Arc<ContainerSpec>,
+    /// Where it is in its life.
+    pub state: State,
+    /// What its health checks say.
+    pub health: Option<Health>,
+    /// How often its policy started it again.
+    pub restart_count: u32,
+    /// The user's mounts.
+    pub mounts: Vec<MountPoint>,
+    /// Processes running beside the first.
+    pub exec_ids: Vec<String>,
+    /// Where its log is.
+    pub log_path: String,
+    /// Files bound over its `/etc`: resolv.conf, hostname, hosts.
+    pub host_files: [String; 3],
+    /// The name inside.
+    pub hostname: String,
+    /// Paths hidden from it.
+    pub masked_paths: Vec<String>,
+    /// Paths it can't write.
+    pub readonly_paths: Vec<String>,
+}
+
+impl ContainerInfo {
+    /// Program and arguments.
+    #[must_use]
+    pub fn command_line(&self) -> Vec<String> {
+        oci::command_line(&self.spec)
+    }
+}
+
+/// The engine and its machine.
+#[derive(Debug, Clone)]
+pub struct SystemInfo {
+    /// The engine's own id.
+    pub id: String,
+    /// Whether it is a user's, without root.
+    pub is_rootless: bool,
+    /// Where it keeps what outlives a reboot.
+    pub root: String,
+    /// Running, paused, and other containers.
+    pub containers: [usize; 3],
+    /// Images.
+    pub images: usize,
+    /// 1 or 2; the hybrid counts as 1.
+    pub cgroup_version: u8,
+    /// Controllers that limits can be set with.
+    pub controllers: Vec<String>,
+    /// Bytes.
+    pub memory_total: u64,
+    /// Processors.
+    pub cpus: usize,
+}
+
+impl Engine {
+    /// Every container, the newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<ContainerInfo> {
+        self.containers.all().iter().map(|container| self.info_of(container)).collect()
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// Where there is none of this name or id.
+    pub fn inspect(&self, name: &str) -> Result<ContainerInfo> {
+        Ok(self.info_of(&*self.containers.find(name)?))
+    }
+
+    /// Bytes a container has written to its own layer.
+    #[must_use]
+    pub fn written(&self, id: &str) -> u64 {
+        self.images.snapshot_usage(id)
+    }
+
+    pub(crate) fn info_of(&self, container: &Container) -> ContainerInfo {
+        let spec = container.spec();
+        let (state, health, restart_count, exec_ids) = {
+            let dynamic = container.dynamic();
+            let execs = dynamic.execs.keys().cloned().collect();
+            (dynamic.state.clone(), dynamic.health.clone(), dynamic.restart_count, execs)
+        };
+        let state_dir = self.state_dir(&container.id);
+        let file = |name: &str| state_dir.join(name).display().to_string();
+        let log = crate::logs::target(&spec, &self.container_dir(&container.id), &container.id);
+        let is_open = spec.host.privileged;
+        let list = |given: &Option<Vec<String>>, default: &[&str]| match given {
+            _ if is_open => Vec::new(),
+            Some(given) => given.clone(),
+            None => default.iter().map(ToString::to_string).collect(),
+        };
+        ContainerInfo {
+            id: container.id.clone(),
+            name: container.name(),
+            created: container.created,
+            image_id: container.image_id.clone(),
+            // Checked at creation.
+            mounts: oci::mount_points(&spec).unwrap_or_default(),
+            log_path: log
+                .ok()
+                .filter(|target| target.format == oci_runtime::monitor::protocol::LogFormat::JsonFile)
+                .map(|target| target.path.display().to_string())
+                .unwrap_or_default(),
+            host_files: [file("resolv.conf"), file("hostname"), file("hosts")],
+            hostname: oci::hostname(&spec, &container.id),
+            masked_paths: list(&spec.host.masked_paths, oci::MASKED_PATHS),
+            readonly_paths: list(&spec.host.readonly_paths, oci::READONLY_PATHS),
+            spec,
+            state,
+            health,
+            restart_count,
+            exec_ids,
+        }
+    }
+
+    /// The engine and its machine.
+    ///
+    /// # Errors
+    /// Where the images can't be listed.
+    pub fn system(&self) -> Result<SystemInfo> {
+        let mut counts = [0; 3];
+        for container in self.containers.all() {
+            let at = match container.state() {
+                State::Running(_) => 0,
+                State::Paused(_) => 1,
+                State::Created { .. } | State::Restarting(_) | State::Exited(_) | State::Removing => 2,
+            };
+            counts[at] += 1;
+        }
+        let known = ["memory", "cpu", "cpuset", "pids", "blkio", "devices", "hugetlb"];
+        Ok(SystemInfo {
+            id: self.id.clone(),
+            is_rootless: self.config.is_rootless,
+            root: self.config.root.display().to_string(),
+            containers: counts,
+            images: self.images.list()?.len(),
+            cgroup_version: if self.cgroups.is_unified() { 2 } else { 1 },
+            controllers: known.iter().filter(|name| self.cgroups.has_controller(name)).map(ToString::to_string).collect(),
+            memory_total: crate::stats::memory_total(),
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! Removing containers, and renaming them.
+
+use std::sync::Arc;
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::lifecycle::{Decision, Denied, Request, State};
+use crate::names;
+use crate::start::refusal;
+use crate::store::Durability;
+
+impl Engine {
+    /// Removes a container; with `is_forced` it is killed first.
+    ///
+    /// # Errors
+    /// Where it runs, or is being removed already.
+    pub async fn remove(&self, name: &str, is_forced: bool) -> Result<()> {
+        let container = self.containers.find(name)?;
+        if is_forced {
+            {
+                let _turn = container.turn.lock().await;
+                container.dynamic().is_stopped_by_user = true;
+                self.cancel_restart(&container);
+            }
+            self.kill_and_wait(&container).await?;
+        }
+        let _turn = container.turn.lock().await;
+        match container.state().decide(Request::Remove) {
+            Ok(Decision::Act) => self.remove_now(&container).await,
+            Ok(Decision::Nothing) if is_forced => Ok(()),
+            Ok(Decision::Nothing) => {
+                Err(Error::state(format!("removal of container {name} is already in progress")))
+            }
+            Err(Denied::IsRunning) if container.spec().host.auto_remove && is_forced => Ok(()),
+            Err(denied) => Err(refusal(&container, denied, "remov")),
+        }
+    }
+
+    /// The end of an `--rm` container; the caller holds the turn.
+    pub(crate) async fn remove_ended(&self, container: &Arc<Container>) {
+        if let Err(error) = self.remove_now(container).await {
+            tracing::warn!(id = container.id, error = error.chain(), "failed to remove a container that ended");
+        }
+    }
+
+    /// As [`Self::remove_ended`], once the caller has let go of the turn.
+    pub(crate) fn remove_later(&self, container: &Arc<Container>) {
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        self.spawn(async move {
+            let _turn = container.turn.lock().await;
+            engine.remove_ended(&container).await;
+        });
+    }
+
+    /// Forgets it first, on disk, then takes apart what it had: start-up sweeps what a crash leaves.
+    async fn remove_now(&self, container: &Arc<Container>) -> Result<()> {
+        let before = {
+            let mut dynamic = container.dynamic();
+            std::mem::replace(&mut dynamic.state, State::Removing)
+        };
+        let is_short_lived = container.spec().host.auto_remove;
+        let durability = if is_short_lived { Durability::Process } else { Durability::Power };
+        if let Err(error) = self.store.remove(&container.id, durability).await {
+            container.dynamic().state = before;
+            return Err(error);
+        }
+        self.forget_execs(container);
+        self.containers.remove(container);
+        if let Err(error) = self.images.remove_snapshot(&container.id) {
+            tracing::warn!(id = container.id, %error, "failed to remove a container's file system");
+        }
+        for dir in [self.state_dir(&container.id), self.container_dir(&container.id)] {
+            if let Err(error) = std::fs::remove_dir_all(&dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, dir = %dir.display(), "failed to remove a container's directory");
+            }
+        }
+        self.container_event(container, "destroy", &[]);
+        container.progress.send_modify(|progress| {
+            progress.is_removed = true;
+            progress.is_running = false;
+        });
+        Ok(())
+    }
+
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// Where the name is taken or malformed.
+    pub async fn rename(&self, name: &str, wanted: &str) -> Result<()> {
+        let container = self.containers.find(name)?;
+        let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
+        if !names::is_valid(wanted) {
+            return Err(Error::invalid(format!(
+                "Invalid container name ({wanted}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )));
+        }
+        let _turn = container.turn.lock().await;
+        let old = container.name();
+        if old == wanted {
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
+        }
+        self.containers.reserve(wanted, &container.id)?;
+        container.set_name(wanted);
+        if let Err(error) = self.store.put(container.record()).await {
+            container.set_name(&old);
+            self.containers.release(wanted);
+            return Err(error);
+        }
+        self.containers.release(&old);
+        self.container_event(&container, "rename", &[("oldName", &format!("/{old}"))]);
+        Ok(())
+    }
+}

@@ -1,0 +1,393 @@
+//! From a created container to a running one, and what follows when it ends.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use image_store::Snapshot;
+use model::container::{ContainerSpec, RestartMode};
+use oci_runtime::monitor::protocol::{EXIT_FILE, Event, Exit, Failure, StartRequest, Streams};
+use tokio_util::sync::CancellationToken;
+
+use crate::container::{Container, Progress};
+use crate::engine::{Engine, make_private_dir, now};
+use crate::error::{Doing, Error, Result};
+use crate::lifecycle::{Decision, Denied, End, Request, Run, State};
+use crate::link::Link;
+use crate::oci::{self, Context, HostFiles};
+
+/// The first and the longest pause before a restart by policy (Docker's).
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// A container that ran so long starts its pauses anew.
+const STABLE_AFTER: u64 = 10_000_000_000;
+
+impl Engine {
+    /// Starts a container. `false`: it runs already.
+    ///
+    /// # Errors
+    /// Where it is paused or being removed, or the process can't be started.
+    pub async fn start(&self, name: &str) -> Result<bool> {
+        let container = self.containers.find(name)?;
+        let _turn = container.turn.lock().await;
+        match container.state().decide(Request::Start) {
+            Ok(Decision::Nothing) => return Ok(false),
+            Ok(Decision::Act) => {}
+            Err(denied) => return Err(refusal(&container, denied, "start")),
+        }
+        self.cancel_restart(&container);
+        {
+            let mut dynamic = container.dynamic();
+            dynamic.is_stopped_by_user = false;
+            dynamic.restart_delay = Duration::ZERO;
+            dynamic.restart_count = 0;
+        }
+        self.start_now(&container).await?;
+        Ok(true)
+    }
+
+    /// Starts it; the caller holds its turn.
+    pub(crate) async fn start_now(&self, container: &Arc<Container>) -> Result<()> {
+        match self.try_start(container).await {
+            Ok((link, pid)) => {
+                self.is_running(container, link, pid, now());
+                Ok(())
+            }
+            Err(error) => {
+                let (code, message) = match &error {
+                    Error::Start { exit_code, message, .. } => (*exit_code, message.clone()),
+                    other => (128, other.chain()),
+                };
+                let was_never_started = {
+                    let mut dynamic = container.dynamic();
+                    // Attached clients see the end of their stream.
+                    dynamic.waiting.clear();
+                    let is_first = matches!(dynamic.state, State::Created { .. });
+                    dynamic.state = if is_first {
+                        State::Created { failure: Some((code, message)) }
+                    } else {
+                        let at = now();
+                        State::Exited(End { code, started_at: at, finished_at: at, error: message, is_oom: false })
+                    };
+                    is_first
+                };
+                // What a failed start leaves is of no use to the next.
+                let _ = std::fs::remove_dir_all(self.state_dir(&container.id));
+                container.progress.send_modify(|progress| {
+                    *progress = Progress { ends: progress.ends + 1, code, is_running: false, ..*progress };
+                });
+                self.store.put_later(container.record());
+                if was_never_started && container.spec().host.auto_remove {
+                    self.remove_later(container);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_start(&self, container: &Arc<Container>) -> Result<(Arc<Link>, i32)> {
+        let spec = container.spec();
+        let state_dir = self.state_dir(&container.id);
+        make_private_dir(&state_dir)?;
+        let files = write_host_files(&spec, container, &state_dir)?;
+        let (rootfs, overlay) = self.root_of(container, &spec)?;
+        let joined = |other: &str| self.pid_of(other);
+        let resources = oci::runtime_resources(&spec.host.resources)?;
+        let wants_limits = resources.memory.is_some()
+            || resources.cpu.is_some()
+            || resources.block_io.is_some()
+            || resources.pids.as_ref().is_some_and(|pids| pids.limit > 0);
+        let bundle = oci::bundle(
+            &spec,
+            &Context {
+                id: &container.id,
+                files: &files,
+                rootfs: &rootfs,
+                is_rootless: self.config.is_rootless,
+                joined: &joined,
+                has_limits: wants_limits || !self.config.is_rootless,
+            },
+        )?;
+        let filter = oci::filter(&spec)?;
+        let (fds, attach): (Vec<OwnedFd>, Vec<Streams>) = std::mem::take(&mut container.dynamic().waiting).into_iter().unzip();
+        let request = StartRequest {
+            id: container.id.clone(),
+            state_dir,
+            rootfs,
+            overlay,
+            cgroup_path: self.cgroup_path(container),
+            tolerates_missing_cgroups: self.config.is_rootless,
+            spec: bundle,
+            filter: filter.as_ref().map(Into::into),
+            log: crate::logs::target(&spec, &self.container_dir(&container.id), &container.id)?,
+            opens_stdin: spec.open_stdin,
+            closes_stdin_once: spec.stdin_once,
+            attach,
+        };
+        let link = self.monitors.take()?;
+        let started = link.start(&request, &fds).await?;
+        let engine = self.clone();
+        self.spawn(async move { engine.monitors.refill() });
+        match started {
+            Ok(pid) => Ok((link, pid)),
+            Err(failure) => Err(start_error(container, failure)),
+        }
+    }
+
+    /// Notes that it runs, and follows it from now on.
+    pub(crate) fn is_running(&self, container: &Arc<Container>, link: Arc<Link>, pid: i32, started_at: u64) {
+        {
+            let mut dynamic = container.dynamic();
+            dynamic.state = State::Running(Run { pid, started_at });
+            dynamic.link = Some(Arc::clone(&link));
+        }
+        container.progress.send_modify(|progress| progress.is_running = true);
+        self.store.put_later(container.record());
+        self.container_event(container, "start", &[]);
+        self.start_health(container);
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        self.spawn(async move { engine.follow(container, link).await });
+    }
+
+    /// The root and what is mounted on it.
+    fn root_of(&self, container: &Container, spec: &ContainerSpec) -> Result<(PathBuf, Option<oci_runtime::Overlay>)> {
+        if let Some(rootfs) = &spec.rootfs {
+            return Ok((rootfs.clone(), None));
+        }
+        let snapshot = self.images.snapshot(&container.id).ok_or_else(|| Error::State {
+            what: format!("the file system of container {} is missing", container.short_id()),
+        })?;
+        Ok(match snapshot {
+            Snapshot::Copy { rootfs } => (rootfs, None),
+            Snapshot::Overlay { lowers, upper, work, is_userxattr } => {
+                // Any directory will do to mount on: the mount exists only inside.
+                let point = upper.clone();
+                (point, Some(oci_runtime::Overlay { lowers, upper, work, is_userxattr }))
+            }
+        })
+    }
+
+    /// The first process of a running container, whose namespace another joins.
+    fn pid_of(&self, other: &str) -> Result<i32> {
+        let container = self.containers.find(other)?;
+        let state = container.state();
+        state.run().map(|run| run.pid).ok_or_else(|| {
+            Error::state(format!("cannot join the namespace of a container that does not run: {}", container.short_id()))
+        })
+    }
+
+    /// Hears from the monitor until the container has ended.
+    pub(crate) async fn follow(&self, container: Arc<Container>, link: Arc<Link>) {
+        let exit = loop {
+            match link.next().await {
+                Ok(Some((Event::Exited(exit), _))) => break exit,
+                Ok(Some((Event::ExecExited { id, code }, _))) => self.exec_ended(&container, &id, code),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break self.exit_without_word(&container),
+            }
+        };
+        link.close();
+        self.has_ended(&container, exit).await;
+    }
+
+    /// The monitor went without a word: what it wrote down counts; else it was killed, and what it
+    /// watched over is ended.
+    pub(crate) fn exit_without_word(&self, container: &Container) -> Exit {
+        let file = self.state_dir(&container.id).join(EXIT_FILE);
+        if let Some(exit) = std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            return exit;
+        }
+        let cgroups = self.cgroups_of(container);
+        let is_oom = cgroups.oom_kills() > 0;
+        // As far as cgroups reach; without any, the pid namespace goes with its first process.
+        let _ = cgroups.kill();
+        if let Some(run) = container.state().run() {
+            let _ = oci_runtime::sys::kill(run.pid, libc::SIGKILL);
+        }
+        if let Err(error) = cgroups.delete() {
+            tracing::warn!(id = container.id, error = error.chain(), "failed to remove a container's cgroups");
+        }
+        Exit { code: 137, is_oom, at: now() }
+    }
+
+    /// Takes note of the end, and does what the container's policy asks.
+    pub(crate) async fn has_ended(&self, container: &Arc<Container>, exit: Exit) {
+        let _turn = container.turn.lock().await;
+        let spec = container.spec();
+        self.stop_health(container);
+        let (restarts_in, ran) = {
+            let mut dynamic = container.dynamic();
+            let started_at = dynamic.state.run().map_or(0, |run| run.started_at);
+            let end = End {
+                code: exit.code,
+                is_oom: exit.is_oom,
+                started_at,
+                finished_at: exit.at,
+                error: String::new(),
+            };
+            let ran = exit.at.saturating_sub(started_at);
+            let restarts = restarts(&spec, &end, dynamic.restart_count, dynamic.is_stopped_by_user);
+            dynamic.link = None;
+            dynamic.state = if restarts { State::Restarting(end) } else { State::Exited(end) };
+            if ran > STABLE_AFTER {
+                dynamic.restart_delay = Duration::ZERO;
+            }
+            dynamic.restart_delay = (dynamic.restart_delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
+            (restarts.then_some(dynamic.restart_delay), ran)
+        };
+        self.end_execs(container);
+        self.store.put_later(container.record());
+        let state_dir = self.state_dir(&container.id);
+        if let Err(error) = std::fs::remove_dir_all(&state_dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, dir = %state_dir.display(), "failed to remove a container's state");
+        }
+        if exit.is_oom {
+            self.container_event(container, "oom", &[]);
+        }
+        let (code, seconds) = (exit.code.to_string(), (ran / 1_000_000_000).to_string());
+        self.container_event(container, "die", &[("exitCode", &code), ("execDuration", &seconds)]);
+        let is_removed_next = spec.host.auto_remove && restarts_in.is_none();
+        container.progress.send_modify(|progress| {
+            progress.ends += 1;
+            progress.code = exit.code;
+            progress.is_running = restarts_in.is_some();
+        });
+        if let Some(delay) = restarts_in {
+            self.restart_after(container, delay);
+        } else if is_removed_next {
+            self.remove_ended(container).await;
+        }
+    }
+
+    /// Starts it again after a pause, unless that is cancelled.
+    pub(crate) fn restart_after(&self, container: &Arc<Container>, delay: Duration) {
+        let token = CancellationToken::new();
+        container.dynamic().cancel_restart = Some(token.clone());
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        self.spawn(async move {
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(delay) => {}
+            }
+            let _turn = container.turn.lock().await;
+            if token.is_cancelled() {
+                return;
+            }
+            {
+                let mut dynamic = container.dynamic();
+                dynamic.cancel_restart = None;
+                dynamic.restart_count += 1;
+            }
+            if let Err(error) = engine.start_now(&container).await {
+                tracing::warn!(id = container.id, error = error.chain(), "failed to restart a container");
+            }
+        });
+    }
+
+    /// Ends a restart that waits; the caller holds the turn. Whether there was one.
+    pub(crate) fn cancel_restart(&self, container: &Arc<Container>) -> bool {
+        let mut dynamic = container.dynamic();
+        let Some(token) = dynamic.cancel_restart.take() else { return false };
+        token.cancel();
+        if let State::Restarting(end) = &dynamic.state {
+            dynamic.state = State::Exited(end.clone());
+        }
+        true
+    }
+}
+
+/// Whether the policy asks for another run.
+fn restarts(spec: &ContainerSpec, end: &End, count: u32, is_stopped_by_user: bool) -> bool {
+    let policy = &spec.host.restart;
+    match policy.mode {
+        _ if is_stopped_by_user => false,
+        RestartMode::No => false,
+        RestartMode::Always | RestartMode::UnlessStopped => true,
+        RestartMode::OnFailure => {
+            end.code != 0 && (policy.max_retries == 0 || i64::from(count) < policy.max_retries)
+        }
+    }
+}
+
+/// A refusal in Docker's words.
+pub(crate) fn refusal(container: &Container, denied: Denied, what: &str) -> Error {
+    let id = &container.id;
+    let text = match denied {
+        Denied::NotRunning => format!("container {id} is not running"),
+        Denied::NotPaused => format!("Container {id} is not paused"),
+        Denied::IsPaused if what == "start" => "cannot start a paused container, try unpause instead".into(),
+        Denied::IsPaused if what == "pause" => format!("Container {id} is already paused"),
+        Denied::IsPaused => format!("Container {id} is paused, unpause the container before {what}"),
+        Denied::IsRunning => format!(
+            "cannot remove container \"/{}\": container is running: stop the container before removing or force remove",
+            container.name()
+        ),
+        Denied::IsRemoving => format!("container is marked for removal and cannot be {what}ed"),
+    };
+    Error::state(text)
+}
+
+fn start_error(container: &Container, failure: Failure) -> Error {
+    if failure.is_unsupported {
+        return Error::Unsupported { what: failure.message };
+    }
+    let exit_code = match (failure.is_exec, failure.errno) {
+        (true, libc::ENOENT | 0) => 127,
+        (true, _) => 126,
+        (false, _) => 128,
+    };
+    Error::Start { id: container.short_id().to_owned(), message: failure.message, exit_code }
+}
+
+/// The files that name the container and its hosts.
+fn write_host_files(spec: &ContainerSpec, container: &Container, dir: &std::path::Path) -> Result<HostFiles> {
+    let files = HostFiles {
+        hostname: dir.join("hostname"),
+        hosts: dir.join("hosts"),
+        resolv_conf: dir.join("resolv.conf"),
+    };
+    let write = |path: &PathBuf, text: &str| std::fs::write(path, text).doing(|| format!("write {path:?}"));
+    let hostname = oci::hostname(spec, &container.id);
+    write(&files.hostname, &format!("{hostname}\n"))?;
+    let shares_host = spec.host.network_mode == "host";
+    let mut hosts = if shares_host { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { LOCALHOST.into() };
+    for entry in &spec.host.extra_hosts {
+        let (name, address) = entry
+            .split_once(':')
+            .ok_or_else(|| Error::invalid(format!("bad format for add-host: {entry:?}")))?;
+        if address == "host-gateway" && !shares_host {
+            return Err(Error::unsupported("--add-host …:host-gateway needs a bridge network, which is not there yet"));
+        }
+        let address = if address == "host-gateway" { "127.0.0.1" } else { address };
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    write(&files.hosts, &hosts)?;
+    write(&files.resolv_conf, &resolv_conf(spec, shares_host))?;
+    Ok(files)
+}
+
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
+    ::1\tlocalhost ip6-localhost ip6-loopback\n\
+    fe00::\tip6-localnet\n\
+    ff00::\tip6-mcastprefix\n\
+    ff02::1\tip6-allnodes\n\
+    ff02::2\tip6-allrouters\n";
+
+fn resolv_conf(spec: &ContainerSpec, shares_host: bool) -> String {
+    let host = &spec.host;
+    if host.dns.is_empty() && host.dns_search.is_empty() && host.dns_options.is_empty() {
+        // Without a network there is nobody to ask; what programs read is the host's all the same.
+        return if shares_host { std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default() } else { String::new() };
+    }
+    let mut text: String = host.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
+    if !host.dns_search.is_empty() {
+        text.push_str(&format!("search {}\n", host.dns_search.join(" ")));
+    }
+    if !host.dns_options.is_empty() {
+        text.push_str(&format!("options {}\n", host.dns_options.join(" ")));
+    }
+    text
+}

@@ -1,0 +1,169 @@
+//! The index of images on disk: `images.db`. Everything in it is there before it is acknowledged.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use model::Digest;
+use rusqlite::{Connection, params};
+
+use crate::error::{Error, Result};
+
+/// The database.
+#[derive(Debug)]
+pub(crate) struct Database(Mutex<Connection>);
+
+/// An image as it is kept.
+#[derive(Debug)]
+pub(crate) struct ImageRow {
+    pub(crate) id: Digest,
+    pub(crate) config: Vec<u8>,
+}
+
+/// A layer as it is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerRow {
+    pub(crate) diff_id: Digest,
+    /// Bytes of file content, unpacked.
+    pub(crate) size: u64,
+    /// The compressed blob it came from.
+    pub(crate) blob: Digest,
+    pub(crate) media_type: String,
+    pub(crate) blob_size: u64,
+}
+
+/// A name (or `name@digest`) and what it means.
+#[derive(Debug)]
+pub(crate) struct NameRow {
+    pub(crate) name: String,
+    pub(crate) image: Digest,
+}
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, config BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, image TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS layers (diff_id TEXT PRIMARY KEY, size INTEGER NOT NULL, blob TEXT NOT NULL,
+                                       media_type TEXT NOT NULL, blob_size INTEGER NOT NULL) WITHOUT ROWID;
+";
+const VERSION: i64 = 1;
+
+impl Database {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let fail = |doing| move |source| Error::Database { doing, source };
+        let connection = Connection::open(path).map_err(fail("open a file"))?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(fail("set the durability"))?;
+        connection.pragma_update(None, "cache_size", -256).map_err(fail("set the cache"))?;
+        let version: i64 =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail("read the version"))?;
+        if version > VERSION {
+            return Err(Error::Unsupported {
+                what: format!(
+                    "{} was written by a newer version of Cove (format {version}, this one knows {VERSION}); update Cove",
+                    path.display()
+                ),
+            });
+        }
+        connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
+        connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
+        Ok(Self(Mutex::new(connection)))
+    }
+
+    fn with<T>(&self, doing: &'static str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&connection).map_err(|source| Error::Database { doing, source })
+    }
+
+    pub(crate) fn images(&self) -> Result<Vec<ImageRow>> {
+        let rows = self.with("read the images", |connection| {
+            let mut statement = connection.prepare("SELECT id, config FROM images")?;
+            let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, Vec<u8>)>>>()
+        })?;
+        rows.into_iter().map(|(id, config)| Ok(ImageRow { id: digest(&id)?, config })).collect()
+    }
+
+    pub(crate) fn names(&self) -> Result<Vec<NameRow>> {
+        let rows = self.with("read the names", |connection| {
+            let mut statement = connection.prepare("SELECT name, image FROM names")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, String)>>>()
+        })?;
+        rows.into_iter().map(|(name, image)| Ok(NameRow { name, image: digest(&image)? })).collect()
+    }
+
+    pub(crate) fn layers(&self) -> Result<Vec<LayerRow>> {
+        let rows = self.with("read the layers", |connection| {
+            let mut statement = connection.prepare("SELECT diff_id, size, blob, media_type, blob_size FROM layers")?;
+            let rows = statement
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, i64, String, String, i64)>>>()
+        })?;
+        rows.into_iter()
+            .map(|(diff_id, size, blob, media_type, blob_size)| {
+                Ok(LayerRow {
+                    diff_id: digest(&diff_id)?,
+                    size: u64::try_from(size).unwrap_or(0),
+                    blob: digest(&blob)?,
+                    media_type,
+                    blob_size: u64::try_from(blob_size).unwrap_or(0),
+                })
+            })
+            .collect()
+    }
+
+    /// Adds an image with its layers and, at once, its names.
+    pub(crate) fn add_image(&self, id: &Digest, config: &[u8], layers: &[LayerRow], names: &[String]) -> Result<()> {
+        self.with("add an image", |connection| {
+            let transaction = connection.unchecked_transaction()?;
+            for layer in layers {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO layers VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![
+                        layer.diff_id.to_string(),
+                        i64::try_from(layer.size).unwrap_or(i64::MAX),
+                        layer.blob.to_string(),
+                        layer.media_type,
+                        i64::try_from(layer.blob_size).unwrap_or(i64::MAX)
+                    ],
+                )?;
+            }
+            transaction.execute("INSERT OR REPLACE INTO images VALUES (?1, ?2)", params![id.to_string(), config])?;
+            for name in names {
+                transaction.execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, id.to_string()])?;
+            }
+            transaction.commit()
+        })
+    }
+
+    pub(crate) fn set_name(&self, name: &str, image: &Digest) -> Result<()> {
+        self.with("name an image", |connection| {
+            connection
+                .execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, image.to_string()])
+                .map(drop)
+        })
+    }
+
+    /// Takes names, and perhaps the image, away.
+    pub(crate) fn remove(&self, names: &[String], image: Option<&Digest>) -> Result<()> {
+        self.with("remove an image", |connection| {
+            let transaction = connection.unchecked_transaction()?;
+            for name in names {
+                transaction.execute("DELETE FROM names WHERE name = ?1", params![name])?;
+            }
+            if let Some(id) = image {
+                transaction.execute("DELETE FROM images WHERE id = ?1", params![id.to_string()])?;
+            }
+            transaction.commit()
+        })
+    }
+
+    pub(crate) fn remove_layer(&self, diff_id: &Digest) -> Result<()> {
+        self.with("remove a layer", |connection| {
+            connection.execute("DELETE FROM layers WHERE diff_id = ?1", params![diff_id.to_string()]).map(drop)
+        })
+    }
+}
+
+fn digest(text: &str) -> Result<Digest> {
+    text.parse().map_err(|error| Error::corrupt(format!("the image database holds an {error}")))
+}

@@ -1,0 +1,279 @@
+//! Pulling from registries: who is asked how, what is fetched, and how it is told.
+
+mod auth;
+mod client;
+mod fetch;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use model::{Digest, Platform, Reference};
+use tokio::sync::Semaphore;
+
+use crate::config::{Descriptor, Manifest};
+use crate::database::LayerRow;
+use crate::error::{Error, Result};
+use crate::store::{ImageRecord, ImageStore, parse_config};
+use client::Client;
+
+pub use auth::{Auth, docker_config_auth};
+
+/// How registries are reached.
+#[derive(Debug, Clone)]
+pub struct Registries {
+    /// Hosts without TLS, or with a certificate nobody signed. Loopback always counts as one.
+    pub insecure: Vec<String>,
+    /// URLs asked before Docker Hub.
+    pub mirrors: Vec<String>,
+    /// Docker's `certs.d`: a directory a host with `*.crt`, `*.cert` and `*.key`.
+    pub certs_dir: PathBuf,
+}
+
+impl Default for Registries {
+    fn default() -> Self {
+        Self { insecure: Vec::new(), mirrors: Vec::new(), certs_dir: "/etc/docker/certs.d".into() }
+    }
+}
+
+/// How a pull goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The layer's short id, or the tag.
+    pub id: String,
+    /// What happened.
+    pub kind: ProgressKind,
+}
+
+/// What happened to a layer, or to the whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProgressKind {
+    /// The pull has begun; the text names the repository.
+    Pulling(String),
+    /// The layer is known and waits.
+    PullingLayer,
+    /// Bytes came; the layer is unpacked as they come.
+    Downloading {
+        /// So far.
+        current: u64,
+        /// In all.
+        total: u64,
+    },
+    /// The layer is there and verified.
+    PullComplete,
+    /// The layer was there before.
+    AlreadyExists,
+    /// The digest of the image.
+    Digest(Digest),
+    /// The end; the text is Docker's.
+    Status(String),
+}
+
+/// Told of every step.
+pub(crate) type Tell = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// How many layers are fetched at once.
+const PARALLEL: usize = 4;
+
+/// What pulls share: connections, tokens, and the blobs that are on their way.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    registries: Registries,
+    clients: Mutex<HashMap<String, Arc<Client>>>,
+    flights: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Fetcher {
+    pub(crate) fn new(registries: Registries) -> Self {
+        Self { registries, clients: Mutex::default(), flights: Mutex::default() }
+    }
+
+    /// The client of a host, made at its first use.
+    fn client(&self, base: &str) -> Result<Arc<Client>> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(base) {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(Client::new(base, &self.registries)?);
+        clients.insert(base.to_owned(), Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Held by whoever fetches a blob; the others wait and find it there.
+    fn flight(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.retain(|_, flight| Arc::strong_count(flight) > 1);
+        Arc::clone(flights.entry(*digest).or_default())
+    }
+}
+
+/// An image at a registry: where it was found and what it consists of.
+struct Found {
+    client: Arc<Client>,
+    repository: String,
+    auth: Option<Auth>,
+    /// Of what the name leads to: an index, or the manifest itself.
+    digest: Digest,
+    manifest: Manifest,
+}
+
+impl ImageStore {
+    /// Pulls an image. Dropping the future stops it; what was fetched is used by the next pull.
+    ///
+    /// # Errors
+    /// Where the registry can't be reached or refuses, has no such image or none for the platform,
+    /// sends what its digests deny, or the disk is full. Nothing half made is left.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        auth: Option<Auth>,
+        tell: Arc<dyn Fn(Progress) + Send + Sync>,
+    ) -> Result<Arc<ImageRecord>> {
+        let wanted = platform.cloned().unwrap_or_else(Platform::host);
+        let tag = reference.tag().map_or_else(|| reference.digest().map(|d| d.to_string()).unwrap_or_default(), str::to_owned);
+        tell(Progress { id: tag, kind: ProgressKind::Pulling(reference.familiar_name()) });
+        let found = self.find(reference, &wanted, auth).await?;
+        let raw = self.fetch_config(&found).await?;
+        let config = parse_config(&raw)?;
+        if config.rootfs.diff_ids.len() != found.manifest.layers.len() {
+            return Err(Error::corrupt(format!(
+                "the image's manifest has {} layers, its configuration {}",
+                found.manifest.layers.len(),
+                config.rootfs.diff_ids.len()
+            )));
+        }
+        let before = self.resolve(&reference.to_string()).ok().map(|image| image.id);
+        let layers = self.fetch_layers(&found, &config.rootfs.diff_ids, &tell).await?;
+        let mut names = vec![reference.at(found.digest).to_string()];
+        if reference.tag().is_some() && reference.digest().is_none() {
+            names.push(reference.to_string());
+        }
+        let store = self.clone();
+        let image = tokio::task::spawn_blocking(move || store.add_image(raw, layers, names))
+            .await
+            .map_err(|_| Error::Unavailable { what: "the engine is shutting down".into() })??;
+        tell(Progress { id: String::new(), kind: ProgressKind::Digest(found.digest) });
+        let news = if before == Some(image.id) { "Image is up to date for" } else { "Downloaded newer image for" };
+        let status = format!("Status: {news} {}", reference.familiar());
+        tell(Progress { id: String::new(), kind: ProgressKind::Status(status) });
+        Ok(image)
+    }
+
+    /// Asks the mirrors, then the registry itself.
+    async fn find(&self, reference: &Reference, wanted: &Platform, auth: Option<Auth>) -> Result<Found> {
+        let registries = &self.fetcher.registries;
+        if reference.registry() == "docker.io" {
+            for mirror in &registries.mirrors {
+                let asked = self.fetcher.client(mirror);
+                let found = match asked {
+                    Ok(client) => self.find_at(client, reference, wanted, None).await,
+                    Err(error) => Err(error),
+                };
+                match found {
+                    Ok(found) => return Ok(found),
+                    // A mirror that fails is passed over; the registry's own answer counts.
+                    Err(error) => tracing::info!(mirror, %error, "a mirror does not have the image"),
+                }
+            }
+        }
+        let base = if reference.registry() == "docker.io" { "registry-1.docker.io" } else { reference.registry() };
+        let auth = auth.or_else(|| docker_config_auth(reference.registry()));
+        self.find_at(self.fetcher.client(base)?, reference, wanted, auth).await
+    }
+
+    async fn find_at(
+        &self,
+        client: Arc<Client>,
+        reference: &Reference,
+        wanted: &Platform,
+        auth: Option<Auth>,
+    ) -> Result<Found> {
+        let repository = reference.repository().to_owned();
+        let version = reference.digest().map_or_else(|| reference.tag().unwrap_or("latest").to_owned(), |d| d.to_string());
+        let (digest, bytes) = client.manifest(&repository, &version, reference.digest(), auth.as_ref()).await?;
+        let mut manifest = Manifest::parse(&bytes)?;
+        if manifest.is_index() {
+            let chosen = manifest.select(wanted).ok_or_else(|| {
+                let offered: Vec<String> =
+                    manifest.manifests.iter().filter_map(|d| d.platform.as_ref()).map(|p| p.platform().to_string()).collect();
+                Error::NotFound {
+                    what: format!(
+                        "no matching manifest for {wanted} in the manifest list entries of {} (there is {})",
+                        reference.familiar(),
+                        offered.join(", ")
+                    ),
+                }
+            })?;
+            let inner = chosen.digest()?;
+            let (_, bytes) = client.manifest(&repository, &inner.to_string(), Some(inner), auth.as_ref()).await?;
+            manifest = Manifest::parse(&bytes)?;
+        }
+        manifest.image_config()?;
+        Ok(Found { client, repository, auth, digest, manifest })
+    }
+
+    async fn fetch_config(&self, found: &Found) -> Result<Vec<u8>> {
+        let descriptor = found.manifest.image_config()?;
+        found.client.small_blob(&found.repository, descriptor, found.auth.as_ref()).await
+    }
+
+    async fn fetch_layers(&self, found: &Found, diff_ids: &[Digest], tell: &Tell) -> Result<Vec<LayerRow>> {
+        let permits = Arc::new(Semaphore::new(PARALLEL));
+        let mut tasks = tokio::task::JoinSet::new();
+        for (at, (descriptor, diff_id)) in found.manifest.layers.iter().zip(diff_ids).enumerate() {
+            let id = descriptor.digest()?.short();
+            tell(Progress { id: id.clone(), kind: ProgressKind::PullingLayer });
+            let task = LayerTask {
+                store: self.clone(),
+                client: Arc::clone(&found.client),
+                repository: found.repository.clone(),
+                auth: found.auth.clone(),
+                descriptor: descriptor.clone(),
+                diff_id: *diff_id,
+                tell: Arc::clone(tell),
+            };
+            let permits = Arc::clone(&permits);
+            tasks.spawn(async move {
+                let _permit = permits.acquire().await;
+                task.run().await.map(|layer| (at, layer))
+            });
+        }
+        let mut layers: Vec<Option<LayerRow>> = vec![None; diff_ids.len()];
+        while let Some(done) = tasks.join_next().await {
+            // Dropping the set on the first failure stops the others.
+            let (at, layer) = done.map_err(|error| Error::Unavailable { what: format!("a download was cut off: {error}") })??;
+            if let Some(slot) = layers.get_mut(at) {
+                *slot = Some(layer);
+            }
+        }
+        Ok(layers.into_iter().flatten().collect())
+    }
+}
+
+/// One layer to be had.
+struct LayerTask {
+    store: ImageStore,
+    client: Arc<Client>,
+    repository: String,
+    auth: Option<Auth>,
+    descriptor: Descriptor,
+    diff_id: Digest,
+    tell: Tell,
+}
+
+impl LayerTask {
+    async fn run(self) -> Result<LayerRow> {
+        let digest = self.descriptor.digest()?;
+        let id = digest.short();
+        let flight = self.store.fetcher.flight(&self.diff_id);
+        let _turn = flight.lock().await;
+        if let Some(layer) = self.store.known_layer(&self.diff_id) {
+            (self.tell)(Progress { id, kind: ProgressKind::AlreadyExists });
+            return Ok(layer);
+        }
+        let layer = fetch::fetch_layer(&self, digest).await?;
+        (self.tell)(Progress { id, kind: ProgressKind::PullComplete });
+        Ok(layer)
+    }
+}

@@ -1,0 +1,120 @@
+//! The index in memory: images with their names, and layers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use model::{Digest, Reference};
+
+use super::{ImageRecord, Names, familiar, parse_config};
+use crate::database::{Database, LayerRow};
+use crate::error::{Error, Result};
+
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) images: HashMap<Digest, Arc<ImageRecord>>,
+    names: Names,
+    pub(crate) layers: HashMap<Digest, LayerRow>,
+}
+
+impl Index {
+    pub(super) fn load(database: &Database) -> Result<Self> {
+        let mut index = Self::default();
+        for layer in database.layers()? {
+            index.layers.insert(layer.diff_id, layer);
+        }
+        for image in database.images()? {
+            index.add(image.id, image.config)?;
+        }
+        for row in database.names()? {
+            index.set_name(row.name, row.image);
+        }
+        Ok(index)
+    }
+
+    pub(super) fn add(&mut self, id: Digest, raw: Vec<u8>) -> Result<()> {
+        let config = parse_config(&raw)?;
+        let size = config.rootfs.diff_ids.iter().filter_map(|diff_id| self.layers.get(diff_id)).map(|l| l.size).sum();
+        let record = ImageRecord {
+            id,
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            created: config.created.unwrap_or_default(),
+            size,
+            config: config.config.unwrap_or_default().into(),
+            architecture: config.architecture,
+            os: config.os,
+            variant: config.variant,
+            author: config.author,
+            comment: config.comment,
+            docker_version: config.docker_version,
+            diff_ids: config.rootfs.diff_ids,
+            history: config.history,
+            raw_config: raw,
+        };
+        self.images.insert(id, Arc::new(record));
+        self.refresh(&id);
+        Ok(())
+    }
+
+    /// Gives a name to an image, taking it from another.
+    pub(super) fn set_name(&mut self, name: String, id: Digest) {
+        let before = self.names.insert(name, id);
+        if let Some(before) = before {
+            self.refresh(&before);
+        }
+        self.refresh(&id);
+    }
+
+    pub(super) fn remove_name(&mut self, name: &str) {
+        if let Some(id) = self.names.remove(name) {
+            self.refresh(&id);
+        }
+    }
+
+    pub(super) fn remove_image(&mut self, id: &Digest) {
+        self.images.remove(id);
+        self.names.retain(|_, image| image != id);
+    }
+
+    pub(super) fn names_of(&self, id: &Digest) -> Vec<String> {
+        self.names.iter().filter(|(_, image)| *image == id).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Writes an image's names into its record.
+    fn refresh(&mut self, id: &Digest) {
+        let names = self.names_of(id);
+        if let Some(image) = self.images.get_mut(id) {
+            let (digests, tags): (Vec<String>, Vec<String>) = names.iter().map(|name| familiar(name)).partition(|n| n.contains('@'));
+            let image = Arc::make_mut(image);
+            image.repo_tags = tags;
+            image.repo_digests = digests;
+        }
+    }
+
+    pub(super) fn resolve(&self, name: &str) -> Result<Arc<ImageRecord>> {
+        let missing = || Error::NoSuchImage { name: name.to_owned() };
+        let by_id = |id: &Digest| self.images.get(id).cloned();
+        if let Ok(digest) = name.parse::<Digest>() {
+            return by_id(&digest).ok_or_else(missing);
+        }
+        if let Ok(reference) = name.parse::<Reference>() {
+            if let Some(image) = self.names.get(&reference.to_string()).and_then(by_id) {
+                return Ok(image);
+            }
+            // With tag and digest both, the digest decides.
+            if let Some(image) = reference.digest().and_then(|digest| self.names.get(&reference.at(digest).to_string())).and_then(by_id) {
+                return Ok(image);
+            }
+        }
+        let prefix = name.strip_prefix("sha256:").unwrap_or(name);
+        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            return Err(missing());
+        }
+        let mut matches = self.images.values().filter(|image| image.id.hex().starts_with(prefix));
+        match (matches.next(), matches.next()) {
+            (Some(image), None) => Ok(Arc::clone(image)),
+            (Some(_), Some(_)) => Err(Error::AmbiguousId { prefix: name.to_owned() }),
+            (None, _) => Err(missing()),
+        }
+    }
+}
