@@ -26,6 +26,8 @@ export interface Entry {
   command: string;
   /** What Enter does, in a word. */
   verb: string;
+  /** It ends something or takes it away. */
+  grave?: boolean;
   run: () => void;
 }
 
@@ -61,7 +63,7 @@ function ofContainer(row: ContainerRow, now: number): Entry[] {
   const port = row.ports[0] === undefined ? '' : `, :${row.ports[0].host}`;
   const list: Entry[] = verbs(row).map((verb) => ({
     id: `${verb} ${row.id}`, group: 'Actions', label: `${LABELS[verb]} ${row.title}`, note: where, icon: ICONS[verb],
-    command: commandOf(verb, row), verb: LABELS[verb].toLowerCase(),
+    command: commandOf(verb, row), verb: LABELS[verb].toLowerCase(), grave: verb === 'remove' || verb === 'kill',
     run: () => (verb === 'remove' ? containers.remove(row.id) : void containers.act(row.id, verb)),
   }));
   list.push({

@@ -170,10 +170,14 @@ impl Hub {
         }
     }
 
+    /// Says why the engine is not there. Not finding it again tells less than how it went, so the
+    /// first reason stays until somebody tries something.
     fn away(&self, error: UiError) {
         self.set_engine(|engine| {
+            if engine.state != Health::Away {
+                engine.error = Some(error);
+            }
             engine.state = Health::Away;
-            engine.error = Some(error);
         });
     }
 
@@ -205,6 +209,7 @@ impl Hub {
             engine::ensure(&self.target).await?;
         } else {
             self.client.probe().await?;
+            self.set_engine(|engine| engine.state = Health::Starting);
         }
         self.client.ping(PING_DEADLINE).await?;
         let mut filters = Filters::default();
@@ -241,11 +246,8 @@ impl Hub {
                 biased;
                 event = events.next() => match event {
                     Some(Ok(event)) => touched.add(event),
-                    Some(Err(error)) => return error.into(),
-                    None => return UiError::new(
-                        model::ErrorKind::Unavailable,
-                        "The engine closed the connection",
-                    ),
+                    Some(Err(error)) => return lost(Some(error)),
+                    None => return lost(None),
                 },
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     if let Err(error) = self.refresh(std::mem::take(&mut touched)).await {
@@ -333,6 +335,13 @@ impl Hub {
         let _ = self.changes.send(Change::Images);
         Ok(())
     }
+}
+
+/// The stream of events ended: whatever the reason, to a user it is one thing.
+fn lost(error: Option<api::client::Error>) -> UiError {
+    let detail = error.and_then(|error| UiError::from(error).detail);
+    let message = "the engine closed the connection: it was stopped, or has crashed";
+    UiError { detail, ..UiError::new(model::ErrorKind::Unavailable, message) }
 }
 
 /// What events have touched since the lists were read.

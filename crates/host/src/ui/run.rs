@@ -325,6 +325,11 @@ fn quote(word: &str) -> String {
     if let Some(rest) = word.strip_prefix("~/") {
         return format!("~/{}", quote(rest));
     }
+    // shlex is more careful than readers like: it quotes a mere `=`.
+    let safe = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !word.is_empty() && word.chars().all(safe) {
+        return word.to_owned();
+    }
     // Only a zero byte can't be quoted, and no field that got this far means anything with one.
     shlex::try_quote(word).map_or_else(|_| "''".to_owned(), std::borrow::Cow::into_owned)
 }
