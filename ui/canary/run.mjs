@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 const ui = fileURLToPath(new URL('..', import.meta.url));
-const check = spawnSync('npx', ['svelte-check', '--workspace', 'canary', '--tsconfig', 'canary/tsconfig.json', '--output', 'machine'], { cwd: ui, encoding: 'utf8' });
+const check = spawnSync('npx', ['svelte-check', '--tsconfig', './canary/tsconfig.json', '--output', 'machine'], { cwd: ui, encoding: 'utf8' });
 const found = /ERROR.*Broken\.svelte.*not assignable to type/.test(check.stdout);
 if (check.status === 0 || !found) {
   console.error('svelte-check did not find the error in canary/Broken.svelte:\n' + check.stdout + check.stderr);
