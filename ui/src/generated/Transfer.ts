@@ -22,6 +22,10 @@ current: number,
  */
 total: number, 
 /**
+ * Of those that have arrived, how many are unpacked too.
+ */
+unpacked: number, 
+/**
  * Bytes a second, over the last seconds.
  */
 rate: number, 

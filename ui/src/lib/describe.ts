@@ -64,9 +64,9 @@ export function describeDraft(draft: Draft, now: number): string {
   const passed = now - draft.since < SLOW_MS ? '' : `, ${span(now - draft.since)}`;
   switch (draft.stage) {
     case 'pulling':
-      return draft.transfer !== null && draft.transfer.total > 0
-        ? `Pulling ${bytesOf(draft.transfer.current, draft.transfer.total)}`
-        : `Pulling the image${passed}`;
+      if (draft.transfer === null || draft.transfer.total === 0) return `Pulling the image${passed}`;
+      if (draft.transfer.current >= draft.transfer.total) return `Unpacking the image${passed}`;
+      return `Pulling ${bytesOf(draft.transfer.current, draft.transfer.total)}`;
     case 'starting':
       return `Starting${passed}`;
     default:

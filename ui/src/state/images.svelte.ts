@@ -4,6 +4,7 @@ import { SvelteMap } from 'svelte/reactivity';
 import type { ImageRow } from '../generated/ImageRow';
 import type { Transfer } from '../generated/Transfer';
 import type { UiError } from '../generated/UiError';
+import { canonical } from '../lib/reference';
 import { asError, transport, type Subscription } from '../transport';
 import { app } from './app.svelte';
 
@@ -35,7 +36,8 @@ class Images {
     });
   }
 
-  pull(reference: string): void {
+  pull(typed: string): void {
+    const reference = canonical(typed);
     this.#subscriptions.get(reference)?.close();
     const change = (to: Partial<Pull>) => {
       const pull = this.pulls.get(reference);

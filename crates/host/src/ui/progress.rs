@@ -18,6 +18,8 @@ pub struct Transfer {
     pub current: u64,
     /// Bytes of all layers whose size is known.
     pub total: u64,
+    /// Of those that have arrived, how many are unpacked too.
+    pub unpacked: u64,
     /// Bytes a second, over the last seconds.
     pub rate: u64,
     /// What the engine says about the whole.
@@ -118,6 +120,7 @@ impl Tally {
                 LayerState::Downloaded | LayerState::Extracting | LayerState::Done => layer.size,
             })
             .sum();
+        self.transfer.unpacked = layers.iter().map(unpacked).sum();
         let (since, bytes) = self.window;
         let passed = now.saturating_duration_since(since);
         if passed >= RATE_WINDOW {
@@ -131,6 +134,18 @@ impl Tally {
     #[must_use]
     pub fn transfer(&self) -> &Transfer {
         &self.transfer
+    }
+}
+
+/// An engine tells how far unpacking is in bytes of one or the other form; the share is what counts.
+fn unpacked(layer: &Layer) -> u64 {
+    match layer.state {
+        LayerState::Done => layer.size,
+        LayerState::Extracting if layer.total > 0 => {
+            let part = u128::from(layer.size) * u128::from(layer.current.min(layer.total));
+            u64::try_from(part / u128::from(layer.total)).unwrap_or(layer.size)
+        }
+        _ => 0,
     }
 }
 
@@ -182,6 +197,7 @@ mod tests {
         tally.add(&step("bbb", "Download complete", 0, 0), now);
         tally.add(&step("bbb", "Extracting", 7, 100), now);
         assert_eq!((tally.transfer().current, tally.transfer().total), (110, 150));
+        assert_eq!(tally.transfer().unpacked, 7);
         tally.add(&step("bbb", "Pull complete", 0, 0), now);
         tally.add(&step("ccc", "Pull complete", 0, 0), now + RATE_WINDOW);
         assert_eq!((tally.transfer().current, tally.transfer().rate), (150, 75));
