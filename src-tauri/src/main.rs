@@ -2,6 +2,7 @@
 #![cfg_attr(not(debug_assertions), windows_subsystem = "windows")]
 
 mod commands;
+mod renderer;
 mod tray;
 mod window;
 
@@ -18,6 +19,7 @@ fn main() -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_env("COVE_LOG").unwrap_or_else(|_| "warn".into()),
         )
         .init();
+    renderer::choose();
     // Nothing but an address that is none, or no place for one, can go wrong here.
     let target = Target::find(None, &Surroundings::of_this_process())
         .map_err(|error| match error.hint() {

@@ -1,5 +1,6 @@
-//! Starting a process that outlives us: this file picks what the platform offers.
+//! Starting a process that outlives us, and who we are: this file picks what the platform offers.
 
+use std::fs::DirBuilder;
 use std::process::Command;
 
 /// Makes `command` start in a session of its own, so that closing our terminal or pressing Ctrl-C in
@@ -33,4 +34,15 @@ pub(crate) fn is_root() -> bool {
 #[cfg(not(unix))]
 pub(crate) fn is_root() -> bool {
     false
+}
+
+/// Makes folders that nobody else can look into.
+#[cfg(unix)]
+pub(crate) fn only_ours(builder: &mut DirBuilder) {
+    std::os::unix::fs::DirBuilderExt::mode(builder, 0o700);
+}
+
+#[cfg(not(unix))]
+pub(crate) fn only_ours(builder: &mut DirBuilder) {
+    let _ = builder;
 }

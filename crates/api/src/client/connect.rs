@@ -95,6 +95,26 @@ pub(crate) enum Socket {
     Tcp(TcpStream),
 }
 
+pub(crate) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+pub(crate) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+impl Socket {
+    /// Its two directions, each of which can end without the other.
+    pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
+        match self {
+            #[cfg(unix)]
+            Self::Unix(stream) => {
+                let (read, write) = stream.into_split();
+                (Box::new(read), Box::new(write))
+            }
+            Self::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (Box::new(read), Box::new(write))
+            }
+        }
+    }
+}
+
 /// Runs `$body` with `$stream` bound to the pinned inner stream.
 macro_rules! each {
     ($self:ident, $stream:ident => $body:expr) => {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connect::Socket;
+use super::connect::{ReadHalf, Socket, WriteHalf};
 
 /// What attach and exec hand over. Drop both halves to close it.
 #[derive(Debug)]
@@ -24,22 +24,10 @@ pub struct Upgraded {
 
 impl Upgraded {
     pub(crate) fn new(socket: Socket, rest: Bytes, multiplexed: bool) -> Self {
-        let (half, writer): (ReadHalf, Writer) = match socket {
-            #[cfg(unix)]
-            Socket::Unix(stream) => {
-                let (read, write) = stream.into_split();
-                (Box::new(read), Writer(Box::new(write)))
-            }
-            Socket::Tcp(stream) => {
-                let (read, write) = stream.into_split();
-                (Box::new(read), Writer(Box::new(write)))
-            }
-        };
-        Self { reader: Reader { rest, half }, writer, multiplexed }
+        let (half, writer) = socket.split();
+        Self { reader: Reader { rest, half }, writer: Writer(writer), multiplexed }
     }
 }
-
-type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
 
 /// The reading half.
 pub struct Reader {
@@ -49,7 +37,7 @@ pub struct Reader {
 }
 
 /// The writing half. Dropping it ends the process's input.
-pub struct Writer(Box<dyn AsyncWrite + Send + Unpin>);
+pub struct Writer(WriteHalf);
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

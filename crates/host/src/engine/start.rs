@@ -122,8 +122,7 @@ fn find_program() -> Result<PathBuf, Error> {
 fn make_dir(path: &Path) -> Result<(), Error> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    sys::only_ours(&mut builder);
     builder.create(path).map_err(|source| Error::Prepare { path: path.to_owned(), source })
 }
 

@@ -1,7 +1,10 @@
 //! The doors of the browser's window, tried from outside.
 
+use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
 use crate::engine::{Origin, Target};
@@ -110,6 +113,44 @@ async fn files_stay_inside_their_folder_and_carry_the_policy() {
     assert!(answer.ends_with("<!doctype html>"));
     assert_eq!(status(&server.send("GET /../../etc/passwd", &[], "").await), "404");
     assert_eq!(status(&server.send("GET //etc/passwd", &[], "").await), "404");
+}
+
+#[tokio::test]
+async fn topics_travel_over_one_socket_for_whoever_was_let_in() {
+    let server = start().await;
+    let connect = async |headers: &[(&'static str, &str)]| {
+        let mut request = format!("ws://{}/ws", server.address).into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        tokio_tungstenite::connect_async(request).await
+    };
+    let origin = server.origin();
+    assert!(connect(&[("Origin", &origin)]).await.is_err(), "no cookie");
+    let cookie = server.log_in().await;
+    assert!(connect(&[("Origin", "http://evil.example"), ("Cookie", &cookie)]).await.is_err());
+    let (mut socket, _) = connect(&[("Origin", &origin), ("Cookie", &cookie)]).await.unwrap();
+    let send = |text: &str| Frame::text(text.to_owned());
+    socket.send(send(r#"{"open":7,"topic":{"topic":"engine"}}"#)).await.unwrap();
+    let first = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert!(first.starts_with(r#"{"id":7,"update":{"type":"engine","state":"#), "{first}");
+    // A topic that ends says so; one whose container is not there says why first.
+    socket.send(send(r#"{"close":7}"#)).await.unwrap();
+    socket.send(send(r#"{"open":8,"topic":{"topic":"logs","id":"none"}}"#)).await.unwrap();
+    let mut answers = Vec::new();
+    while answers.len() < 2 {
+        let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
+        if text.starts_with(r#"{"id":8"#) {
+            answers.push(text.to_string());
+        }
+    }
+    assert!(answers[0].contains(r#""type":"failed","kind":"unavailable""#), "{answers:?}");
+    assert_eq!(answers[1], r#"{"id":8,"end":true}"#);
+    // What is no request ends the connection, and nothing else.
+    socket.send(send(r#"{"open":9,"topic":{"topic":"everything"}}"#)).await.unwrap();
+    let end = async { while let Some(Ok(_)) = socket.next().await {} };
+    tokio::time::timeout(std::time::Duration::from_secs(5), end).await.unwrap();
+    assert!(connect(&[("Origin", &origin), ("Cookie", &cookie)]).await.is_ok());
 }
 
 #[tokio::test]
