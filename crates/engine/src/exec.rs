@@ -339,8 +339,7 @@ fn pipes(spec: &ExecSpec) -> Result<(Option<ExecStreams>, Vec<OwnedFd>)> {
 }
 
 fn watched(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
-    rustix::io::ioctl_fionbio(&fd, true).doing(|| "make a stream non-blocking")?;
-    AsyncFd::new(fd).doing(|| "watch a stream")
+    crate::watch::watch(fd).doing(|| "watch a stream")
 }
 
 impl ExecStreams {

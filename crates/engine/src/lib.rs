@@ -30,6 +30,7 @@ mod stop;
 mod store;
 mod top;
 mod update;
+mod watch;
 
 pub use archive::{PathInfo, PathKind};
 pub use attach::Attached;

@@ -33,8 +33,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(socket: OwnedFd) -> Result<Self> {
-        rustix::io::ioctl_fionbio(&socket, true).doing(|| "make the monitor's socket non-blocking")?;
-        let socket = AsyncFd::new(socket).doing(|| "watch the monitor's socket")?;
+        let socket = crate::watch::watch(socket).doing(|| "watch the monitor's socket")?;
         Ok(Self { socket, starting: Mutex::default() })
     }
 

@@ -132,8 +132,9 @@ impl ImageStore {
     ) -> Result<Arc<ImageRecord>> {
         let wanted = platform.cloned().unwrap_or_else(Platform::host);
         let tag = reference.tag().map_or_else(|| reference.digest().map(|d| d.to_string()).unwrap_or_default(), str::to_owned);
-        tell(Progress { id: tag, kind: ProgressKind::Pulling(reference.familiar_name()) });
         let found = self.find(reference, &wanted, auth).await?;
+        // The first word comes once the image is known to be there: before it, a failure stands alone.
+        tell(Progress { id: tag, kind: ProgressKind::Pulling(reference.familiar_name()) });
         let raw = self.fetch_config(&found).await?;
         let config = parse_config(&raw)?;
         if config.rootfs.diff_ids.len() != found.manifest.layers.len() {

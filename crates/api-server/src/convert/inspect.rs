@@ -1,0 +1,259 @@
+//! Everything about a container.
+
+use api::container::{
+    ContainerConfig, ContainerInspect, ContainerState, DeviceMapping, Empty, GraphDriver, Health, HealthConfig,
+    HealthResult, HostConfig, LogConfig, Mount, NetworkSettings, Resources, RestartPolicy, ThrottleDevice, Ulimit,
+    WeightDevice,
+};
+use engine::ContainerInfo;
+use engine::lifecycle::State;
+use model::container::{ContainerSpec, HostSpec, ResourceLimits, RestartMode};
+
+use super::summary::{mounts, networks};
+use super::{int, time_text};
+
+/// The answer of `GET /containers/{id}/json`.
+pub(crate) fn container_inspect(info: &ContainerInfo, written: Option<(u64, u64)>) -> ContainerInspect {
+    let mut command = info.command_line().into_iter();
+    let [resolv_conf_path, hostname_path, hosts_path] = info.host_files.clone();
+    ContainerInspect {
+        id: info.id.clone(),
+        created: time_text(info.created),
+        path: command.next().unwrap_or_default(),
+        args: command.collect(),
+        state: state(info),
+        image: info.image_id.clone(),
+        resolv_conf_path,
+        hostname_path,
+        hosts_path,
+        log_path: info.log_path.clone(),
+        name: format!("/{}", info.name),
+        restart_count: info.restart_count.into(),
+        driver: "overlay2".into(),
+        platform: "linux".into(),
+        exec_ids: (!info.exec_ids.is_empty()).then(|| info.exec_ids.clone()),
+        host_config: host_config(info),
+        graph_driver: GraphDriver { data: None, name: "overlay2".into() },
+        size_rw: written.map(|(rw, _)| int(rw)),
+        size_root_fs: written.map(|(_, all)| int(all)),
+        mounts: mounts(info),
+        config: config(&info.spec, &info.hostname),
+        network_settings: NetworkSettings { networks: networks(info), ..NetworkSettings::default() },
+        ..ContainerInspect::default()
+    }
+}
+
+fn state(info: &ContainerInfo) -> ContainerState {
+    let health = info.health.as_ref().map(|health| Health {
+        status: health.status.name().into(),
+        failing_streak: health.failing_streak,
+        log: health
+            .log
+            .iter()
+            .map(|entry| HealthResult {
+                start: time_text(entry.started_at),
+                end: time_text(entry.ended_at),
+                exit_code: entry.code.into(),
+                output: entry.output.clone(),
+            })
+            .collect(),
+    });
+    let mut state = ContainerState {
+        status: info.state.name().into(),
+        started_at: time_text(0),
+        finished_at: time_text(0),
+        health,
+        ..ContainerState::default()
+    };
+    match &info.state {
+        State::Created { failure } => {
+            if let Some((code, message)) = failure {
+                state.exit_code = i64::from(*code);
+                state.error.clone_from(message);
+            }
+        }
+        State::Running(run) | State::Paused(run) => {
+            state.running = true;
+            state.paused = matches!(info.state, State::Paused(_));
+            state.pid = run.pid.into();
+            state.started_at = time_text(run.started_at);
+        }
+        State::Restarting(end) | State::Exited(end) => {
+            state.restarting = matches!(info.state, State::Restarting(_));
+            state.running = state.restarting;
+            state.exit_code = end.code.into();
+            state.oom_killed = end.is_oom;
+            state.started_at = time_text(end.started_at);
+            state.finished_at = time_text(end.finished_at);
+            state.error.clone_from(&end.error);
+        }
+        State::Removing => {}
+    }
+    state
+}
+
+fn config(spec: &ContainerSpec, hostname: &str) -> ContainerConfig {
+    let set = |list: &[String]| {
+        (!list.is_empty()).then(|| list.iter().map(|key| (key.clone(), Empty {})).collect())
+    };
+    ContainerConfig {
+        hostname: hostname.to_owned(),
+        domainname: spec.domainname.clone(),
+        user: spec.user.clone(),
+        attach_stdin: spec.attach.stdin,
+        attach_stdout: spec.attach.stdout,
+        attach_stderr: spec.attach.stderr,
+        exposed_ports: set(&spec.exposed_ports),
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        stdin_once: spec.stdin_once,
+        env: spec.env.clone(),
+        cmd: spec.command.clone(),
+        healthcheck: spec.healthcheck.as_ref().map(|health| HealthConfig {
+            test: health.test.clone(),
+            interval: health.interval,
+            timeout: health.timeout,
+            start_period: health.start_period,
+            start_interval: health.start_interval,
+            retries: health.retries,
+        }),
+        image: spec.image.clone(),
+        volumes: set(&spec.volumes),
+        working_dir: spec.working_dir.clone(),
+        entrypoint: spec.entrypoint.clone(),
+        on_build: (!spec.on_build.is_empty()).then(|| spec.on_build.clone()),
+        labels: spec.labels.clone(),
+        stop_signal: spec.stop_signal.clone(),
+        stop_timeout: spec.stop_timeout,
+        shell: spec.shell.clone(),
+        ..ContainerConfig::default()
+    }
+}
+
+fn host_config(info: &ContainerInfo) -> HostConfig {
+    let host: &HostSpec = &info.spec.host;
+    let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    HostConfig {
+        binds: list(&host.binds),
+        container_id_file: host.container_id_file.clone(),
+        log_config: LogConfig { r#type: host.log_driver.clone(), config: host.log_options.clone() },
+        network_mode: host.network_mode.clone(),
+        restart_policy: RestartPolicy {
+            name: match host.restart.mode {
+                RestartMode::No => "no",
+                RestartMode::Always => "always",
+                RestartMode::UnlessStopped => "unless-stopped",
+                RestartMode::OnFailure => "on-failure",
+            }
+            .into(),
+            maximum_retry_count: host.restart.max_retries,
+        },
+        auto_remove: host.auto_remove,
+        console_size: [host.console_size.0, host.console_size.1],
+        annotations: (!host.annotations.is_empty()).then(|| host.annotations.clone()),
+        cap_add: list(&host.cap_add),
+        cap_drop: list(&host.cap_drop),
+        cgroupns_mode: host.cgroup_namespace.clone(),
+        dns: Some(host.dns.clone()),
+        dns_options: Some(host.dns_options.clone()),
+        dns_search: Some(host.dns_search.clone()),
+        extra_hosts: list(&host.extra_hosts),
+        group_add: list(&host.group_add),
+        ipc_mode: host.ipc_mode.clone(),
+        oom_score_adj: host.oom_score_adj,
+        pid_mode: host.pid_mode.clone(),
+        privileged: host.privileged,
+        readonly_rootfs: host.readonly_rootfs,
+        security_opt: list(&host.security_opt),
+        tmpfs: (!host.tmpfs.is_empty()).then(|| host.tmpfs.clone()),
+        uts_mode: host.uts_mode.clone(),
+        userns_mode: host.userns_mode.clone(),
+        shm_size: host.shm_size,
+        sysctls: (!host.sysctls.is_empty()).then(|| host.sysctls.clone()),
+        runtime: "cove".into(),
+        resources: resources(&host.resources, &host.cgroup_parent),
+        mounts: (!host.mounts.is_empty()).then(|| host.mounts.iter().map(mount).collect()),
+        masked_paths: Some(info.masked_paths.clone()),
+        readonly_paths: Some(info.readonly_paths.clone()),
+        init: host.init.then_some(true),
+        ..HostConfig::default()
+    }
+}
+
+fn resources(limits: &ResourceLimits, parent: &str) -> Resources {
+    let rates = |list: &[(String, u64)]| {
+        Some(list.iter().map(|(path, rate)| ThrottleDevice { path: path.clone(), rate: *rate }).collect())
+    };
+    Resources {
+        cpu_shares: limits.cpu_shares,
+        memory: limits.memory,
+        nano_cpus: limits.nano_cpus,
+        cgroup_parent: parent.to_owned(),
+        blkio_weight: limits.blkio_weight,
+        blkio_weight_device: Some(
+            limits
+                .blkio_weight_device
+                .iter()
+                .map(|(path, weight)| WeightDevice { path: path.clone(), weight: *weight })
+                .collect(),
+        ),
+        blkio_device_read_bps: rates(&limits.blkio_read_bps),
+        blkio_device_write_bps: rates(&limits.blkio_write_bps),
+        blkio_device_read_iops: rates(&limits.blkio_read_iops),
+        blkio_device_write_iops: rates(&limits.blkio_write_iops),
+        cpu_period: limits.cpu_period,
+        cpu_quota: limits.cpu_quota,
+        cpu_realtime_period: limits.cpu_realtime_period,
+        cpu_realtime_runtime: limits.cpu_realtime_runtime,
+        cpuset_cpus: limits.cpuset_cpus.clone(),
+        cpuset_mems: limits.cpuset_mems.clone(),
+        devices: Some(
+            limits
+                .devices
+                .iter()
+                .map(|device| DeviceMapping {
+                    path_on_host: device.host.clone(),
+                    path_in_container: device.container.clone(),
+                    cgroup_permissions: device.permissions.clone(),
+                })
+                .collect(),
+        ),
+        device_cgroup_rules: (!limits.device_cgroup_rules.is_empty()).then(|| limits.device_cgroup_rules.clone()),
+        memory_reservation: limits.memory_reservation,
+        memory_swap: if limits.memory_swap == 0 && limits.memory > 0 { limits.memory * 2 } else { limits.memory_swap },
+        memory_swappiness: limits.memory_swappiness,
+        oom_kill_disable: limits.oom_kill_disable,
+        pids_limit: limits.pids_limit,
+        ulimits: Some(
+            limits
+                .ulimits
+                .iter()
+                .map(|limit| Ulimit { name: limit.name.clone(), hard: limit.hard, soft: limit.soft })
+                .collect(),
+        ),
+        ..Resources::default()
+    }
+}
+
+fn mount(spec: &model::container::MountSpec) -> Mount {
+    let is_bind = spec.kind == "bind";
+    Mount {
+        r#type: spec.kind.clone(),
+        source: spec.source.clone(),
+        target: spec.target.clone(),
+        read_only: spec.is_readonly,
+        bind_options: is_bind.then(|| api::container::BindOptions {
+            propagation: spec.propagation.clone(),
+            non_recursive: spec.is_non_recursive,
+            create_mountpoint: spec.creates_source,
+            read_only_non_recursive: spec.is_readonly_non_recursive,
+            read_only_force_recursive: spec.is_readonly_force_recursive,
+        }),
+        tmpfs_options: (spec.kind == "tmpfs").then(|| api::container::TmpfsOptions {
+            size_bytes: spec.tmpfs_size,
+            mode: spec.tmpfs_mode,
+            options: None,
+        }),
+        ..Mount::default()
+    }
+}

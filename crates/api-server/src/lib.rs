@@ -1,0 +1,16 @@
+//! Docker's HTTP API over the engine.
+//!
+//! Routes parse, call the engine once, and convert; what Docker's clients rely on in form (missing
+//! fields, status codes, framing) is decided here, what happens is decided in `engine`. Start with
+//! [`routes`].
+
+mod convert;
+mod error;
+mod filters;
+mod hijack;
+pub mod listen;
+mod query;
+mod routes;
+pub mod rootless;
+
+pub use routes::Server;

@@ -1,0 +1,184 @@
+//! `coved`: the engine behind its API, in the foreground.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use api_server::listen::{Address, bind};
+use api_server::{Server, rootless};
+use clap::Parser;
+use engine::{Config, Engine};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Cove's container engine. It stays in the foreground; containers outlive it.
+#[derive(Parser, Debug)]
+#[command(name = "coved", version, about, after_help = "\
+Examples:
+  coved                                    as root: /var/lib/cove, /run/cove/cove.sock
+  coved --listen unix:///tmp/c.sock --root /tmp/c --state /tmp/c-run")]
+struct Args {
+    /// Where clients connect; may be given several times
+    #[arg(long, value_name = "unix://PATH")]
+    listen: Vec<Address>,
+    /// Where images, containers and logs are kept
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Where sockets and other things are kept that a reboot may take
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// End after so many seconds without clients and containers
+    #[arg(long, value_name = "SECONDS|off", default_value = "off", value_parser = idle)]
+    idle_exit: Idle,
+    /// error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    /// The cove-runtime program; beside this one unless given
+    #[arg(long, value_name = "FILE")]
+    runtime: Option<PathBuf>,
+    /// A registry without TLS, or with a certificate nobody signed
+    #[arg(long, value_name = "HOST[:PORT]")]
+    insecure_registry: Vec<String>,
+    /// A mirror of Docker Hub
+    #[arg(long, value_name = "URL")]
+    registry_mirror: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Idle(Option<Duration>);
+
+fn idle(text: &str) -> Result<Idle, String> {
+    if text == "off" {
+        return Ok(Idle(None));
+    }
+    text.parse().map(|seconds| Idle(Some(Duration::from_secs(seconds)))).map_err(|_| "expected seconds or off".into())
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let level = tracing_subscriber::EnvFilter::try_new(format!("warn,engine={0},image_store={0},api_server={0},coved={0}", args.log_level))
+        .context("invalid --log-level")?;
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
+    rootless::enter()?;
+    // Two threads serve; what blocks has its own, which go when idle.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(64)
+        .thread_keep_alive(Duration::from_secs(2))
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()
+        .context("failed to start the event loop")?;
+    runtime.block_on(run(args))
+}
+
+struct Places {
+    root: PathBuf,
+    state: PathBuf,
+    socket: PathBuf,
+}
+
+/// The default places of this user.
+fn places(args: &Args) -> Result<Places> {
+    let (root, state) = if rootless::is_rootless() {
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| home.map(|home| home.join(".local/share")));
+        let run = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        (data.map(|dir| dir.join("cove")), run.map(|dir| dir.join("cove")))
+    } else {
+        (Some("/var/lib/cove".into()), Some("/run/cove".into()))
+    };
+    let root = args.root.clone().or(root).context("--root is missing, and neither XDG_DATA_HOME nor HOME is set")?;
+    let state = args.state.clone().or(state).context("--state is missing, and XDG_RUNTIME_DIR is not set")?;
+    let socket = state.join("cove.sock");
+    Ok(Places { root, state, socket })
+}
+
+fn runtime_program(given: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("cove-runtime")));
+    if let Some(beside) = beside.filter(|path| path.exists()) {
+        return Ok(beside);
+    }
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|dir| dir.join("cove-runtime")).find(|path| path.exists());
+    found.context("cove-runtime is neither beside coved nor in PATH; name it with --runtime")
+}
+
+async fn run(args: Args) -> Result<()> {
+    let places = places(&args)?;
+    let runtime = runtime_program(args.runtime)?;
+    let addresses = if args.listen.is_empty() { vec![Address(places.socket)] } else { args.listen };
+    let engine = Engine::open(Config {
+        root: places.root,
+        state_dir: places.state,
+        runtime,
+        is_rootless: rootless::is_rootless(),
+        insecure_registries: args.insecure_registry,
+        mirrors: args.registry_mirror,
+    })
+    .await
+    .map_err(|error| anyhow::anyhow!(error.chain()))?;
+    let server = Server::new(engine.clone());
+    let mut listeners = Vec::new();
+    for Address(path) in &addresses {
+        listeners.push(bind(path)?);
+        tracing::info!(socket = %path.display(), "listening");
+    }
+    let tasks: Vec<_> = listeners.into_iter().map(|listener| accept(listener, server.clone())).collect();
+    let ended = tokio::select! {
+        _ = futures_util::future::join_all(tasks) => bail!("no socket is left to listen on"),
+        ended = until_signal() => ended,
+        () = until_idle(&engine, &server, args.idle_exit.0) => Ok(()),
+    };
+    for Address(path) in &addresses {
+        // A socket that is gone already needs no removal.
+        let _ = std::fs::remove_file(path);
+    }
+    engine.close().await;
+    ended
+}
+
+async fn accept(listener: UnixListener, server: Server) {
+    let tracker = Arc::new(tokio_util::task::TaskTracker::new());
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let server = server.clone();
+                tracker.spawn(async move { server.serve(stream).await });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: clients that end give some back.
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn until_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to wait for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Ends when there was nobody and nothing for `limit`.
+async fn until_idle(engine: &Engine, server: &Server, limit: Option<Duration>) {
+    let Some(limit) = limit else { return std::future::pending().await };
+    let mut since = Instant::now();
+    loop {
+        tokio::time::sleep(limit.min(Duration::from_secs(1))).await;
+        if server.connections() > 0 || !engine.is_idle() {
+            since = Instant::now();
+        } else if since.elapsed() >= limit {
+            return;
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The table of endpoints, and the server that answers them.
+//!
+//! A path may begin with `/v1.NN`; versions are those of Docker's API. What is not in the table is
+//! Docker's and not here yet, or nobody's: both say so.
+
+mod containers;
+mod execs;
+mod images;
+mod system;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, head, post, put};
+use engine::Engine;
+use http::{HeaderValue, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower::ServiceExt;
+
+use crate::error::ApiError;
+
+/// Docker's API at one engine.
+#[derive(Debug, Clone)]
+pub struct Server {
+    router: Router,
+    connections: Arc<AtomicUsize>,
+}
+
+/// The minor version a request speaks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ApiMinor(pub(crate) u32);
+
+const OLDEST: u32 = 24;
+const NEWEST: u32 = 51;
+
+impl Server {
+    /// A server for `engine`.
+    #[must_use]
+    pub fn new(engine: Engine) -> Self {
+        Self { router: router(engine), connections: Arc::default() }
+    }
+
+    /// How many clients are connected.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Serves one connection to its end.
+    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let service = hyper::service::service_fn(|request| {
+            let router = self.router.clone();
+            async move { Ok::<_, Infallible>(answer(router, request).await) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(std::time::Duration::from_secs(30))
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection ended badly");
+        }
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes the version off the path and answers.
+async fn answer(router: Router, request: hyper::Request<Incoming>) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let minor = match take_version(&mut parts.uri) {
+        Ok(minor) => minor,
+        Err(error) => return error.into_response(),
+    };
+    parts.extensions.insert(ApiMinor(minor));
+    let request = Request::from_parts(parts, Body::new(body));
+    let mut response = match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let headers = response.headers_mut();
+    headers.insert("api-version", HeaderValue::from_static(api::API_VERSION));
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert("server", HeaderValue::from_static(concat!("Cove/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    response
+}
+
+fn take_version(uri: &mut Uri) -> Result<u32, ApiError> {
+    let text = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let Some((version, _)) = text.strip_prefix("/v").and_then(|rest| rest.split_once('/')) else { return Ok(NEWEST) };
+    let Some(minor) = version.strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok()) else { return Ok(NEWEST) };
+    if minor < OLDEST {
+        return Err(ApiError::bad(format!(
+            "client version {version} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
+            api::MIN_API_VERSION
+        )));
+    }
+    if minor > NEWEST {
+        return Err(ApiError::bad(format!(
+            "client version {version} is too new. Maximum supported API version is {}",
+            api::API_VERSION
+        )));
+    }
+    let rest = text.get(2 + version.len()..).unwrap_or("/");
+    *uri = rest.parse().map_err(|_| ApiError::bad("the path is malformed"))?;
+    Ok(minor)
+}
+
+fn router(engine: Engine) -> Router {
+    Router::new()
+        .route("/_ping", get(system::ping).head(system::ping))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/events", get(system::events))
+        .route("/system/df", get(system::disk_usage))
+        .route("/containers/json", get(containers::list))
+        .route("/containers/create", post(containers::create))
+        .route("/containers/prune", post(containers::prune))
+        .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/json", get(containers::inspect))
+        .route("/containers/{id}/start", post(containers::start))
+        .route("/containers/{id}/stop", post(containers::stop))
+        .route("/containers/{id}/restart", post(containers::restart))
+        .route("/containers/{id}/kill", post(containers::kill))
+        .route("/containers/{id}/pause", post(containers::pause))
+        .route("/containers/{id}/unpause", post(containers::unpause))
+        .route("/containers/{id}/rename", post(containers::rename))
+        .route("/containers/{id}/update", post(containers::update))
+        .route("/containers/{id}/wait", post(containers::wait))
+        .route("/containers/{id}/resize", post(containers::resize))
+        .route("/containers/{id}/attach", post(containers::attach))
+        .route("/containers/{id}/logs", get(containers::logs))
+        .route("/containers/{id}/top", get(containers::top))
+        .route("/containers/{id}/stats", get(containers::stats))
+        .route("/containers/{id}/changes", get(containers::changes))
+        .route("/containers/{id}/export", get(containers::export))
+        .route("/containers/{id}/exec", post(execs::create))
+        .route(
+            "/containers/{id}/archive",
+            head(containers::stat_archive).get(containers::get_archive).put(containers::put_archive),
+        )
+        .route("/exec/{id}/start", post(execs::start))
+        .route("/exec/{id}/resize", post(execs::resize))
+        .route("/exec/{id}/json", get(execs::inspect))
+        .route("/commit", post(images::commit))
+        .route("/images/json", get(images::list))
+        .route("/images/create", post(images::create))
+        .route("/images/load", post(images::load))
+        .route("/images/get", get(images::save_many))
+        .route("/images/prune", post(images::prune))
+        // Names hold slashes, so the last word of the path tells what is asked.
+        .route("/images/{*rest}", get(images::get_by_name).post(images::post_by_name).delete(images::remove))
+        .route("/session", any(unsupported))
+        .route("/{*rest}", put(unknown).fallback(unknown))
+        .fallback(unknown)
+        .with_state(engine)
+}
+
+/// Docker's endpoints that are not there yet say so; others never were.
+async fn unknown(request: Request) -> ApiError {
+    const DOCKERS: [&str; 14] = [
+        "/networks", "/volumes", "/build", "/swarm", "/services", "/nodes", "/tasks", "/secrets", "/configs", "/plugins",
+        "/distribution", "/auth", "/grpc", "/containers",
+    ];
+    let path = request.uri().path();
+    if DOCKERS.iter().any(|prefix| path.starts_with(prefix)) {
+        return ApiError::unsupported(format!("{} {path} is not supported by this version of Cove", request.method()));
+    }
+    ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() }
+}
+
+async fn unsupported(request: Request) -> ApiError {
+    ApiError::unsupported(format!("{} is not supported by this version of Cove", request.uri().path()))
+}

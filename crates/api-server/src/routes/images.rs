@@ -1,0 +1,377 @@
+//! `/images` and `/commit`.
+
+use std::sync::Arc;
+
+use api::container::ContainerConfig;
+use api::exec::IdResponse;
+use api::image::{DeletedImage, ErrorDetail, HistoryEntry, Progress, ProgressDetail, PruneImagesResponse};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use bytes::Bytes;
+use engine::Engine;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use image_store::{Auth, ProgressKind, Removed};
+use model::Reference;
+use tokio::sync::mpsc;
+
+use super::containers::{async_stream, body, body_reader, tar_response};
+use super::system::now;
+use crate::convert::{config_of_image, image_inspect, image_summary, int};
+use crate::error::{ApiError, ApiResult};
+use crate::filters::Filters;
+use crate::hijack::routes_spawn;
+use crate::query::Query;
+
+fn query(raw: RawQuery) -> Query {
+    Query::parse(&raw.0.unwrap_or_default())
+}
+
+pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
+    let query = query(raw);
+    let filters = Filters::parse(&query, &["before", "dangling", "label", "label!", "reference", "since", "until"])?;
+    let dangling = filters.flag("dangling")?;
+    let created = |name: &str| -> ApiResult<Option<String>> {
+        filters.get(name).first().map(|other| Ok(engine.images().resolve(other)?.created.clone())).transpose()
+    };
+    let (before, since) = (created("before")?, created("since")?);
+    let rows: Vec<_> = engine
+        .images()
+        .list()?
+        .iter()
+        .filter(|image| dangling.is_none_or(|wanted| image.repo_tags.is_empty() == wanted))
+        .filter(|image| before.as_ref().is_none_or(|at| image.created < *at))
+        .filter(|image| since.as_ref().is_none_or(|at| image.created > *at))
+        .filter(|image| filters.labels(&image.config.labels))
+        .filter(|image| {
+            filters.any("reference", |pattern| {
+                image.repo_tags.iter().any(|tag| {
+                    let name = tag.rsplit_once(':').map_or(tag.as_str(), |(name, _)| name);
+                    glob(pattern, tag) || glob(pattern, name)
+                })
+            })
+        })
+        .map(|image| image_summary(image, None, None))
+        .collect();
+    Ok(Json(rows).into_response())
+}
+
+/// `*` and `?` within one part of a path.
+fn glob(pattern: &str, text: &str) -> bool {
+    match (pattern.chars().next(), text.chars().next()) {
+        (None, None) => true,
+        (Some('*'), _) => {
+            let rest = pattern.get(1..).unwrap_or_default();
+            glob(rest, text) || text.chars().next().is_some_and(|c| c != '/' && glob(pattern, text.get(c.len_utf8()..).unwrap_or_default()))
+        }
+        (Some('?'), Some(c)) if c != '/' => glob(pattern.get(1..).unwrap_or_default(), text.get(c.len_utf8()..).unwrap_or_default()),
+        (Some(p), Some(c)) if p == c => glob(pattern.get(p.len_utf8()..).unwrap_or_default(), text.get(c.len_utf8()..).unwrap_or_default()),
+        _ => false,
+    }
+}
+
+/// `GET /images/NAME/{json,history,get}`.
+pub(super) async fn get_by_name(State(engine): State<Engine>, Path(rest): Path<String>) -> ApiResult<Response> {
+    let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
+    match what {
+        "json" => Ok(Json(image_inspect(&*engine.images().resolve(name)?)).into_response()),
+        "history" => {
+            let entries: Vec<HistoryEntry> = engine
+                .images()
+                .history(name)?
+                .into_iter()
+                .map(|entry| HistoryEntry {
+                    id: entry.id.map_or_else(|| "<missing>".into(), |id| id.to_string()),
+                    created: entry.created.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second),
+                    created_by: entry.created_by,
+                    tags: (!entry.tags.is_empty()).then_some(entry.tags),
+                    size: int(entry.size),
+                    comment: entry.comment,
+                })
+                .collect();
+            Ok(Json(entries).into_response())
+        }
+        "get" => save(&engine, vec![name.to_owned()]),
+        _ => Err(ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() }),
+    }
+}
+
+pub(super) async fn save_many(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
+    let names: Vec<String> = query(raw).all("names").iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
+    save(&engine, names)
+}
+
+fn save(engine: &Engine, names: Vec<String>) -> ApiResult<Response> {
+    for name in &names {
+        engine.images().resolve(name)?;
+    }
+    let images = engine.images().clone();
+    Ok(tar_response(move |into| images.save(&names, into).map_err(|error| error.to_string())))
+}
+
+/// `POST /images/NAME/tag`.
+pub(super) async fn post_by_name(State(engine): State<Engine>, Path(rest): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+    let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
+    match what {
+        "tag" => {
+            let query = query(raw);
+            let repo = query.get("repo").ok_or_else(|| ApiError::bad("invalid reference format: repo is missing"))?;
+            let target = match query.get("tag") {
+                Some(tag) => format!("{repo}:{tag}"),
+                None => repo.to_owned(),
+            };
+            let target: Reference = target.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
+            engine.tag_image(name, &target)?;
+            Ok(StatusCode::CREATED.into_response())
+        }
+        "push" => Err(ApiError::unsupported("pushing images is not supported by this version of Cove")),
+        _ => Err(ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() }),
+    }
+}
+
+pub(super) async fn remove(State(engine): State<Engine>, Path(name): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+    let is_forced = query(raw).flag("force");
+    let removed = tokio::task::spawn_blocking(move || engine.remove_image(&name, is_forced))
+        .await
+        .map_err(|_| ApiError::bad("the engine is shutting down"))??;
+    Ok(Json(deleted(removed)).into_response())
+}
+
+fn deleted(removed: Vec<Removed>) -> Vec<DeletedImage> {
+    removed
+        .into_iter()
+        .map(|part| match part {
+            Removed::Untagged(name) => DeletedImage { untagged: Some(name), deleted: None },
+            Removed::Deleted(digest) => DeletedImage { untagged: None, deleted: Some(digest.to_string()) },
+        })
+        .collect()
+}
+
+pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
+    let filters = Filters::parse(&query(raw), &["dangling", "label", "label!", "until"])?;
+    if !filters.get("label").is_empty() || !filters.get("label!").is_empty() || filters.until(now())?.is_some() {
+        return Err(ApiError::unsupported("image prune takes no filter but dangling yet"));
+    }
+    let is_all = filters.flag("dangling")? == Some(false);
+    let (removed, space) = tokio::task::spawn_blocking(move || engine.prune_images(is_all))
+        .await
+        .map_err(|_| ApiError::bad("the engine is shutting down"))??;
+    let answer = PruneImagesResponse { images_deleted: (!removed.is_empty()).then(|| deleted(removed)), space_reclaimed: space };
+    Ok(Json(answer).into_response())
+}
+
+/// `X-Registry-Auth`: base64 of `{"username":…}`.
+fn auth_of(headers: &HeaderMap) -> ApiResult<Option<Auth>> {
+    #[derive(serde::Deserialize, Default)]
+    #[serde(default)]
+    struct Given {
+        username: String,
+        password: String,
+        auth: String,
+        identitytoken: String,
+        registrytoken: String,
+    }
+    let Some(text) = headers.get("x-registry-auth").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let plain = text.trim_end_matches('=').replace('+', "-").replace('/', "_");
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(plain)
+        .map_err(|_| ApiError::bad("invalid X-Registry-Auth header: it is no base64"))?;
+    let given: Given =
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("invalid X-Registry-Auth header: {error}")))?;
+    if !given.registrytoken.is_empty() || (!given.auth.is_empty() && given.username.is_empty()) {
+        return Err(ApiError::unsupported("X-Registry-Auth with a registry token is not supported; give user name and password"));
+    }
+    let is_empty = given.username.is_empty() && given.identitytoken.is_empty();
+    Ok((!is_empty).then_some(Auth { username: given.username, password: given.password, identity_token: given.identitytoken }))
+}
+
+/// `POST /images/create`: a pull, told line by line.
+pub(super) async fn create(State(engine): State<Engine>, raw: RawQuery, request: Request) -> ApiResult<Response> {
+    let query = query(raw);
+    if query.get("fromSrc").is_some() {
+        return Err(ApiError::unsupported("importing images is not supported by this version of Cove"));
+    }
+    let name = query.get("fromImage").ok_or_else(|| ApiError::bad("fromImage is missing"))?;
+    let text = match query.get("tag") {
+        Some(tag) if tag.starts_with("sha256:") => format!("{name}@{tag}"),
+        Some(tag) => format!("{name}:{tag}"),
+        None => name.to_owned(),
+    };
+    let reference: Reference = text.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
+    let platform = query
+        .get("platform")
+        .map(|platform| platform.parse::<model::Platform>())
+        .transpose()
+        .map_err(|error| ApiError::bad(format!("{error}")))?;
+    let auth = auth_of(request.headers())?;
+    let (sender, mut lines) = mpsc::channel(256);
+    routes_spawn(pull(engine, reference, platform, auth, sender));
+    // Until the first word, a failure can still be a status.
+    let first = match lines.recv().await {
+        Some(Line::Failed(error)) => return Err(error.into()),
+        Some(Line::Progress(first)) => Some(first),
+        None => None,
+    };
+    let stream = async_stream(move |into| async move {
+        if let Some(first) = first
+            && into.send(Ok(json_line(&first))).await.is_err()
+        {
+            return;
+        }
+        while let Some(line) = lines.recv().await {
+            let line = match line {
+                Line::Progress(line) => line,
+                Line::Failed(error) => failure(&error.to_string()),
+            };
+            if into.send(Ok(json_line(&line))).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(json_stream(stream))
+}
+
+/// What a pull has to say.
+enum Line {
+    Progress(Progress),
+    Failed(image_store::Error),
+}
+
+/// Pulls, and gives up when nobody listens any more.
+async fn pull(
+    engine: Engine,
+    reference: Reference,
+    platform: Option<model::Platform>,
+    auth: Option<Auth>,
+    sender: mpsc::Sender<Line>,
+) {
+    let tell = {
+        let sender = sender.clone();
+        Arc::new(move |progress: image_store::Progress| {
+            // A client that reads slowly misses figures, which the next ones make up for.
+            let is_figure = matches!(progress.kind, ProgressKind::Downloading { .. });
+            let line = Line::Progress(progress_line(progress));
+            if is_figure && sender.capacity() < 64 {
+                return;
+            }
+            let _ = sender.try_send(line);
+        })
+    };
+    let pulled = tokio::select! {
+        pulled = engine.images().pull(&reference, platform.as_ref(), auth, tell) => pulled,
+        () = sender.closed() => return,
+    };
+    match pulled {
+        Ok(_) => {
+            let name = reference.familiar();
+            engine.image_event("pull", &name, &name);
+        }
+        // The client may have gone meanwhile.
+        Err(error) => drop(sender.send(Line::Failed(error)).await),
+    }
+}
+
+fn json_line(line: &Progress) -> Bytes {
+    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+    bytes.extend_from_slice(b"\r\n");
+    bytes.into()
+}
+
+fn failure(message: &str) -> Progress {
+    Progress {
+        error: Some(message.to_owned()),
+        error_detail: Some(ErrorDetail { code: None, message: message.to_owned() }),
+        ..Progress::default()
+    }
+}
+
+fn json_stream(stream: impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static) -> Response {
+    let mut response = Response::new(Body::from_stream(stream));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Docker's words for each step.
+fn progress_line(progress: image_store::Progress) -> Progress {
+    let id = (!progress.id.is_empty()).then_some(progress.id);
+    let said = |status: &str, id: Option<String>| Progress { status: Some(status.to_owned()), id, ..Progress::default() };
+    let bare = |status: &str, id| Progress { progress_detail: Some(ProgressDetail::default()), ..said(status, id) };
+    match progress.kind {
+        ProgressKind::Pulling(name) => said(&format!("Pulling from {name}"), id),
+        ProgressKind::PullingLayer => bare("Pulling fs layer", id),
+        ProgressKind::Downloading { current, total } => Progress {
+            progress_detail: Some(ProgressDetail { current: Some(current), total: Some(total) }),
+            progress: Some(bar(current, total)),
+            ..said("Downloading", id)
+        },
+        ProgressKind::PullComplete => bare("Pull complete", id),
+        ProgressKind::AlreadyExists => bare("Already exists", id),
+        ProgressKind::Digest(digest) => said(&format!("Digest: {digest}"), None),
+        ProgressKind::Status(text) => said(&text, None),
+    }
+}
+
+/// `[=====>     ]  1.2MB/3.4MB`, for clients that print it as it comes.
+fn bar(current: u64, total: u64) -> String {
+    let filled = usize::try_from(current.saturating_mul(50) / total.max(1)).unwrap_or(50).min(50);
+    let megabytes = |bytes: u64| format!("{}.{}MB", bytes / 1_000_000, bytes / 100_000 % 10);
+    let head = if filled < 50 { ">" } else { "" };
+    let space = " ".repeat(50_usize.saturating_sub(filled + head.len()));
+    format!("[{}{head}{space}]  {}/{}", "=".repeat(filled), megabytes(current), megabytes(total))
+}
+
+/// `POST /images/load`.
+pub(super) async fn load(State(engine): State<Engine>, raw: RawQuery, request: Request) -> ApiResult<Response> {
+    let _ = query(raw).flag("quiet");
+    let reader = body_reader(request);
+    let images = engine.images().clone();
+    let mut said = Vec::new();
+    let (loaded, said) = tokio::task::spawn_blocking(move || {
+        let lines = std::sync::Mutex::new(&mut said);
+        let loaded = images.load(reader, |line| {
+            lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(format!("{line}\n"));
+        });
+        (loaded, said)
+    })
+    .await
+    .map_err(|_| ApiError::bad("the engine is shutting down"))?;
+    for name in loaded? {
+        engine.image_event("load", &name, &name);
+    }
+    let body: Vec<u8> = said
+        .into_iter()
+        .flat_map(|line| json_line(&Progress { stream: Some(line), ..Progress::default() }))
+        .collect();
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// `POST /commit`.
+pub(super) async fn commit(State(engine): State<Engine>, raw: RawQuery, request: Request) -> ApiResult<Response> {
+    let query = query(raw);
+    if !query.all("changes").iter().all(String::is_empty) {
+        return Err(ApiError::unsupported("commit --change is not supported by this version of Cove"));
+    }
+    let container = query.get("container").ok_or_else(|| ApiError::bad("container is missing"))?;
+    let reference = match (query.get("repo"), query.get("tag")) {
+        (None, _) => None,
+        (Some(repo), None) => Some(repo.to_owned()),
+        (Some(repo), Some(tag)) => Some(format!("{repo}:{tag}")),
+    };
+    let reference = reference
+        .map(|text| text.parse::<Reference>())
+        .transpose()
+        .map_err(|error| ApiError::bad(format!("{error}")))?;
+    let given: Option<ContainerConfig> = body(request).await?;
+    let is_given = given.as_ref().is_some_and(|config| *config != ContainerConfig::default());
+    let config = given.filter(|_| is_given).map(config_of_image);
+    let (author, comment) = (query.get("author").unwrap_or(""), query.get("comment").unwrap_or(""));
+    let pauses = query.flag_or("pause", true);
+    let id = engine.commit(container, reference, author, comment, config, pauses).await?;
+    Ok((StatusCode::CREATED, Json(IdResponse { id })).into_response())
+}

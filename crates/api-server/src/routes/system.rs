@@ -1,0 +1,257 @@
+//! The engine itself: `/_ping`, `/version`, `/info`, `/events`, `/system/df`.
+
+use std::collections::BTreeMap;
+
+use api::event::{Actor, Event as WireEvent};
+use api::system::{Component, DiskUsage, Info, Version, VersionPlatform};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use engine::{Engine, Event, Subject};
+use http::{HeaderValue, header};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::containers::async_stream;
+use crate::convert::{container_summary, image_summary, int, time_text};
+use crate::error::ApiResult;
+use crate::filters::Filters;
+use crate::query::Query;
+
+/// Nanoseconds since the epoch.
+pub(super) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+pub(super) async fn ping(request: Request) -> Response {
+    let body = if request.method() == http::Method::HEAD { Body::empty() } else { Body::from("OK") };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    headers.insert("builder-version", HeaderValue::from_static("1"));
+    headers.insert("swarm", HeaderValue::from_static("inactive"));
+    response
+}
+
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn architecture() -> String {
+    model::Platform::host().architecture
+}
+
+pub(super) async fn version() -> Json<Version> {
+    let component = |name: &str, version: &str| Component {
+        name: name.into(),
+        version: version.into(),
+        details: BTreeMap::from([
+            ("ApiVersion".into(), api::API_VERSION.into()),
+            ("MinAPIVersion".into(), api::MIN_API_VERSION.into()),
+            ("Os".into(), "linux".into()),
+            ("Arch".into(), architecture()),
+            ("KernelVersion".into(), kernel()),
+        ]),
+    };
+    Json(Version {
+        platform: VersionPlatform { name: "Cove".into() },
+        components: vec![component("Engine", env!("CARGO_PKG_VERSION")), component("cove-runtime", env!("CARGO_PKG_VERSION"))],
+        version: env!("CARGO_PKG_VERSION").into(),
+        api_version: api::API_VERSION.into(),
+        min_api_version: api::MIN_API_VERSION.into(),
+        os: "linux".into(),
+        arch: architecture(),
+        kernel_version: kernel(),
+        ..Version::default()
+    })
+}
+
+pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
+    let system = engine.system()?;
+    let has = |name: &str| system.controllers.iter().any(|controller| controller == name);
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let [running, paused, stopped] = system.containers;
+    let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let os = |key: &str| {
+        let line = os_release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches('"').to_owned()
+    };
+    let uname = rustix::system::uname();
+    let mut security = vec!["name=seccomp,profile=builtin".to_owned(), "name=cgroupns".to_owned()];
+    if system.is_rootless {
+        security.push("name=rootless".into());
+    }
+    let none = || Some(Vec::new());
+    let info = Info {
+        id: system.id,
+        containers: count(running + paused + stopped),
+        containers_running: count(running),
+        containers_paused: count(paused),
+        containers_stopped: count(stopped),
+        images: count(system.images),
+        driver: "overlay2".into(),
+        driver_status: vec![["Backing Filesystem".into(), "native".into()]],
+        docker_root_dir: system.root,
+        plugins: [
+            ("Volume".to_owned(), none()),
+            ("Network".to_owned(), Some(vec!["host".to_owned(), "null".to_owned()])),
+            ("Authorization".to_owned(), None),
+            ("Log".to_owned(), Some(vec!["json-file".to_owned(), "local".to_owned(), "none".to_owned()])),
+        ]
+        .into(),
+        memory_limit: has("memory"),
+        swap_limit: has("memory"),
+        cpu_cfs_period: has("cpu"),
+        cpu_cfs_quota: has("cpu"),
+        cpu_shares: has("cpu"),
+        cpu_set: has("cpuset"),
+        pids_limit: has("pids"),
+        ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
+        oom_kill_disable: has("memory") && system.cgroup_version == 1,
+        system_time: time_text(now()),
+        logging_driver: "json-file".into(),
+        cgroup_driver: if system.controllers.is_empty() { "none" } else { "cgroupfs" }.into(),
+        cgroup_version: system.cgroup_version.to_string(),
+        n_events_listener: count(engine.events().listeners()),
+        kernel_version: kernel(),
+        operating_system: os("PRETTY_NAME"),
+        os_version: os("VERSION_ID"),
+        os_type: "linux".into(),
+        architecture: uname.machine().to_string_lossy().into_owned(),
+        index_server_address: "https://index.docker.io/v1/".into(),
+        registry_config: serde_json::json!({ "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "IndexConfigs": {}, "Mirrors": [] }),
+        ncpu: count(system.cpus),
+        mem_total: int(system.memory_total),
+        name: uname.nodename().to_string_lossy().into_owned(),
+        server_version: env!("CARGO_PKG_VERSION").into(),
+        runtimes: [("cove".to_owned(), serde_json::json!({ "path": "cove-runtime" }))].into(),
+        default_runtime: "cove".into(),
+        swarm: serde_json::json!({ "LocalNodeState": "inactive", "ControlAvailable": false, "NodeID": "", "NodeAddr": "", "Error": "", "RemoteManagers": null }),
+        live_restore_enabled: true,
+        init_binary: String::new(),
+        security_options: security,
+        ..Info::default()
+    };
+    Ok(Json(info).into_response())
+}
+
+pub(super) async fn disk_usage(State(engine): State<Engine>) -> ApiResult<Response> {
+    let containers = engine.list();
+    let usage = engine.images().disk_usage();
+    let images = engine.images().list()?;
+    let at = now();
+    let answer = DiskUsage {
+        layers_size: int(engine.images().layers_size()),
+        images: images
+            .iter()
+            .map(|image| {
+                let shared = usage.iter().find(|(id, ..)| *id == image.id).map_or(0, |(_, _, shared)| *shared);
+                let id = image.id.to_string();
+                let users = containers.iter().filter(|info| info.image_id == id).count();
+                image_summary(image, Some(shared), Some(users))
+            })
+            .collect(),
+        containers: containers
+            .iter()
+            .map(|info| {
+                let written = engine.written(&info.id);
+                let image = images.iter().find(|image| image.id.to_string() == info.image_id).map_or(0, |image| image.size);
+                container_summary(info, Some((written, written + image)), at)
+            })
+            .collect(),
+        ..DiskUsage::default()
+    };
+    Ok(Json(answer).into_response())
+}
+
+pub(super) async fn events(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
+    const KNOWN: [&str; 13] = [
+        "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
+        "type", "volume",
+    ];
+    let query = Query::parse(&raw.0.unwrap_or_default());
+    let filters = Filters::parse(&query, &KNOWN)?;
+    let (since, until) = (query.time("since")?, query.time("until")?);
+    let (past, mut live) = engine.events().subscribe();
+    let past: Vec<_> =
+        past.into_iter().filter(|event| since.is_some_and(|at| event.at >= at) && until.is_none_or(|at| event.at <= at)).collect();
+    let stream = async_stream(move |sender| async move {
+        let line = |event: &Event| {
+            let mut bytes = serde_json::to_vec(&wire(event)).unwrap_or_default();
+            bytes.push(b'\n');
+            Bytes::from(bytes)
+        };
+        for event in past.iter().filter(|event| wanted(event, &filters)) {
+            if sender.send(Ok(line(event))).await.is_err() {
+                return;
+            }
+        }
+        let left = until.map(|at| std::time::Duration::from_nanos(at.saturating_sub(now())));
+        let deadline = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(deadline);
+        loop {
+            let event = tokio::select! {
+                () = &mut deadline => return,
+                () = sender.closed() => return,
+                event = live.recv() => event,
+            };
+            match event {
+                Ok(event) if wanted(&event, &filters) => {
+                    if sender.send(Ok(line(&event))).await.is_err() {
+                        return;
+                    }
+                }
+                // A client that reads too slowly loses what it was too late for.
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(stream));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+fn kind(event: &Event) -> &'static str {
+    match event.subject {
+        Subject::Container => "container",
+        Subject::Image => "image",
+    }
+}
+
+fn wanted(event: &Event, filters: &Filters) -> bool {
+    let is_named = |wanted: &str| event.id.starts_with(wanted) || event.attributes.get("name").is_some_and(|name| name == wanted);
+    let action = event.action.split(':').next().unwrap_or_default();
+    filters.any("type", |wanted| wanted == kind(event))
+        && filters.any("event", |wanted| wanted == action || wanted == event.action)
+        && filters.any("container", |wanted| event.subject == Subject::Container && is_named(wanted))
+        && filters.any("image", |wanted| {
+            event.attributes.get("image").is_some_and(|image| image == wanted) || (event.subject == Subject::Image && is_named(wanted))
+        })
+        && filters.any("scope", |wanted| wanted == "local")
+        && ["network", "volume", "daemon", "plugin", "node", "secret", "config"].iter().all(|name| filters.get(name).is_empty())
+        && filters.labels(&event.attributes)
+}
+
+fn wire(event: &Event) -> WireEvent {
+    let image = event.attributes.get("image").cloned().unwrap_or_default();
+    WireEvent {
+        status: event.action.clone(),
+        id: event.id.clone(),
+        from: image,
+        kind: kind(event).into(),
+        action: event.action.clone(),
+        actor: Actor { id: event.id.clone(), attributes: event.attributes.clone() },
+        scope: "local".into(),
+        time: int(event.at / 1_000_000_000),
+        time_nano: int(event.at),
+    }
+}
