@@ -55,8 +55,18 @@ fn idle(text: &str) -> Result<Idle, String> {
     text.parse().map(|seconds| Idle(Some(Duration::from_secs(seconds)))).map_err(|_| "expected seconds or off".into())
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> std::process::ExitCode {
+    match start(Args::parse()) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // The log may be set too low for this, and whoever waits for the socket reads it.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("coved: {error:#}\n"));
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> Result<()> {
     let level = tracing_subscriber::EnvFilter::try_new(format!("warn,engine={0},image_store={0},api_server={0},coved={0}", args.log_level))
         .context("invalid --log-level")?;
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();

@@ -283,6 +283,9 @@ impl<W: Write> ArchiveWriter<W> {
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::Regular);
         header.set_mode(0o444);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(size);
         self.builder.append_data(&mut header, name, from).doing(|| "write the archive")?;
         self.written.push(name.to_owned());

@@ -59,6 +59,8 @@ fn archive() -> std::io::Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_size(PROGRAM.len() as u64);
     header.set_mtime(1_767_225_600);
     builder.append_data(&mut header, "welcome", PROGRAM)?;

@@ -375,13 +375,20 @@ fn remove_tree(at: &OwnedFd, name: &OsStr) -> io::Result<()> {
 }
 
 fn uid(header: &Header) -> io::Result<Uid> {
-    let id = u32::try_from(header.uid()?).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    if id == u32::MAX { Err(io::ErrorKind::InvalidData.into()) } else { Ok(Uid::from_raw(id)) }
+    number(&header.as_old().uid, header.uid()).map(Uid::from_raw)
 }
 
 fn gid(header: &Header) -> io::Result<Gid> {
-    let id = u32::try_from(header.gid()?).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    if id == u32::MAX { Err(io::ErrorKind::InvalidData.into()) } else { Ok(Gid::from_raw(id)) }
+    number(&header.as_old().gid, header.gid()).map(Gid::from_raw)
+}
+
+/// An id; a field left blank, as some archives have it, is 0.
+fn number(field: &[u8], value: io::Result<u64>) -> io::Result<u32> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    let id = u32::try_from(value?).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    if id == u32::MAX { Err(io::ErrorKind::InvalidData.into()) } else { Ok(id) }
 }
 
 fn mtime(header: &Header) -> Timespec {
