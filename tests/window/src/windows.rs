@@ -2,7 +2,9 @@
 
 use anyhow::Context;
 use x11rb::connection::Connection;
-use x11rb::protocol::xproto::{AtomEnum, ClientMessageEvent, ConnectionExt, EventMask, MapState, Window};
+use x11rb::protocol::xproto::{
+    AtomEnum, ClientMessageEvent, ConnectionExt, EventMask, ImageFormat, MapState, Window,
+};
 use x11rb::rust_connection::RustConnection;
 
 /// A display being looked at.
@@ -52,6 +54,20 @@ impl Windows {
         self.connection.send_event(false, window, EventMask::NO_EVENT, event)?;
         self.connection.flush()?;
         Ok(())
+    }
+
+    /// How many colours a window shows: one or two while nothing was drawn.
+    ///
+    /// # Errors
+    /// The display or the window is gone.
+    pub fn colours(&self, window: Window) -> anyhow::Result<usize> {
+        let size = self.connection.get_geometry(window)?.reply()?;
+        let image = self
+            .connection
+            .get_image(ImageFormat::Z_PIXMAP, window, 0, 0, size.width, size.height, u32::MAX)?
+            .reply()?;
+        let pixels: std::collections::HashSet<&[u8]> = image.data.chunks_exact(4).collect();
+        Ok(pixels.len())
     }
 
     fn title(&self, window: Window) -> anyhow::Result<Option<String>> {

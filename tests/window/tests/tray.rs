@@ -102,7 +102,10 @@ async fn without_a_tray_closing_ends_the_program_and_a_lost_tray_gives_the_windo
     let visible = async || windows.visible(TITLE);
 
     let mut program = desktop.open(&engine.address, "first.log")?;
-    windows.close(wait_for("the window", 20, visible).await?)?;
+    let shown = wait_for("the window", 20, visible).await?;
+    // Letters have soft edges: dozens of colours, where an undrawn window has one.
+    wait_for("something drawn", 20, async || Ok((windows.colours(shown)? > 40).then_some(()))).await?;
+    windows.close(shown)?;
     wait_for("the program's end", 20, async || program.ended()).await?;
 
     let mut tray = Tray::start(&desktop.bus).await?;

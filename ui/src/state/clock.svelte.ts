@@ -2,11 +2,17 @@
 
 class Clock {
   now = $state(Date.now());
+  /** Whether the window can be seen: what nobody sees is not measured either. */
+  visible = $state(document.visibilityState === 'visible');
 
   constructor() {
     setInterval(() => {
-      if (document.visibilityState === 'visible') this.now = Date.now();
+      if (this.visible) this.now = Date.now();
     }, 1000);
+    document.addEventListener('visibilitychange', () => {
+      this.visible = document.visibilityState === 'visible';
+      if (this.visible) this.now = Date.now();
+    });
   }
 }
 
