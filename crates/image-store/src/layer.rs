@@ -5,6 +5,7 @@
 //! it is whole and on disk.
 
 mod apply;
+mod tar_stream;
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};

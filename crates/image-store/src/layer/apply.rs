@@ -3,16 +3,18 @@
 //! The kernel resolves every path with the tree as its root. The directory of the entry before is
 //! kept open: archives list directories together, so a file costs little more than its own calls.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use tar::{Archive, Entry, EntryType, Header};
+use tar::EntryType;
+
+use super::tar_stream::{TarEntry, TarStream};
 
 use crate::error::{Doing, Error, Result};
 
@@ -31,6 +33,7 @@ pub(crate) struct Unpacker {
     times: Vec<(PathBuf, Timespec)>,
     umask: u32,
     size: u64,
+    buffer: Vec<u8>,
 }
 
 impl Unpacker {
@@ -43,7 +46,7 @@ impl Unpacker {
         let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
         let umask = mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777);
         let opaque_name = if is_userxattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
-        Ok(Self { root, opaque_name, parent: None, times: Vec::new(), umask, size: 0 })
+        Ok(Self { root, opaque_name, parent: None, times: Vec::new(), umask, size: 0, buffer: vec![0; 128 * 1024] })
     }
 
     /// Bytes of file content unpacked.
@@ -53,18 +56,16 @@ impl Unpacker {
 
     /// Unpacks the whole archive.
     pub(crate) fn unpack(&mut self, from: &mut impl Read) -> Result<()> {
-        let mut archive = Archive::new(from);
+        let mut stream = TarStream::new(from);
         let malformed = |error: io::Error| match error.kind() {
-            io::ErrorKind::Other | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            io::ErrorKind::Other | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput => {
                 Error::corrupt(format!("the layer's archive is malformed: {error}"))
             }
             _ => Error::Os { doing: "read the layer's archive".into(), source: error },
         };
-        for entry in archive.entries().map_err(malformed)? {
-            let mut entry = entry.map_err(malformed)?;
-            let name = PathBuf::from(OsString::from_vec(entry.path_bytes().into_owned()));
-            let path = clean(&name);
-            self.entry(&path, &mut entry).map_err(|source| Error::Unpack { path: name, source })?;
+        while let Some(entry) = stream.next_entry().map_err(malformed)? {
+            let name = PathBuf::from(OsStr::from_bytes(&entry.path));
+            self.entry(&clean(&name), &entry, &mut stream).map_err(|source| Error::Unpack { path: name, source })?;
         }
         for (path, time) in std::mem::take(&mut self.times) {
             // One that a later entry took away needs none.
@@ -75,39 +76,35 @@ impl Unpacker {
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
+    fn entry(&mut self, path: &Path, entry: &TarEntry, data: &mut impl Read) -> io::Result<()> {
         let Some(name) = path.file_name() else {
-            return self.root_entry(entry.header());
+            return self.root_entry(entry);
         };
-        let dir = path.parent().unwrap_or(Path::new(""));
         let name = name.to_owned();
-        self.enter(dir)?;
+        self.enter(path.parent().unwrap_or(Path::new("")))?;
         if name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(&name);
         }
-        let attributes = attributes(entry)?;
-        let header = entry.header().clone();
-        let kind = header.entry_type();
-        if kind == EntryType::Directory {
-            self.make_dir(&name, &header)?;
+        if entry.kind == EntryType::Directory {
+            self.make_dir(&name, entry)?;
         } else {
-            self.make(&name, entry, &header)?;
-            if kind == EntryType::Link {
+            self.make(&name, entry, data)?;
+            if entry.kind == EntryType::Link {
                 return Ok(());
             }
         }
-        self.finish(path, &name, &header, &attributes)
+        self.finish(path, &name, entry)
     }
 
     /// The entry of the root itself: it says how the container's `/` looks.
-    fn root_entry(&mut self, header: &Header) -> io::Result<()> {
-        if header.entry_type() != EntryType::Directory {
+    fn root_entry(&mut self, entry: &TarEntry) -> io::Result<()> {
+        if entry.kind != EntryType::Directory {
             return Ok(());
         }
         let root = rustix::fs::openat(&self.root, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::fs::fchown(&root, Some(uid(header)?), Some(gid(header)?))?;
-        rustix::fs::fchmod(&root, Mode::from_raw_mode(header.mode()? & 0o7777))?;
-        self.times.push((PathBuf::new(), mtime(header)));
+        rustix::fs::fchown(&root, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
+        rustix::fs::fchmod(&root, Mode::from_raw_mode(entry.mode))?;
+        self.times.push((PathBuf::new(), timespec(entry)));
         Ok(())
     }
 
@@ -179,8 +176,8 @@ impl Unpacker {
         }
     }
 
-    fn make_dir(&mut self, name: &OsStr, header: &Header) -> io::Result<()> {
-        let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
+    fn make_dir(&mut self, name: &OsStr, entry: &TarEntry) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(entry.mode);
         match rustix::fs::mkdirat(self.at()?, name, mode) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}
@@ -194,28 +191,22 @@ impl Unpacker {
         Ok(rustix::fs::mkdirat(self.at()?, name, mode)?)
     }
 
-    fn make(&mut self, name: &OsStr, entry: &mut Entry<'_, impl Read>, header: &Header) -> io::Result<()> {
-        let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
-        match header.entry_type() {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.make_file(name, entry, header),
-            EntryType::Symlink => {
-                let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?.into_owned();
-                self.replace(name, |at| rustix::fs::symlinkat(target.as_slice(), at, name))
-            }
+    fn make(&mut self, name: &OsStr, entry: &TarEntry, data: &mut impl Read) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(entry.mode);
+        match entry.kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.make_file(name, entry, data),
+            EntryType::Symlink => self.replace(name, |at| rustix::fs::symlinkat(entry.link.as_slice(), at, name)),
             EntryType::Link => {
-                let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?;
-                let target = clean(Path::new(OsStr::from_bytes(&target)));
+                let target = clean(Path::new(OsStr::from_bytes(&entry.link)));
                 let from = self.open(target.parent().unwrap_or(Path::new("")), OFlags::PATH | OFlags::DIRECTORY)?;
                 let target = target.file_name().ok_or(io::ErrorKind::InvalidData)?.to_owned();
                 self.replace(name, |at| rustix::fs::linkat(&from, &target, at, name, AtFlags::empty()))
             }
-            EntryType::Fifo => {
-                self.replace(name, |at| rustix::fs::mknodat(at, name, FileType::Fifo, mode, 0))
-            }
+            EntryType::Fifo => self.replace(name, |at| rustix::fs::mknodat(at, name, FileType::Fifo, mode, 0)),
             EntryType::Char | EntryType::Block => {
-                let is_char = header.entry_type() == EntryType::Char;
+                let is_char = entry.kind == EntryType::Char;
                 let kind = if is_char { FileType::CharacterDevice } else { FileType::BlockDevice };
-                let (major, minor) = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+                let (major, minor) = (entry.header.device_major()?.unwrap_or(0), entry.header.device_minor()?.unwrap_or(0));
                 let number = rustix::fs::makedev(major, minor);
                 match self.replace(name, |at| rustix::fs::mknodat(at, name, kind, mode, number)) {
                     // Without root no device can be made, nor could one be opened: an empty file stands in.
@@ -225,7 +216,6 @@ impl Unpacker {
                     other => other,
                 }
             }
-            // Metadata of later entries, and kinds this format never had.
             other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("entries of kind {other:?} are not supported"))),
         }
     }
@@ -252,44 +242,60 @@ impl Unpacker {
         }
     }
 
-    fn make_file(&mut self, name: &OsStr, entry: &mut Entry<'_, impl Read>, header: &Header) -> io::Result<()> {
-        let raw_mode = header.mode()? & 0o7777;
-        let mut file = self.create(name, Mode::from_raw_mode(raw_mode))?;
-        if header.entry_type() == EntryType::GNUSparse {
-            write_sparse(entry, &mut file)?;
-        } else {
-            io::copy(entry, &mut file)?;
+    fn make_file(&mut self, name: &OsStr, entry: &TarEntry, data: &mut impl Read) -> io::Result<()> {
+        let mut file = self.create(name, Mode::from_raw_mode(entry.mode))?;
+        match &entry.parts {
+            Some(parts) => write_sparse(data, &mut file, parts, entry.size)?,
+            None => self.copy(data, &mut file)?,
         }
-        self.size += entry.size();
+        self.size += entry.size;
         Ok(())
+    }
+
+    /// One buffer for all files: most are smaller than it, and take one read and one write.
+    fn copy(&mut self, from: &mut impl Read, into: &mut File) -> io::Result<()> {
+        loop {
+            let mut filled = 0;
+            while filled < self.buffer.len() {
+                match from.read(self.buffer.get_mut(filled..).unwrap_or_default())? {
+                    0 => break,
+                    length => filled += length,
+                }
+            }
+            if filled == 0 {
+                return Ok(());
+            }
+            into.write_all(self.buffer.get(..filled).unwrap_or_default())?;
+            if filled < self.buffer.len() {
+                return Ok(());
+            }
+        }
     }
 
     /// Owner, mode, attributes and time of what was just made. It lies in the tree's own directory,
     /// which nobody else can reach yet, so its name is what it was.
-    fn finish(&mut self, path: &Path, name: &OsStr, header: &Header, attributes: &[(OsString, Vec<u8>)]) -> io::Result<()> {
-        let kind = header.entry_type();
-        let (owner, group) = (uid(header)?, gid(header)?);
-        let raw_mode = header.mode()? & 0o7777;
-        let is_owned_by_root = owner.is_root() && group.is_root();
-        if !is_owned_by_root {
-            rustix::fs::chownat(self.at()?, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+    fn finish(&mut self, path: &Path, name: &OsStr, entry: &TarEntry) -> io::Result<()> {
+        let is_symlink = entry.kind == EntryType::Symlink;
+        if entry.uid != 0 || entry.gid != 0 {
+            let owner = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(self.at()?, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
         }
         // mkdir and open take away what the mask says, chown the set-id bits, and mkdir knows no such bits.
-        let needs_mode = raw_mode & self.umask != 0 || raw_mode & 0o7000 != 0 || kind == EntryType::Directory;
-        if kind != EntryType::Symlink && needs_mode {
-            rustix::fs::chmodat(self.at()?, name, Mode::from_raw_mode(raw_mode), AtFlags::empty())?;
+        let needs_mode = entry.mode & self.umask != 0 || entry.mode & 0o7000 != 0 || entry.kind == EntryType::Directory;
+        if !is_symlink && needs_mode {
+            rustix::fs::chmodat(self.at()?, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         }
-        for (key, value) in attributes {
-            let fd = rustix::fs::openat(
-                self.at()?,
-                name,
-                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            set_attribute(&fd, key, value)?;
+        for (key, value) in &entry.attributes {
+            // Overlay's own names would let a layer reach into others.
+            if key.starts_with(b"trusted.overlay.") || key.starts_with(b"user.overlay.") {
+                continue;
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(self.at()?, name, flags, Mode::empty())?;
+            set_attribute(&fd, OsStr::from_bytes(key), value)?;
         }
-        let time = mtime(header);
-        if kind == EntryType::Directory {
+        let time = timespec(entry);
+        if entry.kind == EntryType::Directory {
             self.times.push((path.to_owned(), time));
             return Ok(());
         }
@@ -311,23 +317,6 @@ fn clean(path: &Path) -> PathBuf {
     parts.into_iter().collect()
 }
 
-/// Extended attributes of the entry's PAX header.
-fn attributes(entry: &mut Entry<'_, impl Read>) -> io::Result<Vec<(OsString, Vec<u8>)>> {
-    const PREFIX: &[u8] = b"SCHILY.xattr.";
-    let mut found = Vec::new();
-    for extension in entry.pax_extensions()?.into_iter().flatten() {
-        let extension = extension?;
-        if let Some(key) = extension.key_bytes().strip_prefix(PREFIX) {
-            // Overlay's own names would let a layer reach into others.
-            if key.starts_with(b"trusted.overlay.") || key.starts_with(b"user.overlay.") {
-                continue;
-            }
-            found.push((OsString::from_vec(key.to_vec()), extension.value_bytes().to_vec()));
-        }
-    }
-    Ok(found)
-}
-
 fn set_attribute(fd: &OwnedFd, key: &OsStr, value: &[u8]) -> io::Result<()> {
     let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     match rustix::fs::setxattr(path.as_str(), key, value, XattrFlags::empty()) {
@@ -337,24 +326,17 @@ fn set_attribute(fd: &OwnedFd, key: &OsStr, value: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Copies a sparse file, its holes as holes.
-fn write_sparse(from: &mut impl Read, file: &mut File) -> io::Result<()> {
-    use std::io::{Seek, SeekFrom, Write};
-    let mut buffer = vec![0; 64 * 1024];
-    let mut size = 0;
-    loop {
-        let length = from.read(&mut buffer)?;
-        if length == 0 {
-            return file.set_len(size);
+/// Writes the parts of a sparse file; what lies between stays a hole.
+fn write_sparse(from: &mut impl Read, file: &mut File, parts: &[(u64, u64)], size: u64) -> io::Result<()> {
+    use std::io::{Seek, SeekFrom};
+    for (offset, length) in parts {
+        if offset.checked_add(*length).is_none_or(|end| end > size) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a sparse file's part lies behind its end"));
         }
-        let bytes = buffer.get(..length).unwrap_or_default();
-        if bytes.iter().all(|byte| *byte == 0) {
-            file.seek(SeekFrom::Current(i64::try_from(length).unwrap_or(0)))?;
-        } else {
-            file.write_all(bytes)?;
-        }
-        size += length as u64;
+        file.seek(SeekFrom::Start(*offset))?;
+        io::copy(&mut from.by_ref().take(*length), file)?;
     }
+    file.set_len(size)
 }
 
 fn remove_tree(at: &OwnedFd, name: &OsStr) -> io::Result<()> {
@@ -374,25 +356,8 @@ fn remove_tree(at: &OwnedFd, name: &OsStr) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
 }
 
-fn uid(header: &Header) -> io::Result<Uid> {
-    number(&header.as_old().uid, header.uid()).map(Uid::from_raw)
-}
-
-fn gid(header: &Header) -> io::Result<Gid> {
-    number(&header.as_old().gid, header.gid()).map(Gid::from_raw)
-}
-
-/// An id; a field left blank, as some archives have it, is 0.
-fn number(field: &[u8], value: io::Result<u64>) -> io::Result<u32> {
-    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
-        return Ok(0);
-    }
-    let id = u32::try_from(value?).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    if id == u32::MAX { Err(io::ErrorKind::InvalidData.into()) } else { Ok(id) }
-}
-
-fn mtime(header: &Header) -> Timespec {
-    Timespec { tv_sec: header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0), tv_nsec: 0 }
+fn timespec(entry: &TarEntry) -> Timespec {
+    Timespec { tv_sec: entry.mtime.0, tv_nsec: entry.mtime.1.into() }
 }
 
 fn stamps(time: Timespec) -> Timestamps {
