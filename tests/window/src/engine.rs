@@ -17,7 +17,7 @@ pub struct Engine {
     pub client: Client,
     /// An image with a shell.
     pub image: String,
-    _process: Option<Process>,
+    process: Option<Process>,
     _dir: tempfile::TempDir,
     /// An engine that others use too is had by one test at a time, in whatever process.
     _turn: Option<std::fs::File>,
@@ -49,7 +49,7 @@ impl Engine {
         let ping = async || Ok(client.ping(std::time::Duration::from_secs(1)).await.ok());
         wait_for("the engine's answer", 20, ping).await.expect("the engine answers");
         let image = std::env::var("COVE_TEST_IMAGE").unwrap_or_else(|_| "busybox:latest".to_owned());
-        let engine = Self { address, client, image, _process: process, _dir: dir, _turn: turn };
+        let engine = Self { address, client, image, process, _dir: dir, _turn: turn };
         engine.empty().await;
         engine.bring_image().await?;
         Ok(engine)
@@ -93,6 +93,29 @@ impl Engine {
             assert_eq!(step.error, None, "loading {}", tar.display());
         }
         Ok(())
+    }
+}
+
+impl Drop for Engine {
+    /// Containers outlive their engine, so they are removed before it goes, also after a failure.
+    fn drop(&mut self) {
+        let client = self.client.clone();
+        let clean = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let list = ListContainers { all: true, ..ListContainers::default() };
+                for container in client.list_containers(&list).await? {
+                    client
+                        .remove_container(&container.id, RemoveContainer { force: true, volumes: true })
+                        .await?;
+                }
+                anyhow::Ok(())
+            })
+        };
+        // A test may be inside a runtime, in which no other one can wait. An engine that is gone has
+        // failed the test already.
+        drop(std::thread::spawn(clean).join());
+        drop(self.process.take());
     }
 }
 

@@ -7,11 +7,16 @@ use std::process::{Child, Command, Stdio};
 pub struct Process(Child);
 
 impl Process {
-    /// Starts it, its output in `log`.
+    /// Starts it, its output in `log`, or under that name in `COVE_TEST_LOGS` where it is kept.
     ///
     /// # Errors
     /// It can't be executed, or the log not be written.
     pub fn start(mut command: Command, log: &std::path::Path) -> anyhow::Result<Self> {
+        let kept = std::env::var_os("COVE_TEST_LOGS").map(std::path::PathBuf::from);
+        let log = match (kept, log.file_name()) {
+            (Some(dir), Some(name)) => dir.join(name),
+            _ => log.to_owned(),
+        };
         let file = std::fs::File::create(log)?;
         command.stdin(Stdio::null()).stderr(file.try_clone()?);
         // What a caller reads itself stays a pipe.

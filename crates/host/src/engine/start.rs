@@ -18,6 +18,8 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 const RIVAL_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest pause between two looks at the socket; the first is a twentieth of it.
 const POLL_MAX: Duration = Duration::from_millis(10);
+/// How long an engine started here stays with nothing to do.
+const IDLE_SECONDS: u32 = 600;
 /// A log beyond this is set aside at the next start, and the one set aside before is dropped.
 const LOG_LIMIT: u64 = 4 << 20;
 /// How much of a log an error shows.
@@ -43,7 +45,12 @@ impl Starter {
         };
         Some(Self {
             program: None,
-            arguments: vec!["--listen".to_owned(), target.endpoint.to_string()],
+            arguments: vec![
+                "--listen".to_owned(),
+                target.endpoint.to_string(),
+                "--idle-exit".to_owned(),
+                IDLE_SECONDS.to_string(),
+            ],
             state_dir: socket.parent()?.to_owned(),
         })
     }
