@@ -13,7 +13,7 @@ export class LogModel {
   readonly buffer = new LogBuffer();
   /** Of the lines shown: all of them, or those the filter leaves. */
   readonly index = new RowIndex();
-  /** Raised with each change of the two above. */
+  /** Raised after changes of the two above, once a frame at most: a flood is read, not watched. */
   version = $state(0);
   error = $state.raw<UiError | null>(null);
   caughtUp = $state(false);
@@ -29,6 +29,7 @@ export class LogModel {
   #subscription: Subscription;
   #searched = 0;
   #search = 0;
+  #frame = 0;
 
   constructor(id: string) {
     this.#subscription = transport.open({ topic: 'logs', id }, {
@@ -43,8 +44,17 @@ export class LogModel {
   }
 
   close(): void {
+    cancelAnimationFrame(this.#frame);
     this.#search++;
     this.#subscription.close();
+  }
+
+  changed(): void {
+    if (this.#frame !== 0) return;
+    this.#frame = requestAnimationFrame(() => {
+      this.#frame = 0;
+      this.version++;
+    });
   }
 
   get length(): number {
@@ -67,7 +77,7 @@ export class LogModel {
     this.index.clear();
     this.hits = [];
     this.#searched = 0;
-    this.version++;
+    this.changed();
   }
 
   /** How wide the view is, and whether lines are broken to fit. */
@@ -113,7 +123,7 @@ export class LogModel {
 
   #extend(from: number): void {
     if (this.shown === null) for (let i = from; i < this.buffer.length; i++) this.index.push(this.#rows(i));
-    this.version++;
+    this.changed();
   }
 
   #rows(position: number): number {
@@ -124,7 +134,7 @@ export class LogModel {
   #reindex(): void {
     this.index.clear();
     for (let line = 0; line < this.length; line++) this.index.push(this.#rows(this.position(line)));
-    this.version++;
+    this.changed();
   }
 
   /** Searches what has not been searched, in slices; a newer search ends it. */
@@ -149,7 +159,7 @@ export class LogModel {
       }
       if (fresh.length > 0) {
         this.hits = this.hits.concat(fresh);
-        this.version++;
+        this.changed();
       }
       await new Promise((done) => setTimeout(done));
       if (search !== this.#search) return;

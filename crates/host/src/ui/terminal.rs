@@ -59,11 +59,17 @@ pub(crate) async fn open(
     feed.update(Update::TerminalEnd { exit_code }).await
 }
 
-fn no_shell(mut error: UiError) -> UiError {
-    if ["no such file", "not found", "executable file"].iter().any(|part| error.message.contains(part)) {
-        error.hint = Some("its image has no shell, so there is nothing a terminal could talk to".to_owned());
+/// What to a terminal is the one thing that matters, whichever engine words it.
+fn no_shell(error: UiError) -> UiError {
+    let missing = ["no such file", "not found", "executable file"].iter().any(|part| error.message.contains(part));
+    if !missing || error.kind == super::error::Kind::NotFound {
+        return error;
     }
-    error
+    UiError {
+        message: "its image has no shell, so there is nothing a terminal could talk to".to_owned(),
+        detail: Some(error.message),
+        ..error
+    }
 }
 
 /// Ends when the window closes its side, or the process no longer reads.
