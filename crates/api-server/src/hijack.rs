@@ -95,8 +95,14 @@ impl Hijack {
         upgrade_response(kind, task)
     }
 
-    /// Carries a process's streams.
-    pub(crate) fn exec(self, streams: ExecStreams, detach: Option<DetachKeys>) -> Response {
+    /// Carries a process's streams. The connection ends after `exited`: clients ask for the exit code
+    /// as soon as it does.
+    pub(crate) fn exec(
+        self,
+        streams: ExecStreams,
+        detach: Option<DetachKeys>,
+        exited: impl Future<Output = ()> + Send + 'static,
+    ) -> Response {
         let kind = self.content_type();
         let Some(on_upgrade) = self.on_upgrade else {
             let (sender, receiver) = tokio::io::duplex(CHUNK);
@@ -104,6 +110,7 @@ impl Hijack {
                 let mut to_client = sender;
                 // The client may go at any time.
                 let _ = exec_output(&streams.output, &mut to_client).await;
+                exited.await;
             };
             routes_spawn(task);
             return body_response(kind, Body::from_stream(tokio_util::io::ReaderStream::with_capacity(receiver, CHUNK)));
@@ -112,7 +119,11 @@ impl Hijack {
             let Ok(upgraded) = on_upgrade.await else { return };
             let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(upgraded));
             let ExecStreams { stdin, output } = streams;
-            let carry_out = async { exec_output(&output, &mut to_client).await };
+            let carry_out = async {
+                exec_output(&output, &mut to_client).await?;
+                exited.await;
+                Ok(())
+            };
             match (stdin, &output) {
                 (Some(stdin), _) => {
                     let carry_in = async {

@@ -44,7 +44,10 @@ pub(super) async fn start(
         .ok_or_else(|| ApiError::bad(format!("invalid detach keys: {:?}", info.spec.detach_keys)))?;
     let size = options.console_size.map(|[rows, columns]| (rows, columns));
     match engine.start_exec(&id, !options.detach, size).await? {
-        Some(streams) => Ok(hijack.exec(streams, info.spec.tty.then_some(keys))),
+        Some(streams) => {
+            let exited = async move { drop(engine.wait_exec(&id).await) };
+            Ok(hijack.exec(streams, info.spec.tty.then_some(keys), exited))
+        }
         None if options.detach => Ok(StatusCode::OK.into_response()),
         None => {
             hijack.set_prelude(Vec::new());

@@ -1,0 +1,1 @@
+//! Tests of the daemon from outside; they are in `tests/`.

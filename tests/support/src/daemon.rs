@@ -1,0 +1,215 @@
+//! A daemon with directories of its own, and Docker's command line pointed at it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long anything may take that tests wait for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A daemon; ended, with its containers, when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    dir: tempfile::TempDir,
+    child: Option<Child>,
+    args: Vec<String>,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Its exit code.
+    pub code: i32,
+    /// Standard output, without the last newline.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+/// A program of the workspace, beside the test.
+///
+/// # Errors
+/// Where it was not built.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    let dir = exe.ancestors().nth(2).context("the test has no directory")?;
+    let path = dir.join(name);
+    ensure!(path.is_file(), "{} was not built: run cargo build first", path.display());
+    Ok(path)
+}
+
+impl Daemon {
+    /// Starts one with the busybox image loaded.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn start() -> Result<Self> {
+        let daemon = Self::start_empty(&[])?;
+        let image = daemon.dir.path().join("busybox.tar");
+        crate::image::write_busybox(&image)?;
+        let said = daemon.docker(&["load", "-i", &image.display().to_string()])?;
+        ensure!(said.code == 0, "docker load failed: {said:?}");
+        Ok(daemon)
+    }
+
+    /// Starts one without images, but for the welcome image.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn start_empty(args: &[&str]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut daemon = Self { dir, child: None, args };
+        daemon.launch()?;
+        Ok(daemon)
+    }
+
+    /// The directory everything of it is in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("c.sock")
+    }
+
+    /// Its address, as clients take it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("coved.log")).unwrap_or_default()
+    }
+
+    /// Starts it (again); returns how long until it answered.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn launch(&mut self) -> Result<Duration> {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("coved.log"))?;
+        let began = Instant::now();
+        let mut command = stdx::process::command(program("coved")?);
+        command.args(["--listen", &self.address()]).args(&self.args);
+        command.arg("--root").arg(self.dir.path().join("root")).arg("--state").arg(self.dir.path().join("run"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn()?);
+        while self.get("/_ping").is_err() {
+            if began.elapsed() > PATIENCE {
+                bail!("coved does not answer: {}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(began.elapsed())
+    }
+
+    /// Kills it with SIGKILL, as a crash would; containers go on.
+    ///
+    /// # Errors
+    /// Where it can't be waited for.
+    pub fn crash(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// One request without a body; the answer, head and all.
+    ///
+    /// # Errors
+    /// Where nobody answers.
+    pub fn get(&self, path: &str) -> Result<String> {
+        self.raw(format!("GET {path} HTTP/1.1\r\nHost: cove\r\nConnection: close\r\n\r\n").as_bytes())
+    }
+
+    /// Sends any bytes and reads to the end.
+    ///
+    /// # Errors
+    /// Where nobody listens.
+    pub fn raw(&self, bytes: &[u8]) -> Result<String> {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // It may refuse to read all of it.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        ensure!(!answer.is_empty(), "no answer");
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// Docker's command line against it.
+    ///
+    /// # Errors
+    /// Where `docker` is not installed.
+    pub fn docker(&self, args: &[&str]) -> Result<Said> {
+        let mut command = stdx::process::command("docker");
+        command.env("DOCKER_HOST", self.address()).args(args).stdin(Stdio::null());
+        Ok(said(&command.output().context("failed to run docker (package docker-cli or docker.io)")?))
+    }
+
+    /// As [`Self::docker`], with input.
+    ///
+    /// # Errors
+    /// Where `docker` is not installed.
+    pub fn docker_with(&self, args: &[&str], input: &[u8]) -> Result<Said> {
+        use std::io::Write;
+        let mut command = stdx::process::command("docker");
+        command.env("DOCKER_HOST", self.address()).args(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input)?;
+        }
+        Ok(said(&child.wait_with_output()?))
+    }
+
+    /// Waits until `is_done` says yes.
+    ///
+    /// # Errors
+    /// After twenty seconds.
+    pub fn wait_for(&self, what: &str, mut is_done: impl FnMut() -> bool) -> Result<()> {
+        let began = Instant::now();
+        while !is_done() {
+            ensure!(began.elapsed() < PATIENCE, "waited in vain for {what}; the daemon's log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Names below a directory of its own.
+    #[must_use]
+    pub fn entries(&self, path: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path().join(path)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+}
+
+fn said(output: &Output) -> Said {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned();
+    Said { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Containers first: they would outlive the daemon.
+        if self.child.is_some()
+            && let Ok(all) = self.docker(&["ps", "-aq"])
+        {
+            let ids: Vec<&str> = all.out.split_whitespace().collect();
+            if !ids.is_empty() {
+                let _ = self.docker(&[&["rm", "-f"], ids.as_slice()].concat());
+            }
+        }
+        let _ = self.crash();
+    }
+}

@@ -1,0 +1,14 @@
+//! Fixtures for tests: images made here, and a daemon with directories of its own.
+
+pub mod daemon;
+pub mod image;
+
+/// Why a test can't run here.
+///
+/// # Panics
+/// With `CI=true`, where nothing may be missing.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "can't be skipped in CI: {why}");
+    // Past the harness's capture, so that it is seen.
+    drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped, because {why}\n")));
+}
