@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::Context;
 use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
@@ -80,12 +81,30 @@ impl Desktop {
     /// # Errors
     /// The driver or the program does not start.
     pub async fn drive(&self, engine: &str) -> anyhow::Result<Driven> {
+        self.drive_program(&self.desktop, &[], engine).await
+    }
+
+    /// A plain browser under WebDriver: the small one that comes with WebKitGTK.
+    ///
+    /// # Errors
+    /// The driver or the browser does not start.
+    pub async fn browse(&self) -> anyhow::Result<Driven> {
+        let libraries = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+        let browser = libraries
+            .iter()
+            .map(|dir| Path::new(dir).join("webkit2gtk-4.1/MiniBrowser"))
+            .find(|path| path.is_file())
+            .context("WebKitGTK brings its MiniBrowser along")?;
+        self.drive_program(&browser, &["--automation"], "").await
+    }
+
+    async fn drive_program(&self, program: &Path, args: &[&str], engine: &str) -> anyhow::Result<Driven> {
         let port = free_port()?;
         let mut command = self.command(&self.driver, engine);
         command.env("TAURI_WEBVIEW_AUTOMATION", "true").arg(format!("--port={port}"));
         let driver = Process::start(command, &self.dir.path().join("driver.log"))?;
         let capabilities = json!({
-            "webkitgtk:browserOptions": { "binary": self.desktop, "args": [] },
+            "webkitgtk:browserOptions": { "binary": program, "args": args },
         });
         let serde_json::Value::Object(capabilities) = capabilities else { anyhow::bail!("no object") };
         let url = format!("http://127.0.0.1:{port}");

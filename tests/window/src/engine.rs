@@ -19,8 +19,9 @@ pub struct Engine {
     pub image: String,
     process: Option<Process>,
     _dir: tempfile::TempDir,
-    /// An engine that others use too is had by one test at a time, in whatever process.
-    _turn: Option<std::fs::File>,
+    /// One test at a time, in whatever process: they share the computer's ports, on which the welcome
+    /// container listens, and two webviews at once are slow enough to miss deadlines.
+    _turn: std::fs::File,
 }
 
 impl Engine {
@@ -33,8 +34,9 @@ impl Engine {
     /// It is there and does not work.
     pub async fn start() -> Result<Self, Missing> {
         let dir = tempfile::tempdir().map_err(|error| Missing(error.to_string()))?;
-        let (address, process, turn) = match std::env::var("COVE_TEST_HOST") {
-            Ok(address) => (address, None, Some(take_turn().await)),
+        let turn = take_turn().await;
+        let (address, process) = match std::env::var("COVE_TEST_HOST") {
+            Ok(address) => (address, None),
             Err(_) => {
                 let address = format!("unix://{}/cove.sock", dir.path().display());
                 let mut command = stdx::process::command(program("coved")?);
@@ -42,7 +44,7 @@ impl Engine {
                 command.arg("--root").arg(dir.path().join("root"));
                 command.arg("--state").arg(dir.path().join("state"));
                 let process = Process::start(command, &dir.path().join("coved.log"));
-                (address, Some(process.expect("coved can be executed")), None)
+                (address, Some(process.expect("coved can be executed")))
             }
         };
         let client = Client::new(address.parse().expect("an engine's address"));

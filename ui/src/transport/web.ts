@@ -14,12 +14,14 @@ interface Open {
   handlers: Handlers;
 }
 
-/** Shows the token of the address bar once, so that it is in no history. */
+/**
+ * Shows the token of the address bar once, and takes it out, so that it is in no history. A browser
+ * that has been let in before needs none.
+ */
 export async function logIn(): Promise<void> {
   const token = new URLSearchParams(location.hash.slice(1)).get('token');
-  if (token === null) return;
-  history.replaceState(null, '', location.pathname);
-  const answer = await fetch('/session', { method: 'POST', body: token });
+  if (token !== null) history.replaceState(null, '', location.pathname);
+  const answer = await fetch('/session', { method: 'POST', body: token ?? '' });
   if (!answer.ok) throw await answer.json();
 }
 
