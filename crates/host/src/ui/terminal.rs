@@ -61,8 +61,8 @@ pub(crate) async fn open(
 
 /// What to a terminal is the one thing that matters, whichever engine words it.
 fn no_shell(error: UiError) -> UiError {
-    let missing = ["no such file", "not found", "executable file"].iter().any(|part| error.message.contains(part));
-    if !missing || error.kind == super::error::Kind::NotFound {
+    let missing = ["no such file or directory", "executable file not found"];
+    if !missing.iter().any(|words| error.message.contains(words)) {
         return error;
     }
     UiError {
@@ -117,5 +117,21 @@ async fn send_output(feed: &Feed, mut reader: Reader) -> Result<(), Closed> {
             return Ok(());
         }
         buffer.reserve(BATCH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::ErrorKind;
+
+    #[test]
+    fn an_image_without_a_shell_is_told_from_a_container_that_is_gone() {
+        let say = |message: &str| no_shell(UiError::new(ErrorKind::NotFound, message)).message;
+        assert!(say("exec: \"/bin/sh\": no such file or directory").contains("no shell"));
+        assert!(
+            say("exec: \"/bin/sh\": stat /bin/sh: executable file not found in $PATH").contains("no shell")
+        );
+        assert_eq!(say("No such container: abc"), "No such container: abc");
     }
 }
