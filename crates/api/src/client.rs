@@ -19,7 +19,8 @@ pub mod upgrade;
 
 use std::time::Duration;
 
-use http::Method;
+pub use http::Method;
+pub use model::ErrorKind;
 
 pub use body::{Body, JsonLines};
 pub use connect::Endpoint;

@@ -1,0 +1,172 @@
+//! The grammar of the command line, and which verb does what.
+
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+
+use crate::exit::Outcome;
+use crate::run::{CreateArgs, RunArgs};
+use crate::{containers, images, run, system};
+
+/// Runs containers.
+#[derive(Parser, Debug)]
+#[command(
+    name = "cove",
+    version,
+    about = "Cove: containers on your computer",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  cove run --network host cove/welcome    a page that shows a container from inside
+  cove run -it --rm alpine sh             a shell, gone when it ends
+  cove ps -a                              what there is
+  cove web                                the window, in a browser"
+)]
+pub(crate) struct Args {
+    /// The engine: unix:///path/to/socket
+    #[arg(short = 'H', long, global = true, env = "COVE_HOST", value_name = "ADDRESS")]
+    pub(crate) host: Option<String>,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Create a container from an image and run it
+    Run(Box<RunArgs>),
+    /// Create a container
+    Create(Box<CreateArgs>),
+    /// Start stopped containers
+    Start(containers::StartArgs),
+    /// Stop running containers
+    Stop(containers::StopArgs),
+    /// Kill running containers
+    Kill(containers::KillArgs),
+    /// Stop and start containers
+    Restart(containers::StopArgs),
+    /// Freeze the processes of containers
+    Pause(containers::Names),
+    /// Let the processes of containers go on
+    Unpause(containers::Names),
+    /// Remove containers
+    Rm(containers::RemoveArgs),
+    /// List containers
+    #[command(visible_alias = "list")]
+    Ps(containers::ListArgs),
+    /// Show a container's output
+    Logs(containers::LogsArgs),
+    /// Run a command in a running container
+    Exec(run::ExecArgs),
+    /// Attach to a running container
+    Attach(run::AttachArgs),
+    /// Wait until containers end, and print their exit codes
+    Wait(containers::Names),
+    /// List the processes of a container
+    Top(containers::TopArgs),
+    /// Show what containers use
+    Stats(containers::StatsArgs),
+    /// Show all about containers or images, as JSON
+    Inspect(containers::Names),
+    /// List what a container changed
+    Diff(containers::Name),
+    /// Write a container's file system as a tar archive
+    Export(containers::ExportArgs),
+    /// Copy files between a container and here
+    Cp(containers::CopyArgs),
+    /// Give a container another name
+    Rename(containers::RenameArgs),
+    /// Make an image of a container
+    Commit(containers::CommitArgs),
+    /// Change limits of containers
+    Update(containers::UpdateArgs),
+    /// Pull an image
+    Pull(images::PullArgs),
+    /// List images
+    Images(images::ListArgs),
+    /// Remove images
+    Rmi(images::RemoveArgs),
+    /// Give an image another name
+    Tag(images::TagArgs),
+    /// Show how an image was made
+    History(containers::Name),
+    /// Write images to a tar archive
+    Save(images::SaveArgs),
+    /// Load images from a tar archive
+    Load(images::LoadArgs),
+    /// Show what happens
+    Events(system::EventsArgs),
+    /// Show the engine and its computer
+    Info,
+    /// Show versions
+    Version,
+    /// Remove stopped containers and unused images
+    Prune(system::PruneArgs),
+    /// Show disk usage
+    Df,
+    /// Serve the window to a browser
+    Web(system::WebArgs),
+    /// Check this computer
+    Doctor,
+    /// Print a completion script
+    Completion(CompletionArgs),
+}
+
+#[derive(ClapArgs, Debug)]
+pub(crate) struct CompletionArgs {
+    /// bash, zsh, fish, elvish or powershell
+    shell: clap_complete::Shell,
+}
+
+/// Does what was asked.
+pub(crate) async fn dispatch(args: Args) -> Outcome {
+    if let Verb::Completion(completion) = &args.verb {
+        let mut script = Vec::new();
+        clap_complete::generate(completion.shell, &mut Args::command(), "cove", &mut script);
+        crate::printer::bytes(&script);
+        return Ok(0);
+    }
+    let host = args.host.as_deref();
+    match args.verb {
+        Verb::Web(web) => return system::web(host, &web).await,
+        Verb::Doctor => return system::doctor(host).await,
+        _ => {}
+    }
+    let client = host::engine::connect(host).await?;
+    match args.verb {
+        Verb::Run(args) => run::run(&client, *args).await,
+        Verb::Create(args) => run::create(&client, *args).await,
+        Verb::Exec(args) => run::exec(&client, args).await,
+        Verb::Attach(args) => run::attach(&client, args).await,
+        Verb::Start(args) => run::start(&client, args).await,
+        Verb::Stop(args) => containers::stop(&client, args).await,
+        Verb::Restart(args) => containers::restart(&client, args).await,
+        Verb::Kill(args) => containers::kill(&client, args).await,
+        Verb::Pause(names) => containers::pause(&client, names).await,
+        Verb::Unpause(names) => containers::unpause(&client, names).await,
+        Verb::Rm(args) => containers::remove(&client, args).await,
+        Verb::Ps(args) => containers::list(&client, args).await,
+        Verb::Logs(args) => containers::logs(&client, args).await,
+        Verb::Wait(names) => containers::wait(&client, names).await,
+        Verb::Top(args) => containers::top(&client, args).await,
+        Verb::Stats(args) => containers::stats(&client, args).await,
+        Verb::Inspect(names) => containers::inspect(&client, names).await,
+        Verb::Diff(name) => containers::diff(&client, name).await,
+        Verb::Export(args) => containers::export(&client, args).await,
+        Verb::Cp(args) => containers::copy(&client, args).await,
+        Verb::Rename(args) => containers::rename(&client, args).await,
+        Verb::Commit(args) => containers::commit(&client, args).await,
+        Verb::Update(args) => containers::update(&client, args).await,
+        Verb::Pull(args) => images::pull_verb(&client, args).await,
+        Verb::Images(args) => images::list(&client, args).await,
+        Verb::Rmi(args) => images::remove(&client, args).await,
+        Verb::Tag(args) => images::tag(&client, args).await,
+        Verb::History(name) => images::history(&client, name).await,
+        Verb::Save(args) => images::save(&client, args).await,
+        Verb::Load(args) => images::load(&client, args).await,
+        Verb::Events(args) => system::events(&client, args).await,
+        Verb::Info => system::info(&client).await,
+        Verb::Version => system::version(&client).await,
+        Verb::Prune(args) => system::prune(&client, args).await,
+        Verb::Df => system::disk_usage(&client).await,
+        Verb::Web(_) | Verb::Doctor | Verb::Completion(_) => Ok(0),
+    }
+}

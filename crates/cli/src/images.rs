@@ -1,0 +1,301 @@
+//! Verbs about images.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+
+use api::client::Client;
+use api::client::images::RemoveImage;
+use clap::Args;
+use futures_util::StreamExt;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::containers::Name;
+use crate::exit::{Failure, Outcome};
+use crate::table::{cut, print};
+use crate::{printer, units};
+
+/// Flags of `pull`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  cove pull alpine:3.20\n  cove pull localhost:5000/app")]
+pub(crate) struct PullArgs {
+    /// Print only the image's name
+    #[arg(short, long)]
+    quiet: bool,
+    /// Where an image is for several: linux/arm64
+    #[arg(long)]
+    platform: Option<String>,
+    /// The image
+    image: String,
+}
+
+pub(crate) async fn pull_verb(client: &Client, args: PullArgs) -> Outcome {
+    pull(client, &args.image, args.platform.as_deref(), args.quiet).await?;
+    if args.quiet {
+        printer::line(&args.image);
+    }
+    Ok(0)
+}
+
+/// Pulls, with a bar a layer on a terminal and lines elsewhere.
+pub(crate) async fn pull(
+    client: &Client,
+    image: &str,
+    platform: Option<&str>,
+    is_quiet: bool,
+) -> Outcome<()> {
+    let mut lines = client.pull_image(image, platform, None).await?;
+    let mut view = View::new(is_quiet);
+    while let Some(line) = lines.next().await {
+        let line = line?;
+        if let Some(error) = line.error {
+            return Err(Failure::new(error));
+        }
+        view.show(&line);
+    }
+    Ok(())
+}
+
+struct View {
+    is_quiet: bool,
+    bars: Option<(MultiProgress, HashMap<String, ProgressBar>)>,
+}
+
+impl View {
+    fn new(is_quiet: bool) -> Self {
+        let has_bars = !is_quiet && std::io::stderr().is_terminal();
+        Self { is_quiet, bars: has_bars.then(|| (MultiProgress::new(), HashMap::new())) }
+    }
+
+    fn show(&mut self, line: &api::image::Progress) {
+        let status = line.status.as_deref().unwrap_or_default();
+        if self.is_quiet || status.is_empty() {
+            return;
+        }
+        let is_layer = line.progress_detail.is_some();
+        match (&mut self.bars, &line.id) {
+            (Some((all, bars)), Some(id)) if is_layer => {
+                let bar = bars.entry(id.clone()).or_insert_with(|| {
+                    let bar = all.add(ProgressBar::new(0));
+                    let style =
+                        ProgressStyle::with_template("{prefix}: {msg:16} {bar:30} {bytes}/{total_bytes}");
+                    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                    bar.set_prefix(id.clone());
+                    bar
+                });
+                bar.set_message(status.to_owned());
+                let detail = line.progress_detail.clone().unwrap_or_default();
+                if let (Some(current), Some(total)) = (detail.current, detail.total) {
+                    bar.set_length(total);
+                    bar.set_position(current);
+                }
+                if matches!(status, "Pull complete" | "Already exists") {
+                    let style = ProgressStyle::with_template("{prefix}: {msg}");
+                    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                    bar.finish();
+                }
+            }
+            (Some((all, _)), id) => {
+                let text = id.as_ref().map_or_else(|| status.to_owned(), |id| format!("{id}: {status}"));
+                // A terminal that refuses a line refuses the bars too.
+                let _ = all.println(text);
+            }
+            // Without a terminal, figures would be noise.
+            (None, _) if status == "Downloading" => {}
+            (None, Some(id)) => printer::note(format_args!("{id}: {status}")),
+            (None, None) => printer::note(status),
+        }
+    }
+}
+
+/// Flags of `images`.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Print only ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print ids in full
+    #[arg(long)]
+    no_trunc: bool,
+    /// dangling=true, label=…, reference=…
+    #[arg(short, long)]
+    filter: Vec<String>,
+    /// json
+    #[arg(long, value_parser = ["json", "table"])]
+    format: Option<String>,
+    /// Only images of this name
+    name: Option<String>,
+}
+
+pub(crate) async fn list(client: &Client, args: ListArgs) -> Outcome {
+    let mut filters = crate::containers::filters(&args.filter)?;
+    if let Some(name) = &args.name {
+        filters = filters.with("reference", name);
+    }
+    let images = client.list_images(false, &filters).await?;
+    let mut rows = Vec::new();
+    for image in images {
+        if args.format.as_deref() == Some("json") {
+            printer::line(serde_json::to_string(&image).unwrap_or_default());
+            continue;
+        }
+        let plain = image.id.trim_start_matches("sha256:");
+        let id = if args.no_trunc { image.id.clone() } else { plain.chars().take(12).collect() };
+        if args.quiet {
+            printer::line(id);
+            continue;
+        }
+        let names = if image.repo_tags.is_empty() {
+            vec!["<none>:<none>".to_owned()]
+        } else {
+            image.repo_tags.clone()
+        };
+        for name in names {
+            let (repository, tag) = name.rsplit_once(':').unwrap_or((&name, "<none>"));
+            rows.push(vec![
+                repository.to_owned(),
+                tag.to_owned(),
+                id.clone(),
+                units::ago(image.created),
+                units::size(image.size),
+            ]);
+        }
+    }
+    if args.format.as_deref() != Some("json") && !args.quiet {
+        print(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows);
+    }
+    Ok(0)
+}
+
+/// Flags of `rmi`.
+#[derive(Args, Debug)]
+pub(crate) struct RemoveArgs {
+    /// Also where stopped containers use it
+    #[arg(short, long)]
+    force: bool,
+    /// The images
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+pub(crate) async fn remove(client: &Client, args: RemoveArgs) -> Outcome {
+    let mut worst = 0;
+    for name in &args.names {
+        match client.remove_image(name, RemoveImage { force: args.force, ..RemoveImage::default() }).await {
+            Ok(removed) => {
+                for part in removed {
+                    if let Some(name) = part.untagged {
+                        printer::line(format_args!("Untagged: {name}"));
+                    }
+                    if let Some(id) = part.deleted {
+                        printer::line(format_args!("Deleted: {id}"));
+                    }
+                }
+            }
+            Err(error) => {
+                printer::failure(&error.into());
+                worst = 1;
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// Flags of `tag`.
+#[derive(Args, Debug)]
+pub(crate) struct TagArgs {
+    /// The image
+    source: String,
+    /// Its other name
+    target: String,
+}
+
+pub(crate) async fn tag(client: &Client, args: TagArgs) -> Outcome {
+    let (repository, tag) = match args.target.rsplit_once(':') {
+        // A colon before a slash is a port's.
+        Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
+        _ => (args.target.as_str(), None),
+    };
+    client.tag_image(&args.source, repository, tag).await?;
+    Ok(0)
+}
+
+pub(crate) async fn history(client: &Client, args: Name) -> Outcome {
+    let rows: Vec<Vec<String>> = client
+        .image_history(&args.name)
+        .await?
+        .into_iter()
+        .map(|entry| {
+            let id = entry.id.trim_start_matches("sha256:").chars().take(12).collect();
+            vec![
+                id,
+                units::ago(entry.created),
+                cut(&entry.created_by, 45),
+                units::size(entry.size),
+                entry.comment,
+            ]
+        })
+        .collect();
+    print(&["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows);
+    Ok(0)
+}
+
+/// Flags of `save`.
+#[derive(Args, Debug)]
+pub(crate) struct SaveArgs {
+    /// Where to; else standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<String>,
+    /// The images
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+pub(crate) async fn save(client: &Client, args: SaveArgs) -> Outcome {
+    if args.output.is_none() && printer::is_terminal() {
+        return Err(Failure::new("cowardly refusing to save to a terminal: use -o FILE or redirect"));
+    }
+    let body = client.save_images(&args.names).await?;
+    crate::containers::write_out(body, args.output.as_deref()).await
+}
+
+/// Flags of `load`.
+#[derive(Args, Debug)]
+pub(crate) struct LoadArgs {
+    /// Where from; else standard input
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<String>,
+}
+
+pub(crate) async fn load(client: &Client, args: LoadArgs) -> Outcome {
+    let mut lines = match &args.input {
+        Some(file) => {
+            let open = tokio::fs::File::open(file)
+                .await
+                .map_err(|error| Failure::new(format!("{file}: {error}")))?;
+            client.load_images(false, tokio_util::io::ReaderStream::with_capacity(open, 128 * 1024)).await?
+        }
+        None if crate::terminal::is_input() => {
+            return Err(Failure::new(
+                "requested load from stdin, but stdin is empty: use -i FILE or redirect",
+            ));
+        }
+        None => {
+            client
+                .load_images(
+                    false,
+                    tokio_util::io::ReaderStream::with_capacity(tokio::io::stdin(), 128 * 1024),
+                )
+                .await?
+        }
+    };
+    while let Some(line) = lines.next().await {
+        let line = line?;
+        if let Some(error) = line.error {
+            return Err(Failure::new(error));
+        }
+        if let Some(text) = line.stream {
+            printer::line(text.trim_end());
+        }
+    }
+    Ok(0)
+}

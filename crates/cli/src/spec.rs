@@ -1,0 +1,475 @@
+//! The flags that say what a container is to be, as the engine takes them.
+
+use std::collections::BTreeMap;
+
+use api::container::{
+    BindOptions, ContainerConfig, CreateContainer, DeviceMapping, HealthConfig, HostConfig, LogConfig, Mount,
+    Resources, RestartPolicy, TmpfsOptions, Ulimit,
+};
+use clap::Args;
+
+use crate::exit::{Failure, Outcome, USAGE};
+use crate::terminal;
+use crate::units::{parse_cpus, parse_duration, parse_size};
+
+/// What `run` and `create` have in common.
+#[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct SpecArgs {
+    /// Keep its input open
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Remove it when it ends
+    #[arg(long)]
+    rm: bool,
+    /// NAME=value; a bare NAME takes the value from here
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// A file of NAME=value lines
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<String>,
+    /// Where it starts
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Name or id, and perhaps :group
+    #[arg(short, long)]
+    user: Option<String>,
+    /// What runs in place of the image's entrypoint
+    #[arg(long)]
+    entrypoint: Option<String>,
+    /// SOURCE:TARGET[:ro]
+    #[arg(short, long, value_name = "BIND")]
+    volume: Vec<String>,
+    /// type=bind,source=…,target=…[,readonly] or type=tmpfs,target=…
+    #[arg(long)]
+    mount: Vec<String>,
+    /// TARGET[:options]
+    #[arg(long)]
+    tmpfs: Vec<String>,
+    /// none, host or container:NAME
+    #[arg(long, alias = "net")]
+    network: Option<String>,
+    /// The name inside
+    #[arg(long)]
+    hostname: Option<String>,
+    /// The NIS domain inside
+    #[arg(long)]
+    domainname: Option<String>,
+    /// no, always, unless-stopped or on-failure[:times]
+    #[arg(long, default_value = "no")]
+    restart: String,
+    /// KEY=value
+    #[arg(short, long)]
+    label: Vec<String>,
+    /// Processors, such as 1.5
+    #[arg(long)]
+    cpus: Option<String>,
+    /// Relative weight
+    #[arg(short, long)]
+    cpu_shares: Option<i64>,
+    /// Microseconds
+    #[arg(long)]
+    cpu_period: Option<i64>,
+    /// Microseconds in each period
+    #[arg(long)]
+    cpu_quota: Option<i64>,
+    /// Which processors: 0-2,5
+    #[arg(long)]
+    cpuset_cpus: Option<String>,
+    /// Which memory nodes
+    #[arg(long)]
+    cpuset_mems: Option<String>,
+    /// Memory, such as 512m
+    #[arg(short, long)]
+    memory: Option<String>,
+    /// Memory and swap together; -1 is no limit
+    #[arg(long, allow_hyphen_values = true)]
+    memory_swap: Option<String>,
+    /// What is kept for it when memory is short
+    #[arg(long)]
+    memory_reservation: Option<String>,
+    /// How many processes at most
+    #[arg(long, allow_hyphen_values = true)]
+    pids_limit: Option<i64>,
+    /// 10..1000
+    #[arg(long)]
+    blkio_weight: Option<u16>,
+    /// name=soft[:hard]
+    #[arg(long)]
+    ulimit: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long)]
+    shm_size: Option<String>,
+    /// A capability on top of the default ones
+    #[arg(long)]
+    cap_add: Vec<String>,
+    /// A capability taken from the default ones
+    #[arg(long)]
+    cap_drop: Vec<String>,
+    /// All capabilities, all devices, nothing hidden
+    #[arg(long)]
+    privileged: bool,
+    /// Its root can't be written
+    #[arg(long)]
+    read_only: bool,
+    /// no-new-privileges, seccomp=FILE or unconfined, …
+    #[arg(long)]
+    security_opt: Vec<String>,
+    /// HOST[:CONTAINER[:rwm]]
+    #[arg(long)]
+    device: Vec<String>,
+    /// 'c 1:3 rwm'
+    #[arg(long)]
+    device_cgroup_rule: Vec<String>,
+    /// name=value
+    #[arg(long)]
+    sysctl: Vec<String>,
+    /// host or container:NAME
+    #[arg(long)]
+    pid: Option<String>,
+    /// private, shareable, host, none or container:NAME
+    #[arg(long)]
+    ipc: Option<String>,
+    /// host
+    #[arg(long)]
+    uts: Option<String>,
+    /// private or host
+    #[arg(long)]
+    cgroupns: Option<String>,
+    /// The parent of its cgroup
+    #[arg(long)]
+    cgroup_parent: Option<String>,
+    /// A group besides the user's own
+    #[arg(long)]
+    group_add: Vec<String>,
+    /// name:address
+    #[arg(long)]
+    add_host: Vec<String>,
+    /// A name server
+    #[arg(long)]
+    dns: Vec<String>,
+    /// A search domain
+    #[arg(long)]
+    dns_search: Vec<String>,
+    /// A resolver option
+    #[arg(long)]
+    dns_option: Vec<String>,
+    /// json-file, local or none
+    #[arg(long)]
+    log_driver: Option<String>,
+    /// max-size=10m, max-file=3
+    #[arg(long)]
+    log_opt: Vec<String>,
+    /// A command that tells whether it is healthy
+    #[arg(long)]
+    health_cmd: Option<String>,
+    /// Between two checks
+    #[arg(long)]
+    health_interval: Option<String>,
+    /// For one check
+    #[arg(long)]
+    health_timeout: Option<String>,
+    /// Failures don't count so long after the start
+    #[arg(long)]
+    health_start_period: Option<String>,
+    /// How many failures make it unhealthy
+    #[arg(long)]
+    health_retries: Option<i64>,
+    /// No health check, whatever the image says
+    #[arg(long)]
+    no_healthcheck: bool,
+    /// How stop asks
+    #[arg(long)]
+    stop_signal: Option<String>,
+    /// Seconds that stop waits
+    #[arg(long)]
+    stop_timeout: Option<i64>,
+    /// -1000..1000
+    #[arg(long, allow_hyphen_values = true)]
+    oom_score_adj: Option<i32>,
+    /// key=value for the runtime
+    #[arg(long)]
+    annotation: Vec<String>,
+    /// Write the id to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<String>,
+    /// Run in a directory tree instead of an image
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<String>,
+    /// The image (with --rootfs, the program)
+    pub(crate) image: String,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+fn bad(message: impl Into<String>) -> Failure {
+    Failure::new(message).with_code(USAGE)
+}
+
+impl SpecArgs {
+    /// The request, but for what only `cove` knows.
+    pub(crate) fn container(&self, is_attached: bool) -> Outcome<CreateContainer> {
+        if self.tty && self.interactive && is_attached && !terminal::is_input() {
+            return Err(bad("the input device is not a TTY"));
+        }
+        let mut command = self.command.clone();
+        let image = if self.rootfs.is_some() {
+            command.insert(0, self.image.clone());
+            String::new()
+        } else {
+            self.image.clone()
+        };
+        Ok(CreateContainer {
+            config: ContainerConfig {
+                image,
+                hostname: self.hostname.clone().unwrap_or_default(),
+                domainname: self.domainname.clone().unwrap_or_default(),
+                user: self.user.clone().unwrap_or_default(),
+                attach_stdin: self.interactive && is_attached,
+                attach_stdout: is_attached,
+                attach_stderr: is_attached,
+                tty: self.tty,
+                open_stdin: self.interactive,
+                stdin_once: self.interactive && is_attached,
+                env: self.environment()?,
+                cmd: (!command.is_empty()).then_some(command),
+                entrypoint: self.entrypoint.clone().map(|program| vec![program]),
+                working_dir: self.workdir.clone().unwrap_or_default(),
+                labels: pairs(&self.label),
+                healthcheck: self.health()?,
+                stop_signal: self.stop_signal.clone(),
+                stop_timeout: self.stop_timeout,
+                ..ContainerConfig::default()
+            },
+            host_config: self.host_config()?,
+            ..CreateContainer::default()
+        })
+    }
+
+    fn host_config(&self) -> Outcome<HostConfig> {
+        let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+        let size = |text: &Option<String>| text.as_deref().map_or(Ok(0), parse_size);
+        let (rows, columns) = terminal::size().filter(|_| self.tty).unwrap_or((0, 0));
+        Ok(HostConfig {
+            binds: list(&self.volume),
+            mounts: if self.mount.is_empty() {
+                None
+            } else {
+                Some(self.mount.iter().map(|text| parse_mount(text)).collect::<Outcome<_>>()?)
+            },
+            tmpfs: (!self.tmpfs.is_empty()).then(|| {
+                let split = |text: &String| {
+                    text.split_once(':').map_or((text.clone(), String::new()), |(a, b)| (a.into(), b.into()))
+                };
+                self.tmpfs.iter().map(split).collect()
+            }),
+            log_config: LogConfig {
+                r#type: self.log_driver.clone().unwrap_or_default(),
+                config: pairs(&self.log_opt),
+            },
+            network_mode: self.network.clone().unwrap_or_else(|| "default".into()),
+            restart_policy: parse_restart(&self.restart)?,
+            auto_remove: self.rm,
+            console_size: [rows, columns],
+            annotations: (!self.annotation.is_empty()).then(|| pairs(&self.annotation)),
+            cap_add: list(&self.cap_add),
+            cap_drop: list(&self.cap_drop),
+            cgroupns_mode: self.cgroupns.clone().unwrap_or_default(),
+            dns: list(&self.dns),
+            dns_options: list(&self.dns_option),
+            dns_search: list(&self.dns_search),
+            extra_hosts: list(&self.add_host),
+            group_add: list(&self.group_add),
+            ipc_mode: self.ipc.clone().unwrap_or_default(),
+            pid_mode: self.pid.clone().unwrap_or_default(),
+            uts_mode: self.uts.clone().unwrap_or_default(),
+            oom_score_adj: self.oom_score_adj.unwrap_or(0),
+            privileged: self.privileged,
+            readonly_rootfs: self.read_only,
+            security_opt: self.security_options()?,
+            shm_size: size(&self.shm_size)?,
+            sysctls: (!self.sysctl.is_empty()).then(|| pairs(&self.sysctl)),
+            container_id_file: self.cidfile.clone().unwrap_or_default(),
+            resources: Resources {
+                cpu_shares: self.cpu_shares.unwrap_or(0),
+                nano_cpus: self.cpus.as_deref().map_or(Ok(0), parse_cpus)?,
+                cgroup_parent: self.cgroup_parent.clone().unwrap_or_default(),
+                blkio_weight: self.blkio_weight.unwrap_or(0),
+                cpu_period: self.cpu_period.unwrap_or(0),
+                cpu_quota: self.cpu_quota.unwrap_or(0),
+                cpuset_cpus: self.cpuset_cpus.clone().unwrap_or_default(),
+                cpuset_mems: self.cpuset_mems.clone().unwrap_or_default(),
+                devices: (!self.device.is_empty())
+                    .then(|| self.device.iter().map(|text| parse_device(text)).collect()),
+                device_cgroup_rules: list(&self.device_cgroup_rule),
+                memory: size(&self.memory)?,
+                memory_reservation: size(&self.memory_reservation)?,
+                memory_swap: size(&self.memory_swap)?,
+                pids_limit: self.pids_limit,
+                ulimits: if self.ulimit.is_empty() {
+                    None
+                } else {
+                    Some(self.ulimit.iter().map(|text| parse_ulimit(text)).collect::<Outcome<_>>()?)
+                },
+                ..Resources::default()
+            },
+            ..HostConfig::default()
+        })
+    }
+
+    /// Files first, so that flags win.
+    fn environment(&self) -> Outcome<Vec<String>> {
+        let mut all = Vec::new();
+        for file in &self.env_file {
+            let text = std::fs::read_to_string(file).map_err(|error| bad(format!("{file}: {error}")))?;
+            let lines =
+                text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            all.extend(lines.map(str::to_owned));
+        }
+        all.extend(self.env.iter().cloned());
+        Ok(all
+            .into_iter()
+            .filter_map(|pair| {
+                if pair.contains('=') {
+                    return Some(pair);
+                }
+                std::env::var(&pair).ok().map(|value| format!("{pair}={value}"))
+            })
+            .collect())
+    }
+
+    /// A profile named by its file is sent whole.
+    fn security_options(&self) -> Outcome<Option<Vec<String>>> {
+        let read = |option: &String| -> Outcome<String> {
+            match option.strip_prefix("seccomp=") {
+                Some(file) if file != "unconfined" && file != "builtin" => {
+                    let text =
+                        std::fs::read_to_string(file).map_err(|error| bad(format!("{file}: {error}")))?;
+                    Ok(format!("seccomp={text}"))
+                }
+                _ => Ok(option.clone()),
+            }
+        };
+        let all = self.security_opt.iter().map(read).collect::<Outcome<Vec<_>>>()?;
+        Ok((!all.is_empty()).then_some(all))
+    }
+
+    fn health(&self) -> Outcome<Option<HealthConfig>> {
+        let time = |text: &Option<String>| text.as_deref().map_or(Ok(0), parse_duration);
+        if self.no_healthcheck {
+            return Ok(Some(HealthConfig { test: vec!["NONE".into()], ..HealthConfig::default() }));
+        }
+        let config = HealthConfig {
+            test: self.health_cmd.clone().map(|line| vec!["CMD-SHELL".into(), line]).unwrap_or_default(),
+            interval: time(&self.health_interval)?,
+            timeout: time(&self.health_timeout)?,
+            start_period: time(&self.health_start_period)?,
+            retries: self.health_retries.unwrap_or(0),
+            ..HealthConfig::default()
+        };
+        Ok((config != HealthConfig::default()).then_some(config))
+    }
+}
+
+fn pairs(list: &[String]) -> BTreeMap<String, String> {
+    let split = |text: &String| {
+        text.split_once('=').map_or((text.clone(), String::new()), |(a, b)| (a.into(), b.into()))
+    };
+    list.iter().map(split).collect()
+}
+
+/// `on-failure:3`.
+pub(crate) fn parse_restart(text: &str) -> Outcome<RestartPolicy> {
+    let (name, count) = text.split_once(':').unwrap_or((text, "0"));
+    let count = count.parse().map_err(|_| bad(format!("invalid restart policy: '{text}'")))?;
+    Ok(RestartPolicy { name: name.into(), maximum_retry_count: count })
+}
+
+fn parse_device(text: &str) -> DeviceMapping {
+    let mut parts = text.split(':');
+    let host = parts.next().unwrap_or_default().to_owned();
+    let second = parts.next().map(str::to_owned);
+    let third = parts.next().map(str::to_owned);
+    let is_mode = |text: &str| !text.is_empty() && text.chars().all(|c| "rwm".contains(c));
+    let (container, permissions) = match (second, third) {
+        (Some(mode), None) if is_mode(&mode) => (host.clone(), mode),
+        (Some(path), mode) => (path, mode.unwrap_or_else(|| "rwm".into())),
+        (None, _) => (host.clone(), "rwm".into()),
+    };
+    DeviceMapping { path_on_host: host, path_in_container: container, cgroup_permissions: permissions }
+}
+
+fn parse_ulimit(text: &str) -> Outcome<Ulimit> {
+    let invalid = || bad(format!("invalid ulimit argument: {text}"));
+    let (name, limits) = text.split_once('=').ok_or_else(invalid)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let number = |text: &str| if text == "unlimited" { Ok(-1) } else { text.parse().map_err(|_| invalid()) };
+    Ok(Ulimit { name: name.into(), soft: number(soft)?, hard: number(hard)? })
+}
+
+/// `type=bind,source=/a,target=/b,readonly`.
+fn parse_mount(text: &str) -> Outcome<Mount> {
+    let mut mount = Mount { r#type: "volume".into(), ..Mount::default() };
+    let mut bind = BindOptions::default();
+    let mut tmpfs = TmpfsOptions::default();
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
+        let text_of = || {
+            value
+                .map(str::to_owned)
+                .ok_or_else(|| bad(format!("invalid field '{field}' must be a key=value pair")))
+        };
+        let is_true = || matches!(value, None | Some("true" | "1"));
+        match key {
+            "type" => mount.r#type = text_of()?,
+            "source" | "src" => mount.source = text_of()?,
+            "target" | "dst" | "destination" => mount.target = text_of()?,
+            "readonly" | "ro" => mount.read_only = is_true(),
+            "bind-propagation" => bind.propagation = text_of()?,
+            "bind-nonrecursive" => bind.non_recursive = is_true(),
+            "tmpfs-size" => tmpfs.size_bytes = parse_size(&text_of()?)?,
+            "tmpfs-mode" => {
+                let mode = u32::from_str_radix(&text_of()?, 8)
+                    .map_err(|_| bad(format!("invalid value for {key}: {field}")))?;
+                tmpfs.mode = Some(mode);
+            }
+            other => return Err(bad(format!("unknown option '{other}' in '{field}'"))),
+        }
+    }
+    if mount.target.is_empty() {
+        return Err(bad("target is required"));
+    }
+    if mount.r#type == "bind" && !mount.source.starts_with('/') {
+        let path =
+            std::path::absolute(&mount.source).map_err(|error| bad(format!("{}: {error}", mount.source)))?;
+        mount.source = path.display().to_string();
+    }
+    mount.bind_options = (bind != BindOptions::default()).then_some(bind);
+    mount.tmpfs_options = (tmpfs != TmpfsOptions::default()).then_some(tmpfs);
+    Ok(mount)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_and_devices_are_read_as_docker_reads_them() {
+        let mount = parse_mount("type=bind,src=/a,dst=/b,readonly").unwrap();
+        assert_eq!((mount.source.as_str(), mount.target.as_str(), mount.read_only), ("/a", "/b", true));
+        assert_eq!(
+            parse_mount("type=tmpfs,target=/t,tmpfs-size=1m").unwrap().tmpfs_options.unwrap().size_bytes,
+            1 << 20
+        );
+        assert!(parse_mount("type=bind,src=/a").is_err());
+        assert!(parse_mount("type=bind,nonsense=1,target=/b").is_err());
+        assert_eq!(parse_device("/dev/fuse:r").cgroup_permissions, "r");
+        assert_eq!(parse_device("/dev/a:/dev/b").path_in_container, "/dev/b");
+        assert_eq!(parse_ulimit("nofile=10:20").unwrap().hard, 20);
+        assert_eq!(parse_restart("on-failure:3").unwrap().maximum_retry_count, 3);
+    }
+}

@@ -1,0 +1,258 @@
+//! Verbs about the engine and its computer.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use api::client::{Client, Filters};
+use clap::Args;
+use futures_util::StreamExt;
+use host::engine::{Surroundings, Target};
+use host::web::{Assets, Web};
+
+use crate::exit::{Failure, Outcome};
+use crate::table::print;
+use crate::{containers, printer, units};
+
+/// Flags of `events`.
+#[derive(Args, Debug)]
+pub(crate) struct EventsArgs {
+    /// A time, or how long ago (10m)
+    #[arg(long)]
+    since: Option<String>,
+    /// A time
+    #[arg(long)]
+    until: Option<String>,
+    /// container=…, event=…, label=…
+    #[arg(short, long)]
+    filter: Vec<String>,
+    /// json
+    #[arg(long, value_parser = ["json"])]
+    format: Option<String>,
+}
+
+pub(crate) async fn events(client: &Client, args: EventsArgs) -> Outcome {
+    let filters = containers::filters(&args.filter)?;
+    let since = args.since.as_deref().map(containers::time);
+    let until = args.until.as_deref().map(containers::time);
+    let mut events = client.events(since.as_deref(), until.as_deref(), &filters).await?;
+    while let Some(event) = events.next().await {
+        let event = event?;
+        if args.format.is_some() {
+            printer::line(serde_json::to_string(&event).unwrap_or_default());
+            continue;
+        }
+        let at = jiff::Timestamp::from_nanosecond(i128::from(event.time_nano)).unwrap_or_default();
+        let attributes: Vec<String> =
+            event.actor.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        printer::line(format_args!(
+            "{at:.9} {} {} {} ({})",
+            event.kind,
+            event.action,
+            event.actor.id,
+            attributes.join(", ")
+        ));
+    }
+    Ok(0)
+}
+
+pub(crate) async fn info(client: &Client) -> Outcome {
+    let info = client.info().await?;
+    for (name, value) in [
+        ("Containers", info.containers.to_string()),
+        (" Running", info.containers_running.to_string()),
+        (" Paused", info.containers_paused.to_string()),
+        (" Stopped", info.containers_stopped.to_string()),
+        ("Images", info.images.to_string()),
+        ("Server Version", info.server_version),
+        ("Storage Driver", info.driver),
+        ("Logging Driver", info.logging_driver),
+        ("Cgroup Driver", info.cgroup_driver),
+        ("Cgroup Version", info.cgroup_version),
+        ("Security Options", info.security_options.join(" ")),
+        ("Kernel Version", info.kernel_version),
+        ("Operating System", info.operating_system),
+        ("Architecture", info.architecture),
+        ("CPUs", info.ncpu.to_string()),
+        ("Total Memory", units::memory(u64::try_from(info.mem_total).unwrap_or(0))),
+        ("Name", info.name),
+        ("ID", info.id),
+        ("Root Dir", info.docker_root_dir),
+    ] {
+        printer::line(format_args!("{name}: {value}"));
+    }
+    Ok(0)
+}
+
+pub(crate) async fn version(client: &Client) -> Outcome {
+    let server = client.version().await?;
+    printer::line(format_args!("Client: {}", env!("CARGO_PKG_VERSION")));
+    printer::line(format_args!(
+        "Engine: {} (API {}, at least {})",
+        server.version, server.api_version, server.min_api_version
+    ));
+    printer::line(format_args!("System: {}/{}, kernel {}", server.os, server.arch, server.kernel_version));
+    Ok(0)
+}
+
+/// Flags of `prune`.
+#[derive(Args, Debug)]
+pub(crate) struct PruneArgs {
+    /// Also images that have a name
+    #[arg(short, long)]
+    all: bool,
+    /// Don't ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
+    if !args.force {
+        let images = if args.all { "all images no container uses" } else { "images without a name" };
+        printer::note(format_args!("This removes all stopped containers, with their logs, and {images}."));
+        if !crate::terminal::is_input() {
+            return Err(Failure::new("nobody can be asked here: use --force"));
+        }
+        printer::note("Go on? [y/N]");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Ok(0);
+        }
+    }
+    let containers = client.prune_containers(&Filters::default()).await?;
+    let filters = Filters::default().with("dangling", if args.all { "false" } else { "true" });
+    let images = client.prune_images(&filters).await?;
+    for id in containers.containers_deleted.iter().flatten() {
+        printer::line(id);
+    }
+    for part in images.images_deleted.iter().flatten() {
+        if let Some(name) = part.untagged.as_ref().or(part.deleted.as_ref()) {
+            printer::line(name);
+        }
+    }
+    let bytes = containers.space_reclaimed + images.space_reclaimed;
+    printer::line(format_args!(
+        "Total reclaimed space: {}",
+        units::size(i64::try_from(bytes).unwrap_or(i64::MAX))
+    ));
+    Ok(0)
+}
+
+pub(crate) async fn disk_usage(client: &Client) -> Outcome {
+    let usage = client.disk_usage().await?;
+    let in_use = usage.images.iter().filter(|image| image.containers > 0).count();
+    let running = usage.containers.iter().filter(|container| container.state == "running").count();
+    let written: i64 = usage.containers.iter().filter_map(|container| container.size_rw).sum();
+    let unused: i64 = usage
+        .images
+        .iter()
+        .filter(|image| image.containers == 0)
+        .map(|image| image.size - image.shared_size.max(0))
+        .sum();
+    let row = |name: &str, total: usize, active: usize, size: i64, free: i64| {
+        vec![name.to_owned(), total.to_string(), active.to_string(), units::size(size), units::size(free)]
+    };
+    print(
+        &["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"],
+        &[
+            row("Images", usage.images.len(), in_use, usage.layers_size, unused),
+            row("Containers", usage.containers.len(), running, written, 0),
+        ],
+    );
+    Ok(0)
+}
+
+/// Flags of `web`.
+#[derive(Args, Debug)]
+pub(crate) struct WebArgs {
+    /// The port on this computer; 0 is any free one
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Serve the built UI of this directory
+    #[arg(long, value_name = "DIR")]
+    assets: Option<std::path::PathBuf>,
+}
+
+pub(crate) async fn web(host_name: Option<&str>, args: &WebArgs) -> Outcome {
+    let fail = |error: host::web::Error| Failure {
+        message: error.to_string(),
+        hint: error.hint().map(str::to_owned),
+        code: 1,
+    };
+    let target = Target::find(host_name, &Surroundings::of_this_process())?;
+    let assets = match &args.assets {
+        Some(dir) => Assets::folder(dir.clone()),
+        None => Assets::embedded(),
+    }
+    .map_err(fail)?;
+    let session = host::ui::Session::new(target);
+    let web =
+        Web::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port)), assets, session).await.map_err(fail)?;
+    printer::line(format_args!("Open {}", web.url()));
+    printer::note("The address works once. Ctrl-C ends this; containers go on.");
+    printer::flush();
+    let shutdown = async {
+        // Without a signal to wait for, it serves until it is killed.
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    web.serve(shutdown).await.map_err(fail)?;
+    Ok(0)
+}
+
+pub(crate) async fn doctor(host_name: Option<&str>) -> Outcome {
+    let mut worst = 0;
+    let mut say = |is_good: bool, what: &str, remedy: &str| {
+        printer::line(format_args!("{} {what}", if is_good { "ok  " } else { "FAIL" }));
+        if !is_good {
+            printer::line(format_args!("     {remedy}"));
+            worst = 1;
+        }
+    };
+    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    say(
+        filesystems.contains("overlay"),
+        "overlay file system",
+        "containers get plain copies of their images; load it: modprobe overlay",
+    );
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    say(
+        mounts.contains(" cgroup"),
+        "control groups",
+        "limits and pause do not work; mount cgroup2 on /sys/fs/cgroup",
+    );
+    let seccomp = std::fs::read_to_string("/proc/self/status").is_ok_and(|text| text.contains("Seccomp:"));
+    say(seccomp, "system call filters (seccomp)", "the kernel lacks CONFIG_SECCOMP_FILTER");
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        let users = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+        say(users.trim() != "0", "user namespaces", "run: sudo sysctl -w user.max_user_namespaces=15000");
+        let has_ids = std::fs::read_to_string("/etc/subuid").is_ok_and(|text| !text.trim().is_empty());
+        say(
+            has_ids,
+            "subordinate ids",
+            "run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
+        );
+        let has_helper =
+            ["/usr/bin/newuidmap", "/bin/newuidmap"].iter().any(|path| std::path::Path::new(path).exists());
+        say(has_helper, "newuidmap", "install the package uidmap");
+        say(
+            std::env::var_os("XDG_RUNTIME_DIR").is_some(),
+            "XDG_RUNTIME_DIR",
+            "log in through a session manager",
+        );
+    }
+    match host::engine::connect(host_name).await {
+        Ok(client) => {
+            let version = client.version().await?;
+            say(true, &format!("engine {} at {}", version.version, client.endpoint()), "");
+        }
+        Err(error) => {
+            let failure = Failure::from(error);
+            say(
+                false,
+                &format!("engine: {}", failure.message),
+                failure.hint.as_deref().unwrap_or("see its log"),
+            );
+        }
+    }
+    Ok(worst)
+}
