@@ -1,1 +1,55 @@
-fn main(){}
+//! The project's chores, each from a fresh machine: `cargo xtask run`, `test`, `ci`, `tidy`,
+//! `gen-types`, `bench`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
+
+mod bench;
+mod packages;
+mod run;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+  run [--yes] [--no-window]   install what is missing, build, and open Cove
+  test                        install what tests need, and run every test there is
+  ci                          test, and what else a change must pass: formatting, lints, docs
+  tidy                        check the house rules
+  gen-types                   write the UI's types anew from the Rust ones
+  bench                       measure against crun, runc, podman and docker, where they are
+
+Examples:
+  cargo xtask run
+  CI=true cargo xtask test
+  PEERS=/path/with/bin cargo xtask bench";
+
+fn main() -> std::process::ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    match args.first().map(String::as_str) {
+        Some("run") => run::open(has("--yes"), !has("--no-window")),
+        Some("test") => test::test(),
+        Some("ci") => test::ci(),
+        Some("tidy") => tidy::tidy(),
+        Some("gen-types") => test::gen_types(),
+        Some("bench") => bench::bench(),
+        None | Some("help" | "--help" | "-h") => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        Some(other) => bail!("command {other:?} is unknown\n\n{USAGE}"),
+    }
+}

@@ -1,0 +1,84 @@
+//! The system packages that building, running and testing need, on Debian and Ubuntu.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::{Result, bail};
+
+use crate::shell::{has, in_ci, output, run_command};
+
+/// To build everything, the window included.
+const BUILD: &[&str] = &["build-essential", "pkg-config", "libwebkit2gtk-4.1-dev"];
+/// To run it.
+const RUN: &[&str] = &["uidmap", "procps"];
+/// To test it.
+const TEST: &[&str] = &[
+    "busybox-static",
+    "procps",
+    "uidmap",
+    "webkit2gtk-driver",
+    "xvfb",
+    "xauth",
+    "dbus-daemon",
+    "fonts-dejavu-core",
+];
+
+/// What for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Run,
+    Test,
+}
+
+/// Installs what is missing, after saying what. With `is_agreed`, in CI, or where nobody can be
+/// asked, without a question.
+pub(crate) fn ensure(purpose: Purpose, is_agreed: bool) -> Result<()> {
+    let mut wanted: Vec<&str> = BUILD.to_vec();
+    wanted.extend(if purpose == Purpose::Run { RUN } else { TEST });
+    // Any of Docker's clients will do; Debian's package brings one along with a daemon.
+    if purpose == Purpose::Test && !has("docker") {
+        wanted.push("docker.io");
+    }
+    if !has("apt-get") || !has("dpkg-query") {
+        println!(
+            "This is no Debian or Ubuntu: make sure that the equivalents of these are there: {}",
+            wanted.join(" ")
+        );
+        return Ok(());
+    }
+    let missing: Vec<&str> = wanted.into_iter().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("These system packages are missing and will be installed: {}", missing.join(" "));
+    if !is_agreed && !in_ci() && std::io::stdin().is_terminal() && !agrees()? {
+        bail!("nothing was installed; install them yourself, or answer y");
+    }
+    apt(&["update"])?;
+    apt(&[&["install", "-y", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+fn is_installed(package: &str) -> bool {
+    output("dpkg-query", &["-W", "-f", "${Status}", package])
+        .is_some_and(|status| status == "install ok installed")
+}
+
+fn agrees() -> Result<bool> {
+    print!("Go on? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let is_root = output("id", &["-u"]).is_some_and(|uid| uid == "0");
+    let mut command = if is_root {
+        crate::shell::command("apt-get", &[])
+    } else {
+        crate::shell::command("sudo", &["apt-get"])
+    };
+    command.args(["-qq", "-o", "DPkg::Lock::Timeout=600", "-o", "Acquire::Retries=3"]).args(args);
+    // No service of a package is wanted, only its programs.
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+    run_command(command)
+}

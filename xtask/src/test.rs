@@ -1,0 +1,49 @@
+//! `cargo xtask test` and `ci`: every test there is.
+
+use anyhow::{Context, Result};
+
+use crate::packages::{self, Purpose};
+use crate::run::{build_ui, npm};
+use crate::shell::{command, root, run, run_command};
+use crate::tidy;
+
+/// The UI's own checks, the house rules, and every Rust test: unit, daemon, window.
+pub(crate) fn test() -> Result<()> {
+    packages::ensure(Purpose::Test, false)?;
+    tidy::tidy()?;
+    build_ui()?;
+    npm(&["run", "check"])?;
+    npm(&["run", "canary"])?;
+    npm(&["test"])?;
+    // Tests start programs of the workspace, so those are built first.
+    run("cargo", &["build", "--workspace"])?;
+    let image = root().join("target/test-busybox.tar");
+    support::image::write_busybox(&image).context("failed to make the tests' image")?;
+    let mut tests = command("cargo", &["test", "--workspace", "--no-fail-fast"]);
+    tests.env("COVE_TEST_IMAGE_TAR", &image);
+    run_command(tests)
+}
+
+/// [`test`], and what else a change must pass.
+pub(crate) fn ci() -> Result<()> {
+    test()?;
+    run("cargo", &["fmt", "--all", "--check"])?;
+    let mut clippy = command("cargo", &["clippy", "--workspace", "--all-targets"]);
+    clippy.args(["--", "-D", "warnings"]);
+    run_command(clippy)?;
+    let mut doc = command("cargo", &["doc", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    run_command(doc)?;
+    if crate::shell::has("cargo-deny") {
+        return run("cargo", &["deny", "check", "licenses", "bans", "sources"]);
+    }
+    println!("skipped, because cargo-deny is not installed: licences and bans");
+    Ok(())
+}
+
+/// Writes `ui/src/generated` anew.
+pub(crate) fn gen_types() -> Result<()> {
+    let mut generate = command("cargo", &["test", "-p", "host", "export_types"]);
+    generate.env("COVE_GEN_TYPES", "1");
+    run_command(generate)
+}
