@@ -13,7 +13,13 @@ fn main() {
     let built = Command::new(variable("RUSTC"))
         .args(["--edition", "2024", "--crate-name", "welcome", "--target"])
         .arg(variable("TARGET"))
-        .args(["-Ctarget-feature=+crt-static", "-Copt-level=s", "-Cpanic=abort", "-Cstrip=symbols", "-Clto=fat"])
+        .args([
+            "-Ctarget-feature=+crt-static",
+            "-Copt-level=s",
+            "-Cpanic=abort",
+            "-Cstrip=symbols",
+            "-Clto=fat",
+        ])
         .arg("-o")
         .arg(&out)
         .arg("welcome/main.rs")

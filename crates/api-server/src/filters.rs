@@ -25,7 +25,8 @@ impl Filters {
     /// Reads them; a name that is not in `known` is refused.
     pub(crate) fn parse(query: &Query, known: &[&str]) -> ApiResult<Self> {
         let Some(text) = query.get("filters") else { return Ok(Self::default()) };
-        let map: BTreeMap<String, Values> = serde_json::from_str(text).map_err(|_| ApiError::bad("invalid filter"))?;
+        let map: BTreeMap<String, Values> =
+            serde_json::from_str(text).map_err(|_| ApiError::bad("invalid filter"))?;
         let mut filters = BTreeMap::new();
         let mut count = 0;
         for (name, values) in map {
@@ -34,7 +35,9 @@ impl Filters {
             }
             let values = match values {
                 Values::List(list) => list,
-                Values::Set(set) => set.into_iter().filter(|(_, is_set)| *is_set).map(|(value, _)| value).collect(),
+                Values::Set(set) => {
+                    set.into_iter().filter(|(_, is_set)| *is_set).map(|(value, _)| value).collect()
+                }
             };
             count += values.len();
             filters.insert(name, values);
@@ -91,8 +94,10 @@ fn parse_duration(text: &str) -> Option<u64> {
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let number: u64 = rest.get(..digits)?.parse().ok()?;
-        let units = [("ms", 1_000_000), ("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000)];
-        let (unit, nanos) = units.into_iter().find(|(unit, _)| rest.get(digits..).is_some_and(|r| r.starts_with(unit)))?;
+        let units =
+            [("ms", 1_000_000), ("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000)];
+        let (unit, nanos) =
+            units.into_iter().find(|(unit, _)| rest.get(digits..).is_some_and(|r| r.starts_with(unit)))?;
         total = total.checked_add(number.checked_mul(nanos)?)?;
         rest = rest.get(digits + unit.len()..)?;
     }

@@ -73,7 +73,10 @@ impl Hijack {
         let Some(on_upgrade) = self.on_upgrade else {
             let (read, write) = stream.into_split();
             drop(write);
-            return body_response(kind, Body::from_stream(tokio_util::io::ReaderStream::with_capacity(read, CHUNK)));
+            return body_response(
+                kind,
+                Body::from_stream(tokio_util::io::ReaderStream::with_capacity(read, CHUNK)),
+            );
         };
         let task = async move {
             let Ok(upgraded) = on_upgrade.await else { return };
@@ -113,7 +116,10 @@ impl Hijack {
                 exited.await;
             };
             routes_spawn(task);
-            return body_response(kind, Body::from_stream(tokio_util::io::ReaderStream::with_capacity(receiver, CHUNK)));
+            return body_response(
+                kind,
+                Body::from_stream(tokio_util::io::ReaderStream::with_capacity(receiver, CHUNK)),
+            );
         };
         let task = async move {
             let Ok(upgraded) = on_upgrade.await else { return };
@@ -172,7 +178,10 @@ async fn until_output_ends(input: impl Future<Output = Input>, output: impl Futu
     }
 }
 
-async fn copy(from: &mut (impl AsyncReadExt + Unpin), to: &mut (impl AsyncWriteExt + Unpin)) -> io::Result<()> {
+async fn copy(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {
         let length = from.read(&mut buffer).await?;
@@ -278,7 +287,12 @@ async fn exec_output(output: &ExecOutput, to: &mut (impl AsyncWriteExt + Unpin))
     }
 }
 
-async fn frame(stream: u8, buffer: &mut [u8], length: usize, to: &mut (impl AsyncWriteExt + Unpin)) -> io::Result<()> {
+async fn frame(
+    stream: u8,
+    buffer: &mut [u8],
+    length: usize,
+    to: &mut (impl AsyncWriteExt + Unpin),
+) -> io::Result<()> {
     if length == 0 {
         return Ok(());
     }
@@ -364,7 +378,6 @@ impl DetachKeys {
         (passed, false)
     }
 }
-
 
 #[cfg(test)]
 mod tests {

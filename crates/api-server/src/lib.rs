@@ -10,7 +10,7 @@ mod filters;
 mod hijack;
 pub mod listen;
 mod query;
-mod routes;
 pub mod rootless;
+mod routes;
 
 pub use routes::Server;

@@ -29,7 +29,11 @@ impl std::str::FromStr for Address {
 /// Where somebody answers, something else is there, or the directory can't be used.
 pub fn bind(path: &Path) -> Result<UnixListener> {
     let dir = path.parent().context("the socket's path has no directory")?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .with_context(|| format!("failed to make {}", dir.display()))?;
     if let Ok(metadata) = path.symlink_metadata() {
         if !metadata.file_type().is_socket() {
             bail!("{} exists and is no socket", path.display());
@@ -37,12 +41,14 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             bail!("another daemon answers on {}", path.display());
         }
-        std::fs::remove_file(path).with_context(|| format!("failed to remove the stale {}", path.display()))?;
+        std::fs::remove_file(path)
+            .with_context(|| format!("failed to remove the stale {}", path.display()))?;
     }
     // Bound under another name and closed to others before it appears under its own.
     let temp = path.with_extension(format!("tmp{}", std::process::id()));
     let _ = std::fs::remove_file(&temp);
-    let listener = UnixListener::bind(&temp).with_context(|| format!("failed to listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(&temp).with_context(|| format!("failed to listen on {}", path.display()))?;
     std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| std::fs::rename(&temp, path))
         .with_context(|| format!("failed to listen on {}", path.display()))?;

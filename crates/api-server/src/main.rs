@@ -14,10 +14,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Cove's container engine. It stays in the foreground; containers outlive it.
 #[derive(Parser, Debug)]
-#[command(name = "coved", version, about, after_help = "\
+#[command(
+    name = "coved",
+    version,
+    about,
+    after_help = "\
 Examples:
   coved                                    as root: /var/lib/cove, /run/cove/cove.sock
-  coved --listen unix:///tmp/c.sock --root /tmp/c --state /tmp/c-run")]
+  coved --listen unix:///tmp/c.sock --root /tmp/c --state /tmp/c-run"
+)]
 struct Args {
     /// Where clients connect; may be given several times
     #[arg(long, value_name = "unix://PATH")]
@@ -52,7 +57,9 @@ fn idle(text: &str) -> Result<Idle, String> {
     if text == "off" {
         return Ok(Idle(None));
     }
-    text.parse().map(|seconds| Idle(Some(Duration::from_secs(seconds)))).map_err(|_| "expected seconds or off".into())
+    text.parse()
+        .map(|seconds| Idle(Some(Duration::from_secs(seconds))))
+        .map_err(|_| "expected seconds or off".into())
 }
 
 fn main() -> std::process::ExitCode {
@@ -67,8 +74,11 @@ fn main() -> std::process::ExitCode {
 }
 
 fn start(args: Args) -> Result<()> {
-    let level = tracing_subscriber::EnvFilter::try_new(format!("warn,engine={0},image_store={0},api_server={0},coved={0}", args.log_level))
-        .context("invalid --log-level")?;
+    let level = tracing_subscriber::EnvFilter::try_new(format!(
+        "warn,engine={0},image_store={0},api_server={0},coved={0}",
+        args.log_level
+    ))
+    .context("invalid --log-level")?;
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
     rootless::enter()?;
     // Two threads serve; what blocks has its own, which go when idle.
@@ -93,13 +103,16 @@ struct Places {
 fn places(args: &Args) -> Result<Places> {
     let (root, state) = if rootless::is_rootless() {
         let home = std::env::var_os("HOME").map(PathBuf::from);
-        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| home.map(|home| home.join(".local/share")));
+        let data = std::env::var_os("XDG_DATA_HOME")
+            .map(PathBuf::from)
+            .or_else(|| home.map(|home| home.join(".local/share")));
         let run = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         (data.map(|dir| dir.join("cove")), run.map(|dir| dir.join("cove")))
     } else {
         (Some("/var/lib/cove".into()), Some("/run/cove".into()))
     };
-    let root = args.root.clone().or(root).context("--root is missing, and neither XDG_DATA_HOME nor HOME is set")?;
+    let root =
+        args.root.clone().or(root).context("--root is missing, and neither XDG_DATA_HOME nor HOME is set")?;
     let state = args.state.clone().or(state).context("--state is missing, and XDG_RUNTIME_DIR is not set")?;
     let socket = state.join("cove.sock");
     Ok(Places { root, state, socket })
@@ -109,7 +122,8 @@ fn runtime_program(given: Option<PathBuf>) -> Result<PathBuf> {
     if let Some(given) = given {
         return Ok(given);
     }
-    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("cove-runtime")));
+    let beside =
+        std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("cove-runtime")));
     if let Some(beside) = beside.filter(|path| path.exists()) {
         return Ok(beside);
     }

@@ -19,7 +19,11 @@ impl Query {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).and_then(|values| values.first()).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .and_then(|values| values.first())
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     pub(crate) fn all(&self, name: &str) -> &[String] {
@@ -39,7 +43,9 @@ impl Query {
 
     pub(crate) fn number(&self, name: &str) -> ApiResult<Option<i64>> {
         self.get(name)
-            .map(|text| text.parse().map_err(|_| ApiError::bad(format!("invalid value for {name}: {text:?}"))))
+            .map(|text| {
+                text.parse().map_err(|_| ApiError::bad(format!("invalid value for {name}: {text:?}")))
+            })
             .transpose()
     }
 

@@ -43,7 +43,9 @@ pub fn enter() -> Result<()> {
     std::io::Write::write_all(&mut &ours, b"go\n").context("failed to reach the helper that maps ids")?;
     let status = child.wait().context("failed to wait for the helper that maps ids")?;
     if !status.success() {
-        bail!("newuidmap or newgidmap refused ({status}): install the package uidmap and check /etc/subuid and /etc/subgid");
+        bail!(
+            "newuidmap or newgidmap refused ({status}): install the package uidmap and check /etc/subuid and /etc/subgid"
+        );
     }
     let program = std::env::current_exe().context("failed to find this program")?;
     let mut command = stdx::process::command(program);

@@ -91,14 +91,19 @@ async fn answer(router: Router, request: hyper::Request<Incoming>) -> Response {
     headers.insert("api-version", HeaderValue::from_static(api::API_VERSION));
     headers.insert("docker-experimental", HeaderValue::from_static("false"));
     headers.insert("ostype", HeaderValue::from_static("linux"));
-    headers.insert("server", HeaderValue::from_static(concat!("Cove/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    headers
+        .insert("server", HeaderValue::from_static(concat!("Cove/", env!("CARGO_PKG_VERSION"), " (linux)")));
     response
 }
 
 fn take_version(uri: &mut Uri) -> Result<u32, ApiError> {
     let text = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let Some((version, _)) = text.strip_prefix("/v").and_then(|rest| rest.split_once('/')) else { return Ok(NEWEST) };
-    let Some(minor) = version.strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok()) else { return Ok(NEWEST) };
+    let Some((version, _)) = text.strip_prefix("/v").and_then(|rest| rest.split_once('/')) else {
+        return Ok(NEWEST);
+    };
+    let Some(minor) = version.strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok()) else {
+        return Ok(NEWEST);
+    };
     if minor < OLDEST {
         return Err(ApiError::bad(format!(
             "client version {version} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
@@ -169,12 +174,27 @@ fn router(engine: Engine) -> Router {
 /// Docker's endpoints that are not there yet say so; others never were.
 async fn unknown(request: Request) -> ApiError {
     const DOCKERS: [&str; 14] = [
-        "/networks", "/volumes", "/build", "/swarm", "/services", "/nodes", "/tasks", "/secrets", "/configs", "/plugins",
-        "/distribution", "/auth", "/grpc", "/containers",
+        "/networks",
+        "/volumes",
+        "/build",
+        "/swarm",
+        "/services",
+        "/nodes",
+        "/tasks",
+        "/secrets",
+        "/configs",
+        "/plugins",
+        "/distribution",
+        "/auth",
+        "/grpc",
+        "/containers",
     ];
     let path = request.uri().path();
     if DOCKERS.iter().any(|prefix| path.starts_with(prefix)) {
-        return ApiError::unsupported(format!("{} {path} is not supported by this version of Cove", request.method()));
+        return ApiError::unsupported(format!(
+            "{} {path} is not supported by this version of Cove",
+            request.method()
+        ));
     }
     ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() }
 }

@@ -164,8 +164,10 @@ impl Engine {
 fn mount_detached(lowers: &[PathBuf], upper: &Path, work: &Path, is_userxattr: bool) -> Result<OwnedFd> {
     let step = || "mount the container's file system";
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(step)?;
-    let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).doing(step);
-    let joined = lowers.iter().map(|lower| lower.to_string_lossy().replace(':', "\\:")).collect::<Vec<_>>().join(":");
+    let set =
+        |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).doing(step);
+    let joined =
+        lowers.iter().map(|lower| lower.to_string_lossy().replace(':', "\\:")).collect::<Vec<_>>().join(":");
     if joined.len() < 255 {
         set("lowerdir", Path::new(&joined))?;
     } else {

@@ -31,12 +31,18 @@ impl Engine {
         match container.state() {
             State::Paused(_) => {
                 return Err(Error::Conflict {
-                    what: format!("container {} is paused, unpause the container before attach", container.id),
+                    what: format!(
+                        "container {} is paused, unpause the container before attach",
+                        container.id
+                    ),
                 });
             }
             State::Restarting(_) => {
                 return Err(Error::Conflict {
-                    what: format!("container {} is restarting, wait until the container is running", container.id),
+                    what: format!(
+                        "container {} is restarting, wait until the container is running",
+                        container.id
+                    ),
                 });
             }
             State::Removing => return Err(Error::NoSuchContainer { name: name.to_owned() }),

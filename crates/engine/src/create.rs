@@ -64,7 +64,9 @@ impl Engine {
     }
 
     fn reserve_name(&self, wanted: Option<&str>, id: &str) -> Result<String> {
-        let Some(name) = wanted.map(|name| name.strip_prefix('/').unwrap_or(name)).filter(|name| !name.is_empty()) else {
+        let Some(name) =
+            wanted.map(|name| name.strip_prefix('/').unwrap_or(name)).filter(|name| !name.is_empty())
+        else {
             return Ok(names::generate(|name| self.containers.reserve(name, id).is_ok()));
         };
         if !names::is_valid(name) {
@@ -119,7 +121,12 @@ fn merge_image(spec: &mut ContainerSpec, image: &ImageRecord) {
     }
     let given: Vec<String> = std::mem::take(&mut spec.env);
     let name_of = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-    spec.env = config.env.iter().filter(|pair| !given.iter().any(|g| name_of(g) == name_of(pair))).cloned().collect();
+    spec.env = config
+        .env
+        .iter()
+        .filter(|pair| !given.iter().any(|g| name_of(g) == name_of(pair)))
+        .cloned()
+        .collect();
     spec.env.extend(given);
     for (key, value) in &config.labels {
         spec.labels.entry(key.clone()).or_insert_with(|| value.clone());
@@ -217,7 +224,8 @@ fn check(spec: &ContainerSpec) -> Result<()> {
     if host.init {
         return Err(Error::unsupported("--init is not supported yet"));
     }
-    if !matches!(host.pid_mode.as_str(), "" | "host" | "private") && !host.pid_mode.starts_with("container:") {
+    if !matches!(host.pid_mode.as_str(), "" | "host" | "private") && !host.pid_mode.starts_with("container:")
+    {
         return Err(Error::invalid(format!("invalid PID mode: {}", host.pid_mode)));
     }
     if !matches!(host.ipc_mode.as_str(), "private" | "shareable" | "host" | "none")

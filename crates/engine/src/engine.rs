@@ -70,7 +70,12 @@ impl Engine {
     /// # Errors
     /// Where the root is in use, of a newer version, or can't be read or written.
     pub async fn open(config: Config) -> Result<Self> {
-        for dir in [&config.root, &config.state_dir, &config.root.join("containers"), &config.state_dir.join("containers")] {
+        for dir in [
+            &config.root,
+            &config.state_dir,
+            &config.root.join("containers"),
+            &config.state_dir.join("containers"),
+        ] {
             make_private_dir(dir)?;
         }
         let lock = lock(&config.root)?;
@@ -197,8 +202,13 @@ fn lock(root: &Path) -> Result<std::fs::File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Conflict {
-            what: format!("another engine uses {}: stop it, or give this one a --root of its own", root.display()),
+            what: format!(
+                "another engine uses {}: stop it, or give this one a --root of its own",
+                root.display()
+            ),
         }),
-        Err(std::fs::TryLockError::Error(source)) => Err(Error::Os { doing: format!("lock {path:?}"), source }),
+        Err(std::fs::TryLockError::Error(source)) => {
+            Err(Error::Os { doing: format!("lock {path:?}"), source })
+        }
     }
 }

@@ -114,7 +114,9 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchContainer { .. } | Self::NoSuchExec { .. } | Self::NoSuchPath { .. } => ErrorKind::NotFound,
+            Self::NoSuchContainer { .. } | Self::NoSuchExec { .. } | Self::NoSuchPath { .. } => {
+                ErrorKind::NotFound
+            }
             Self::AmbiguousId { .. } | Self::Invalid { .. } | Self::Start { exit_code: 126 | 127, .. } => {
                 ErrorKind::InvalidArgument
             }
@@ -122,7 +124,9 @@ impl Error {
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Image(error) => error.kind(),
             Self::Runtime(error) => error.kind(),
-            Self::Os { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+            Self::Os { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ErrorKind::Permission
+            }
             Self::Start { .. } | Self::Store { .. } | Self::Os { .. } => ErrorKind::Internal,
             Self::ShuttingDown => ErrorKind::Unavailable,
         }

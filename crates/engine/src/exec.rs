@@ -150,8 +150,7 @@ impl Engine {
         console_size: Option<(u16, u16)>,
     ) -> Result<Option<ExecStreams>> {
         let process = self.execs.get(id)?;
-        let container =
-            process.container.upgrade().ok_or_else(|| Error::NoSuchExec { id: id.to_owned() })?;
+        let container = process.container.upgrade().ok_or_else(|| Error::NoSuchExec { id: id.to_owned() })?;
         match *process.state.borrow() {
             ExecState::Created => {}
             ExecState::Running { .. } | ExecState::Exited { .. } => {
@@ -159,9 +158,12 @@ impl Engine {
             }
         }
         container.state().decide(Request::Exec).map_err(|denied| refusal(&container, denied, "exec"))?;
-        let link = container.link().ok_or_else(|| refusal(&container, crate::lifecycle::Denied::NotRunning, "exec"))?;
+        let link = container
+            .link()
+            .ok_or_else(|| refusal(&container, crate::lifecycle::Denied::NotRunning, "exec"))?;
         let request = exec_request(&container, &process.spec, console_size)?;
-        let (ours, theirs) = if attach && !process.spec.tty { pipes(&process.spec)? } else { (None, Vec::new()) };
+        let (ours, theirs) =
+            if attach && !process.spec.tty { pipes(&process.spec)? } else { (None, Vec::new()) };
         let action = format!("exec_start: {}", process.spec.command.join(" "));
         self.container_event(&container, &action, &[("execID", id)]);
         let outcome = link.exec(id, &request, &theirs).await?;
@@ -182,9 +184,17 @@ impl Engine {
                 }
             }
             Err(failure) => {
-                let code = if failure.is_exec && failure.errno != libc::ENOENT && failure.errno != 0 { 126 } else { 127 };
+                let code = if failure.is_exec && failure.errno != libc::ENOENT && failure.errno != 0 {
+                    126
+                } else {
+                    127
+                };
                 process.state.send_replace(ExecState::Exited { code });
-                Err(Error::Start { id: container.short_id().to_owned(), message: failure.message, exit_code: code })
+                Err(Error::Start {
+                    id: container.short_id().to_owned(),
+                    message: failure.message,
+                    exit_code: code,
+                })
             }
         }
     }
@@ -202,7 +212,11 @@ impl Engine {
         };
         Ok(ExecInfo {
             id: id.to_owned(),
-            container_id: process.container.upgrade().map(|container| container.id.clone()).unwrap_or_default(),
+            container_id: process
+                .container
+                .upgrade()
+                .map(|container| container.id.clone())
+                .unwrap_or_default(),
             spec: process.spec.clone(),
             is_running,
             exit_code,
@@ -247,7 +261,8 @@ impl Engine {
     fn expire(&self, container: &Container) {
         const KEPT: usize = 32;
         let mut dynamic = container.dynamic();
-        let is_over = |process: &Arc<ExecProcess>| matches!(*process.state.borrow(), ExecState::Exited { .. });
+        let is_over =
+            |process: &Arc<ExecProcess>| matches!(*process.state.borrow(), ExecState::Exited { .. });
         let ended: Vec<String> =
             dynamic.execs.iter().filter(|(_, process)| is_over(process)).map(|(id, _)| id.clone()).collect();
         if ended.len() <= KEPT * 2 {
@@ -294,7 +309,11 @@ impl ExecProcess {
     }
 }
 
-fn exec_request(container: &Container, exec: &ExecSpec, console_size: Option<(u16, u16)>) -> Result<ExecRequest> {
+fn exec_request(
+    container: &Container,
+    exec: &ExecSpec,
+    console_size: Option<(u16, u16)>,
+) -> Result<ExecRequest> {
     let spec = container.spec();
     let security = oci::Security::parse(&spec.host.security_opt)?;
     let user = if exec.user.is_empty() { &spec.user } else { &exec.user };
@@ -314,7 +333,10 @@ fn exec_request(container: &Container, exec: &ExecSpec, console_size: Option<(u1
     }
     if !exec.working_dir.is_empty() {
         if !exec.working_dir.starts_with('/') {
-            return Err(Error::invalid(format!("the working directory {:?} is not absolute", exec.working_dir)));
+            return Err(Error::invalid(format!(
+                "the working directory {:?} is not absolute",
+                exec.working_dir
+            )));
         }
         process.cwd.clone_from(&exec.working_dir);
     }
@@ -348,9 +370,8 @@ impl ExecStreams {
     /// # Errors
     /// read(2)'s.
     pub async fn read(fd: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = fd
-            .async_io(tokio::io::Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?))
-            .await;
+        let read =
+            fd.async_io(tokio::io::Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?)).await;
         match read {
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
             other => other,

@@ -158,7 +158,12 @@ impl Engine {
         }
     }
 
-    async fn run_check(&self, container: &Arc<Container>, command: &[String], timeout: Duration) -> HealthLog {
+    async fn run_check(
+        &self,
+        container: &Arc<Container>,
+        command: &[String],
+        timeout: Duration,
+    ) -> HealthLog {
         let started_at = now();
         let answer = |code, output: String| HealthLog { started_at, ended_at: now(), code, output };
         let spec = ExecSpec { command: command.to_vec(), stdout: true, stderr: true, ..ExecSpec::default() };
@@ -166,7 +171,9 @@ impl Engine {
             let id = self.create_exec(&container.id, spec)?;
             let streams = self.start_exec(&id, true, None).await?;
             let output = match streams {
-                Some(ExecStreams { output: ExecOutput::Pipes { stdout, stderr }, .. }) => read_some(&stdout, &stderr).await,
+                Some(ExecStreams { output: ExecOutput::Pipes { stdout, stderr }, .. }) => {
+                    read_some(&stdout, &stderr).await
+                }
                 _ => String::new(),
             };
             Ok::<_, Error>((self.wait_exec(&id).await.unwrap_or(-1), output))
@@ -178,7 +185,13 @@ impl Engine {
         }
     }
 
-    fn note_health(&self, container: &Arc<Container>, config: &Healthcheck, result: HealthLog, in_start_period: bool) {
+    fn note_health(
+        &self,
+        container: &Arc<Container>,
+        config: &Healthcheck,
+        result: HealthLog,
+        in_start_period: bool,
+    ) {
         let retries = if config.retries == 0 { RETRIES } else { config.retries };
         let changed = {
             let mut dynamic = container.dynamic();

@@ -160,7 +160,11 @@ impl Engine {
             containers: counts,
             images: self.images.list()?.len(),
             cgroup_version: if self.cgroups.is_unified() { 2 } else { 1 },
-            controllers: known.iter().filter(|name| self.cgroups.has_controller(name)).map(ToString::to_string).collect(),
+            controllers: known
+                .iter()
+                .filter(|name| self.cgroups.has_controller(name))
+                .map(ToString::to_string)
+                .collect(),
             memory_total: crate::stats::memory_total(),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         })

@@ -39,7 +39,7 @@ pub use engine::{Config, Engine};
 pub use error::{Error, Result};
 pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
-pub use health::{HealthLog, HealthStatus, Health};
+pub use health::{Health, HealthLog, HealthStatus};
 pub use info::{ContainerInfo, SystemInfo};
 pub use oci_runtime::monitor::protocol::Streams;
 pub use stop::Ended;

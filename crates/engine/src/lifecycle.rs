@@ -123,16 +123,23 @@ impl State {
             (Request::Signal, Self::Created { .. } | Self::Exited(_)) => Err(Denied::NotRunning),
             (Request::Pause, Self::Running(_)) => Ok(Act),
             (Request::Pause, Self::Paused(_)) => Err(Denied::IsPaused),
-            (Request::Pause, Self::Created { .. } | Self::Exited(_) | Self::Restarting(_)) => Err(Denied::NotRunning),
-            (Request::Resume, Self::Paused(_)) => Ok(Act),
-            (Request::Resume, Self::Created { .. } | Self::Running(_) | Self::Exited(_) | Self::Restarting(_)) => {
-                Err(Denied::NotPaused)
+            (Request::Pause, Self::Created { .. } | Self::Exited(_) | Self::Restarting(_)) => {
+                Err(Denied::NotRunning)
             }
+            (Request::Resume, Self::Paused(_)) => Ok(Act),
+            (
+                Request::Resume,
+                Self::Created { .. } | Self::Running(_) | Self::Exited(_) | Self::Restarting(_),
+            ) => Err(Denied::NotPaused),
             (Request::Exec, Self::Running(_)) => Ok(Act),
             (Request::Exec, Self::Paused(_)) => Err(Denied::IsPaused),
-            (Request::Exec, Self::Created { .. } | Self::Exited(_) | Self::Restarting(_)) => Err(Denied::NotRunning),
+            (Request::Exec, Self::Created { .. } | Self::Exited(_) | Self::Restarting(_)) => {
+                Err(Denied::NotRunning)
+            }
             (Request::Remove, Self::Created { .. } | Self::Exited(_)) => Ok(Act),
-            (Request::Remove, Self::Running(_) | Self::Paused(_) | Self::Restarting(_)) => Err(Denied::IsRunning),
+            (Request::Remove, Self::Running(_) | Self::Paused(_) | Self::Restarting(_)) => {
+                Err(Denied::IsRunning)
+            }
         }
     }
 

@@ -39,13 +39,9 @@ impl Link {
 
     /// Connects to the monitor that serves `state_dir`; `None` where none does.
     pub(crate) async fn connect(state_dir: &Path) -> Result<Option<(Self, i32)>> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .doing(|| "make a socket")?;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .doing(|| "make a socket")?;
         // By way of the directory's descriptor, so that a long path fits the address.
         let Ok(dir) = std::fs::File::open(state_dir) else { return Ok(None) };
         let path = format!("/proc/self/fd/{}/{SOCKET}", std::os::fd::AsRawFd::as_raw_fd(&dir));
@@ -84,10 +80,8 @@ impl Link {
     /// The next event; `None` when the monitor is gone. Answers to execs are handed to their askers.
     pub(crate) async fn next(&self) -> Result<Option<(Event, Vec<OwnedFd>)>> {
         loop {
-            let received = self
-                .socket
-                .async_io(Interest::READABLE, |socket| protocol::receive(socket.as_fd()))
-                .await;
+            let received =
+                self.socket.async_io(Interest::READABLE, |socket| protocol::receive(socket.as_fd())).await;
             let (event, mut fds) = match received {
                 Ok(Some(received)) => received,
                 Ok(None) => return Ok(None),
@@ -189,13 +183,9 @@ impl Monitors {
 
     fn spawn(&self) -> Result<Arc<Link>> {
         let step = || format!("start {}", self.program.display());
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .doing(|| "make a socket pair")?;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .doing(|| "make a socket pair")?;
         let mut command = stdx::process::command(&self.program);
         command
             .arg("monitor")

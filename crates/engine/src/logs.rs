@@ -116,11 +116,10 @@ pub(crate) fn target(spec: &ContainerSpec, dir: &Path, id: &str) -> Result<LogTa
                 target.max_size = if value == "-1" { 0 } else { parse_size(value)? };
             }
             "max-file" => {
-                target.max_files = value
-                    .parse()
-                    .ok()
-                    .filter(|n| *n > 0)
-                    .ok_or_else(|| Error::invalid(format!("max-file cannot be less than 1: {value:?}")))?;
+                target.max_files =
+                    value.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+                        Error::invalid(format!("max-file cannot be less than 1: {value:?}"))
+                    })?;
             }
             // Docker's way to say that a slow disk must not hold up the container: it never does here.
             "mode" if value == "blocking" || value == "non-blocking" => {}
@@ -168,9 +167,14 @@ mod tests {
 
     #[test]
     fn sizes_have_dockers_units() {
-        for (text, expected) in
-            [("10", 10), ("10k", 10 << 10), ("1.5m", 3 << 19), ("2G", 2 << 30), ("7MiB", 7 << 20), ("3kb", 3 << 10)]
-        {
+        for (text, expected) in [
+            ("10", 10),
+            ("10k", 10 << 10),
+            ("1.5m", 3 << 19),
+            ("2G", 2 << 30),
+            ("7MiB", 7 << 20),
+            ("3kb", 3 << 10),
+        ] {
             assert_eq!(parse_size(text).unwrap(), expected, "{text}");
         }
         assert!(parse_size("ten").is_err());

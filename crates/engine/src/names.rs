@@ -1,17 +1,19 @@
 //! Names for containers whose user gave none.
 
 const ADJECTIVES: [&str; 48] = [
-    "amber", "bold", "brave", "breezy", "bright", "brisk", "calm", "clear", "clever", "coral", "cosy", "curious", "deep",
-    "eager", "early", "fair", "fleet", "fresh", "gentle", "glad", "golden", "happy", "hardy", "jolly", "keen", "kind",
-    "lively", "lucky", "mellow", "merry", "misty", "neat", "nimble", "patient", "plucky", "proud", "quick", "quiet",
-    "ready", "salty", "serene", "silver", "steady", "sunny", "swift", "tidal", "warm", "wise",
+    "amber", "bold", "brave", "breezy", "bright", "brisk", "calm", "clear", "clever", "coral", "cosy",
+    "curious", "deep", "eager", "early", "fair", "fleet", "fresh", "gentle", "glad", "golden", "happy",
+    "hardy", "jolly", "keen", "kind", "lively", "lucky", "mellow", "merry", "misty", "neat", "nimble",
+    "patient", "plucky", "proud", "quick", "quiet", "ready", "salty", "serene", "silver", "steady", "sunny",
+    "swift", "tidal", "warm", "wise",
 ];
 
 const NOUNS: [&str; 48] = [
-    "anchor", "atoll", "barge", "bay", "beacon", "bollard", "breeze", "brig", "buoy", "cape", "clipper", "compass",
-    "cove", "current", "cutter", "delta", "dinghy", "dock", "dolphin", "ferry", "fjord", "gull", "harbor", "haven",
-    "heron", "inlet", "island", "jetty", "kayak", "keel", "lagoon", "lantern", "marina", "mast", "osprey", "otter",
-    "pelican", "pier", "port", "quay", "reef", "rudder", "sail", "schooner", "seal", "sound", "tern", "wharf",
+    "anchor", "atoll", "barge", "bay", "beacon", "bollard", "breeze", "brig", "buoy", "cape", "clipper",
+    "compass", "cove", "current", "cutter", "delta", "dinghy", "dock", "dolphin", "ferry", "fjord", "gull",
+    "harbor", "haven", "heron", "inlet", "island", "jetty", "kayak", "keel", "lagoon", "lantern", "marina",
+    "mast", "osprey", "otter", "pelican", "pier", "port", "quay", "reef", "rudder", "sail", "schooner",
+    "seal", "sound", "tern", "wharf",
 ];
 
 /// A name nobody has, as far as `is_free` knows: two words, after some tries with a number.

@@ -53,7 +53,8 @@ impl Security {
     pub(crate) fn parse(options: &[String]) -> Result<Self> {
         let mut security = Self::default();
         for option in options {
-            let (name, value) = option.split_once('=').or_else(|| option.split_once(':')).unwrap_or((option, "true"));
+            let (name, value) =
+                option.split_once('=').or_else(|| option.split_once(':')).unwrap_or((option, "true"));
             match (name, value) {
                 ("no-new-privileges", "true") => security.no_new_privileges = true,
                 ("no-new-privileges", "false") => security.no_new_privileges = false,
@@ -208,7 +209,8 @@ fn sysctls(container: &ContainerSpec) -> std::collections::BTreeMap<String, Stri
     let mut sysctls = container.host.sysctls.clone();
     // With a network of its own, ports below 1024 and ping need no capability (Docker since 20.10).
     if container.host.network_mode != "host" && !container.host.network_mode.starts_with("container:") {
-        for (name, value) in [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
         {
             sysctls.entry(name.into()).or_insert_with(|| value.into());
         }
@@ -222,9 +224,11 @@ fn namespaces(container: &ContainerSpec, context: &Context<'_>) -> Result<Vec<Na
     if host.uts_mode != "host" {
         list.push(new_namespace("uts"));
     }
-    for (kind, file, mode) in
-        [("pid", "pid", &host.pid_mode), ("ipc", "ipc", &host.ipc_mode), ("network", "net", &host.network_mode)]
-    {
+    for (kind, file, mode) in [
+        ("pid", "pid", &host.pid_mode),
+        ("ipc", "ipc", &host.ipc_mode),
+        ("network", "net", &host.network_mode),
+    ] {
         if mode == "host" {
             continue;
         }

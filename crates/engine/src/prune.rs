@@ -10,7 +10,10 @@ impl Engine {
     ///
     /// # Errors
     /// The first failure; what was removed before it stays removed.
-    pub async fn prune_containers(&self, matches: impl Fn(&crate::ContainerInfo) -> bool) -> Result<(Vec<String>, u64)> {
+    pub async fn prune_containers(
+        &self,
+        matches: impl Fn(&crate::ContainerInfo) -> bool,
+    ) -> Result<(Vec<String>, u64)> {
         let mut removed = Vec::new();
         let mut bytes = 0;
         for container in self.containers.all() {
@@ -26,7 +29,8 @@ impl Engine {
                     bytes += size;
                 }
                 // Started or removed by somebody else meanwhile.
-                Err(error) if matches!(error.kind(), model::ErrorKind::Conflict | model::ErrorKind::NotFound) => {}
+                Err(error)
+                    if matches!(error.kind(), model::ErrorKind::Conflict | model::ErrorKind::NotFound) => {}
                 Err(error) => return Err(error),
             }
         }

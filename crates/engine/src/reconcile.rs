@@ -46,14 +46,19 @@ impl Engine {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(id = container.id, error = error.chain(), "failed to reach a container's monitor");
+                    tracing::warn!(
+                        id = container.id,
+                        error = error.chain(),
+                        "failed to reach a container's monitor"
+                    );
                 }
             }
         }
         // A start or a run was cut off. Without a word of its end it was killed, or the machine was.
         if before.run().is_some() || state_dir.exists() {
             let exit = self.exit_without_word(container);
-            let was_running = before.run().is_some() || state_dir.join(oci_runtime::monitor::protocol::EXIT_FILE).exists();
+            let was_running =
+                before.run().is_some() || state_dir.join(oci_runtime::monitor::protocol::EXIT_FILE).exists();
             if was_running {
                 if before.run().is_none() {
                     container.dynamic().state = State::Running(Run { pid: 0, started_at: exit.at });

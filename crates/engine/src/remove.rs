@@ -40,7 +40,11 @@ impl Engine {
     /// The end of an `--rm` container; the caller holds the turn.
     pub(crate) async fn remove_ended(&self, container: &Arc<Container>) {
         if let Err(error) = self.remove_now(container).await {
-            tracing::warn!(id = container.id, error = error.chain(), "failed to remove a container that ended");
+            tracing::warn!(
+                id = container.id,
+                error = error.chain(),
+                "failed to remove a container that ended"
+            );
         }
     }
 

@@ -68,7 +68,13 @@ impl Engine {
                         State::Created { failure: Some((code, message)) }
                     } else {
                         let at = now();
-                        State::Exited(End { code, started_at: at, finished_at: at, error: message, is_oom: false })
+                        State::Exited(End {
+                            code,
+                            started_at: at,
+                            finished_at: at,
+                            error: message,
+                            is_oom: false,
+                        })
                     };
                     is_first
                 };
@@ -110,7 +116,8 @@ impl Engine {
             },
         )?;
         let filter = oci::filter(&spec)?;
-        let (fds, attach): (Vec<OwnedFd>, Vec<Streams>) = std::mem::take(&mut container.dynamic().waiting).into_iter().unzip();
+        let (fds, attach): (Vec<OwnedFd>, Vec<Streams>) =
+            std::mem::take(&mut container.dynamic().waiting).into_iter().unzip();
         let request = StartRequest {
             id: container.id.clone(),
             state_dir,
@@ -151,7 +158,11 @@ impl Engine {
     }
 
     /// The root and what is mounted on it.
-    fn root_of(&self, container: &Container, spec: &ContainerSpec) -> Result<(PathBuf, Option<oci_runtime::Overlay>)> {
+    fn root_of(
+        &self,
+        container: &Container,
+        spec: &ContainerSpec,
+    ) -> Result<(PathBuf, Option<oci_runtime::Overlay>)> {
         if let Some(rootfs) = &spec.rootfs {
             return Ok((rootfs.clone(), None));
         }
@@ -173,7 +184,10 @@ impl Engine {
         let container = self.containers.find(other)?;
         let state = container.state();
         state.run().map(|run| run.pid).ok_or_else(|| {
-            Error::state(format!("cannot join the namespace of a container that does not run: {}", container.short_id()))
+            Error::state(format!(
+                "cannot join the namespace of a container that does not run: {}",
+                container.short_id()
+            ))
         })
     }
 
@@ -206,7 +220,11 @@ impl Engine {
             let _ = oci_runtime::sys::kill(run.pid, libc::SIGKILL);
         }
         if let Err(error) = cgroups.delete() {
-            tracing::warn!(id = container.id, error = error.chain(), "failed to remove a container's cgroups");
+            tracing::warn!(
+                id = container.id,
+                error = error.chain(),
+                "failed to remove a container's cgroups"
+            );
         }
         Exit { code: 137, is_oom, at: now() }
     }
@@ -353,13 +371,19 @@ fn write_host_files(spec: &ContainerSpec, container: &Container, dir: &std::path
     let hostname = oci::hostname(spec, &container.id);
     write(&files.hostname, &format!("{hostname}\n"))?;
     let shares_host = spec.host.network_mode == "host";
-    let mut hosts = if shares_host { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { LOCALHOST.into() };
+    let mut hosts = if shares_host {
+        std::fs::read_to_string("/etc/hosts").unwrap_or_default()
+    } else {
+        LOCALHOST.into()
+    };
     for entry in &spec.host.extra_hosts {
         let (name, address) = entry
             .split_once(':')
             .ok_or_else(|| Error::invalid(format!("bad format for add-host: {entry:?}")))?;
         if address == "host-gateway" && !shares_host {
-            return Err(Error::unsupported("--add-host …:host-gateway needs a bridge network, which is not there yet"));
+            return Err(Error::unsupported(
+                "--add-host …:host-gateway needs a bridge network, which is not there yet",
+            ));
         }
         let address = if address == "host-gateway" { "127.0.0.1" } else { address };
         hosts.push_str(&format!("{address}\t{name}\n"));
@@ -380,7 +404,11 @@ fn resolv_conf(spec: &ContainerSpec, shares_host: bool) -> String {
     let host = &spec.host;
     if host.dns.is_empty() && host.dns_search.is_empty() && host.dns_options.is_empty() {
         // Without a network there is nobody to ask; what programs read is the host's all the same.
-        return if shares_host { std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default() } else { String::new() };
+        return if shares_host {
+            std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+        } else {
+            String::new()
+        };
     }
     let mut text: String = host.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
     if !host.dns_search.is_empty() {

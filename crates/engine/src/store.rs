@@ -77,8 +77,9 @@ impl Store {
         let connection = Connection::open(path).map_err(fail("open a file"))?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
         connection.pragma_update(None, "cache_size", -512).map_err(fail("set the cache"))?;
-        let version: i64 =
-            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail("read the version"))?;
+        let version: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(fail("read the version"))?;
         if version > VERSION {
             return Err(Error::unsupported(format!(
                 "{} was written by a newer version of Cove (format {version}, this one knows {VERSION}); update Cove",
@@ -137,7 +138,8 @@ fn read_all(connection: &Connection) -> Result<Vec<Record>> {
         .map_err(fail)?;
     rows.into_iter()
         .map(|(id, text)| {
-            serde_json::from_str(&text).map_err(|error| Error::invalid(format!("the record of container {id}: {error}")))
+            serde_json::from_str(&text)
+                .map_err(|error| Error::invalid(format!("the record of container {id}: {error}")))
         })
         .collect()
 }
@@ -201,7 +203,9 @@ fn commit(connection: &Connection, jobs: &[Job]) -> rusqlite::Result<()> {
                 let text = serde_json::to_string(record)
                     .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
                 transaction
-                    .prepare_cached("INSERT INTO containers VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2")?
+                    .prepare_cached(
+                        "INSERT INTO containers VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2",
+                    )?
                     .execute(params![record.id, text])?;
             }
             Write::Remove(id) => {

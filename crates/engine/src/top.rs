@@ -30,10 +30,8 @@ impl Engine {
         let arguments = if arguments.is_empty() { "-ef" } else { arguments };
         let mut command = stdx::process::command("ps");
         command.args(arguments.split_whitespace());
-        let output = tokio::process::Command::from(command)
-            .output()
-            .await
-            .doing(|| "run ps (package procps)")?;
+        let output =
+            tokio::process::Command::from(command).output().await.doing(|| "run ps (package procps)")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(Error::invalid(format!("ps {arguments}: {said}")));
@@ -44,7 +42,8 @@ impl Engine {
 
 fn parse(text: &str, pids: &[i32]) -> Result<ProcessTable> {
     let mut lines = text.lines();
-    let titles: Vec<String> = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let titles: Vec<String> =
+        lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
     let column = titles
         .iter()
         .position(|title| title == "PID")
@@ -53,11 +52,14 @@ fn parse(text: &str, pids: &[i32]) -> Result<ProcessTable> {
         .map(|line| {
             // The last column, the command, may hold blanks.
             let mut words = line.split_whitespace();
-            let mut row: Vec<String> = words.by_ref().take(titles.len().saturating_sub(1)).map(str::to_owned).collect();
+            let mut row: Vec<String> =
+                words.by_ref().take(titles.len().saturating_sub(1)).map(str::to_owned).collect();
             row.push(words.collect::<Vec<_>>().join(" "));
             row
         })
-        .filter(|row| row.get(column).and_then(|pid| pid.parse::<i32>().ok()).is_some_and(|pid| pids.contains(&pid)))
+        .filter(|row| {
+            row.get(column).and_then(|pid| pid.parse::<i32>().ok()).is_some_and(|pid| pids.contains(&pid))
+        })
         .collect();
     Ok(ProcessTable { titles, rows })
 }

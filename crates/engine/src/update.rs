@@ -11,14 +11,21 @@ impl Engine {
     ///
     /// # Errors
     /// Where a value is refused; nothing is changed then.
-    pub async fn update(&self, name: &str, limits: &ResourceLimits, restart: Option<RestartPolicy>) -> Result<()> {
+    pub async fn update(
+        &self,
+        name: &str,
+        limits: &ResourceLimits,
+        restart: Option<RestartPolicy>,
+    ) -> Result<()> {
         let container = self.containers.find(name)?;
         let _turn = container.turn.lock().await;
         let mut spec = (*container.spec()).clone();
         merge(&mut spec.host.resources, limits);
         if let Some(policy) = restart {
             if spec.host.auto_remove && policy.mode != model::container::RestartMode::No {
-                return Err(Error::invalid("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+                return Err(Error::invalid(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container",
+                ));
             }
             spec.host.restart = policy;
         }
@@ -63,7 +70,9 @@ fn merge(into: &mut ResourceLimits, from: &ResourceLimits) {
         into.memory = from.memory;
     }
     number(&mut into.memory_swap, from.memory_swap);
-    for (into, from) in [(&mut into.cpuset_cpus, &from.cpuset_cpus), (&mut into.cpuset_mems, &from.cpuset_mems)] {
+    for (into, from) in
+        [(&mut into.cpuset_cpus, &from.cpuset_cpus), (&mut into.cpuset_mems, &from.cpuset_mems)]
+    {
         if !from.is_empty() {
             into.clone_from(from);
         }

@@ -57,14 +57,18 @@ impl ImageStore {
             }
         }
         let Some(file) = parts.get("manifest.json") else {
-            return Err(Error::invalid("the archive is neither Docker's form nor an OCI layout: it has no manifest.json and no index.json"));
+            return Err(Error::invalid(
+                "the archive is neither Docker's form nor an OCI layout: it has no manifest.json and no index.json",
+            ));
         };
         let entries: Vec<DockerEntry> = serde_json::from_slice(&read_small(file)?)
             .map_err(|error| Error::corrupt(format!("the archive's manifest.json is malformed: {error}")))?;
         let mut loaded = Vec::new();
         for entry in entries {
             let part = |name: &str| {
-                parts.get(name).ok_or_else(|| Error::corrupt(format!("the archive lacks {name:?}, which its manifest names")))
+                parts.get(name).ok_or_else(|| {
+                    Error::corrupt(format!("the archive lacks {name:?}, which its manifest names"))
+                })
             };
             let raw = read_small(part(&entry.config)?)?;
             let files = entry.layers.iter().map(|name| part(name)).collect::<Result<Vec<_>>>()?;
@@ -78,10 +82,13 @@ impl ImageStore {
         let mut loaded = Vec::new();
         let blob = |descriptor: &Descriptor| -> Result<&PathBuf> {
             let name = format!("blobs/sha256/{}", descriptor.digest()?.hex());
-            parts.get(&name).ok_or_else(|| Error::corrupt(format!("the archive lacks {name}, which its index names")))
+            parts
+                .get(&name)
+                .ok_or_else(|| Error::corrupt(format!("the archive lacks {name}, which its index names")))
         };
         for descriptor in &index.manifests {
-            let mut names: Vec<&String> = [CONTAINERD_NAME, NAME].iter().filter_map(|key| descriptor.annotations.get(*key)).collect();
+            let mut names: Vec<&String> =
+                [CONTAINERD_NAME, NAME].iter().filter_map(|key| descriptor.annotations.get(*key)).collect();
             // A bare tag (`1.2`), as skopeo writes it, names no repository.
             names.retain(|name| name.contains(['/', ':']) && name.parse::<Reference>().is_ok());
             names.truncate(1);
@@ -148,11 +155,15 @@ impl ImageStore {
         let step = || format!("read {}", file.display());
         let unpacked = layer::unpack(File::open(file).doing(step)?, tree, self.config.is_rootless)?;
         if unpacked.diff_id != *diff_id {
-            return Err(Error::corrupt(format!("a layer unpacks to {}, not to {diff_id} as its image says", unpacked.diff_id)));
+            return Err(Error::corrupt(format!(
+                "a layer unpacks to {}, not to {diff_id} as its image says",
+                unpacked.diff_id
+            )));
         }
         let partial = self.ingest_path("blob");
         let mut copy = File::create(&partial).doing(|| "keep a layer")?;
-        let (blob, blob_size) = copy_hashed(File::open(file).doing(step)?, &mut copy).doing(|| "keep a layer")?;
+        let (blob, blob_size) =
+            copy_hashed(File::open(file).doing(step)?, &mut copy).doing(|| "keep a layer")?;
         let mut head = [0; 4];
         let _ = File::open(file).and_then(|mut file| file.read(&mut head)).doing(step)?;
         std::fs::rename(&partial, self.blob_path(&blob)).doing(|| "keep a layer")?;
@@ -162,7 +173,13 @@ impl ImageStore {
             [0x28, 0xb5, 0x2f, 0xfd] => "application/vnd.oci.image.layer.v1.tar+zstd",
             _ => OCI_LAYER_TAR,
         };
-        Ok(LayerRow { diff_id: *diff_id, size: unpacked.size, blob, media_type: media_type.into(), blob_size })
+        Ok(LayerRow {
+            diff_id: *diff_id,
+            size: unpacked.size,
+            blob,
+            media_type: media_type.into(),
+            blob_size,
+        })
     }
 
     /// Writes images as one archive that both Docker and OCI tools read. Blocking.
@@ -173,7 +190,10 @@ impl ImageStore {
         let mut wanted: Vec<(std::sync::Arc<ImageRecord>, Vec<Reference>)> = Vec::new();
         for name in names {
             let image = self.resolve(name)?;
-            let reference = name.parse::<Reference>().ok().filter(|reference| image.repo_tags.contains(&reference.familiar()));
+            let reference = name
+                .parse::<Reference>()
+                .ok()
+                .filter(|reference| image.repo_tags.contains(&reference.familiar()));
             match wanted.iter_mut().find(|(known, _)| known.id == image.id) {
                 Some((_, references)) => references.extend(reference),
                 None => wanted.push((image, reference.into_iter().collect())),
@@ -201,9 +221,9 @@ impl ImageStore {
     ) -> Result<(DockerEntry, Vec<Descriptor>)> {
         let mut layers = Vec::new();
         for diff_id in &image.diff_ids {
-            let layer = self
-                .known_layer(diff_id)
-                .ok_or_else(|| Error::corrupt(format!("the layer {diff_id} of {} is missing", image.id.short())))?;
+            let layer = self.known_layer(diff_id).ok_or_else(|| {
+                Error::corrupt(format!("the layer {diff_id} of {} is missing", image.id.short()))
+            })?;
             writer.add_file(&blob_name(&layer.blob), &self.blob_path(&layer.blob), layer.blob_size)?;
             layers.push(Descriptor {
                 media_type: layer.media_type.clone(),
@@ -315,7 +335,8 @@ fn spread(mut from: impl Read, dir: &Path) -> Result<Parts> {
 }
 
 fn spread_tar(from: impl Read, dir: &Path) -> Result<Parts> {
-    let malformed = |error: io::Error| Error::corrupt(format!("the archive is malformed or cut off: {error}"));
+    let malformed =
+        |error: io::Error| Error::corrupt(format!("the archive is malformed or cut off: {error}"));
     let mut parts = Parts::new();
     let mut links = Vec::new();
     let mut archive = Archive::new(from);
@@ -371,7 +392,9 @@ fn read_small(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX + 1).read_to_end(&mut bytes).doing(|| format!("read {}", path.display()))?;
     if bytes.len() as u64 > MAX {
-        return Err(Error::corrupt(format!("a manifest or configuration in the archive is longer than {MAX} bytes")));
+        return Err(Error::corrupt(format!(
+            "a manifest or configuration in the archive is longer than {MAX} bytes"
+        )));
     }
     Ok(bytes)
 }
@@ -385,4 +408,3 @@ fn read_checked(path: &Path, digest: &Digest) -> Result<Vec<u8>> {
         Err(Error::corrupt(format!("a part of the archive has the digest {found}, not {digest}")))
     }
 }
-

@@ -51,7 +51,9 @@ impl ImageStore {
         let upper = match self.snapshot(key) {
             Some(Snapshot::Overlay { upper, .. }) => upper,
             Some(Snapshot::Copy { .. }) => {
-                return Err(Error::Unsupported { what: "commit needs overlay, which is not available here".into() });
+                return Err(Error::Unsupported {
+                    what: "commit needs overlay, which is not available here".into(),
+                });
             }
             None => return Err(Error::NoSuchImage { name: key.to_owned() }),
         };
@@ -61,8 +63,11 @@ impl ImageStore {
         let made = packed.and_then(|diff_id| self.keep_layer(&file, &diff_id).map(|layer| (diff_id, layer)));
         let _ = std::fs::remove_file(&file);
         let (diff_id, layer) = made?;
-        let mut layers: Vec<_> =
-            base.iter().flat_map(|base| base.diff_ids.iter()).filter_map(|diff_id| self.known_layer(diff_id)).collect();
+        let mut layers: Vec<_> = base
+            .iter()
+            .flat_map(|base| base.diff_ids.iter())
+            .filter_map(|diff_id| self.known_layer(diff_id))
+            .collect();
         layers.push(layer);
         let raw = config_file(base.as_deref(), diff_id, options);
         let names = options.reference.iter().map(ToString::to_string).collect();
@@ -117,7 +122,10 @@ fn now() -> String {
 fn pack(upper: &Path, file: &Path) -> Result<Digest> {
     let step = || "pack the container's changes";
     let gzip = GzEncoder::new(File::create(file).doing(step)?, Compression::fast());
-    let mut packer = Packer { builder: Builder::new(Hashing { inner: gzip, hasher: Sha256::new() }), seen: HashMap::new() };
+    let mut packer = Packer {
+        builder: Builder::new(Hashing { inner: gzip, hasher: Sha256::new() }),
+        seen: HashMap::new(),
+    };
     packer.builder.mode(tar::HeaderMode::Complete);
     packer.add_content(upper, Path::new("")).doing(step)?;
     let hashing = packer.builder.into_inner().doing(step)?;
@@ -168,14 +176,19 @@ impl<W: Write> Packer<W> {
             let mut hidden = b".wh.".to_vec();
             hidden.extend_from_slice(shown.file_name().unwrap_or_default().as_bytes());
             header.set_entry_type(EntryType::Regular);
-            return self.builder.append_data(&mut header, shown.with_file_name(OsStr::from_bytes(&hidden)), io::empty());
+            return self.builder.append_data(
+                &mut header,
+                shown.with_file_name(OsStr::from_bytes(&hidden)),
+                io::empty(),
+            );
         }
         let found = attributes(path);
         let kept: Vec<(String, &[u8])> = found
             .iter()
             .filter(|(name, _)| {
                 let name = name.as_bytes();
-                name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+                name == b"security.capability"
+                    || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
             })
             .map(|(name, value)| (format!("SCHILY.xattr.{}", name.to_string_lossy()), value.as_slice()))
             .collect();

@@ -210,7 +210,9 @@ pub(crate) struct Descriptor {
 
 impl Descriptor {
     pub(crate) fn digest(&self) -> Result<Digest> {
-        self.digest.parse().map_err(|error| Error::corrupt(format!("the manifest names a blob badly: {error}")))
+        self.digest
+            .parse()
+            .map_err(|error| Error::corrupt(format!("the manifest names a blob badly: {error}")))
     }
 }
 
@@ -225,7 +227,11 @@ pub(crate) struct RawPlatform {
 
 impl RawPlatform {
     pub(crate) fn platform(&self) -> Platform {
-        Platform { os: self.os.clone(), architecture: self.architecture.clone(), variant: self.variant.clone() }
+        Platform {
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
+        }
     }
 }
 
@@ -260,9 +266,10 @@ impl Manifest {
             .map_err(|error| Error::corrupt(format!("the manifest is malformed: {error}")))?;
         if manifest.schema_version == 1 {
             return Err(Error::Unsupported {
-                what: "the image has Docker's schema 1, which registries gave up in 2019; push it again with a \
+                what:
+                    "the image has Docker's schema 1, which registries gave up in 2019; push it again with a \
                        newer tool"
-                    .into(),
+                        .into(),
             });
         }
         Ok(manifest)
@@ -274,10 +281,13 @@ impl Manifest {
 
     /// The configuration's descriptor; artifacts that are no images are refused.
     pub(crate) fn image_config(&self) -> Result<&Descriptor> {
-        let config = self.config.as_ref().ok_or_else(|| Error::corrupt("the manifest names no configuration"))?;
+        let config =
+            self.config.as_ref().ok_or_else(|| Error::corrupt("the manifest names no configuration"))?;
         if config.media_type != OCI_CONFIG && config.media_type != DOCKER_CONFIG {
             let what = self.artifact_type.as_deref().unwrap_or(&config.media_type);
-            return Err(Error::Unsupported { what: format!("this is no container image but an artifact of type {what}") });
+            return Err(Error::Unsupported {
+                what: format!("this is no container image but an artifact of type {what}"),
+            });
         }
         Ok(config)
     }
@@ -286,7 +296,8 @@ impl Manifest {
     pub(crate) fn select(&self, wanted: &Platform) -> Option<&Descriptor> {
         self.manifests.iter().find(|descriptor| {
             let is_attestation = descriptor.annotations.contains_key("vnd.docker.reference.type");
-            !is_attestation && descriptor.platform.as_ref().is_none_or(|platform| wanted.accepts(&platform.platform()))
+            !is_attestation
+                && descriptor.platform.as_ref().is_none_or(|platform| wanted.accepts(&platform.platform()))
         })
     }
 }

@@ -53,8 +53,9 @@ impl Database {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(fail("set the durability"))?;
         connection.pragma_update(None, "cache_size", -256).map_err(fail("set the cache"))?;
-        let version: i64 =
-            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail("read the version"))?;
+        let version: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(fail("read the version"))?;
         if version > VERSION {
             return Err(Error::Unsupported {
                 what: format!(
@@ -68,7 +69,11 @@ impl Database {
         Ok(Self(Mutex::new(connection)))
     }
 
-    fn with<T>(&self, doing: &'static str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    fn with<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         work(&connection).map_err(|source| Error::Database { doing, source })
     }
@@ -93,7 +98,8 @@ impl Database {
 
     pub(crate) fn layers(&self) -> Result<Vec<LayerRow>> {
         let rows = self.with("read the layers", |connection| {
-            let mut statement = connection.prepare("SELECT diff_id, size, blob, media_type, blob_size FROM layers")?;
+            let mut statement =
+                connection.prepare("SELECT diff_id, size, blob, media_type, blob_size FROM layers")?;
             let rows = statement
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
             rows.collect::<rusqlite::Result<Vec<(String, i64, String, String, i64)>>>()
@@ -112,7 +118,13 @@ impl Database {
     }
 
     /// Adds an image with its layers and, at once, its names.
-    pub(crate) fn add_image(&self, id: &Digest, config: &[u8], layers: &[LayerRow], names: &[String]) -> Result<()> {
+    pub(crate) fn add_image(
+        &self,
+        id: &Digest,
+        config: &[u8],
+        layers: &[LayerRow],
+        names: &[String],
+    ) -> Result<()> {
         self.with("add an image", |connection| {
             let transaction = connection.unchecked_transaction()?;
             for layer in layers {
@@ -127,9 +139,11 @@ impl Database {
                     ],
                 )?;
             }
-            transaction.execute("INSERT OR REPLACE INTO images VALUES (?1, ?2)", params![id.to_string(), config])?;
+            transaction
+                .execute("INSERT OR REPLACE INTO images VALUES (?1, ?2)", params![id.to_string(), config])?;
             for name in names {
-                transaction.execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, id.to_string()])?;
+                transaction
+                    .execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, id.to_string()])?;
             }
             transaction.commit()
         })
@@ -159,7 +173,9 @@ impl Database {
 
     pub(crate) fn remove_layer(&self, diff_id: &Digest) -> Result<()> {
         self.with("remove a layer", |connection| {
-            connection.execute("DELETE FROM layers WHERE diff_id = ?1", params![diff_id.to_string()]).map(drop)
+            connection
+                .execute("DELETE FROM layers WHERE diff_id = ?1", params![diff_id.to_string()])
+                .map(drop)
         })
     }
 }

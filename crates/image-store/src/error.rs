@@ -102,7 +102,9 @@ impl Error {
             Self::Denied { .. } => ErrorKind::Permission,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::Corrupt { .. } | Self::Os { .. } | Self::Unpack { .. } | Self::Database { .. } => ErrorKind::Internal,
+            Self::Corrupt { .. } | Self::Os { .. } | Self::Unpack { .. } | Self::Database { .. } => {
+                ErrorKind::Internal
+            }
         }
     }
 

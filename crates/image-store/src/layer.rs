@@ -39,7 +39,8 @@ pub(crate) fn unpack(mut from: impl Read, dir: &Path, is_userxattr: bool) -> Res
     let mut head = [0; 4];
     let known = read_up_to(&mut from, &mut head).doing(|| "read the layer")?;
     let packed = Rc::new(Cell::new(0));
-    let counted = Counted { inner: io::Cursor::new(head).take(known as u64).chain(from), bytes: Rc::clone(&packed) };
+    let counted =
+        Counted { inner: io::Cursor::new(head).take(known as u64).chain(from), bytes: Rc::clone(&packed) };
     match head {
         [0x1f, 0x8b, ..] if known >= 2 => unpack_tar(MultiGzDecoder::new(counted), dir, is_userxattr, packed),
         [0x28, 0xb5, 0x2f, 0xfd] => {
@@ -121,7 +122,9 @@ pub(crate) fn publish(ingest: &Path, target: &Path) -> Result<()> {
     let handle = std::fs::File::open(ingest).doing(step)?;
     rustix::fs::syncfs(&handle).doing(step)?;
     match std::fs::rename(ingest, target) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) =>
+        {
             std::fs::remove_dir_all(ingest).doing(step)
         }
         other => other.doing(step),

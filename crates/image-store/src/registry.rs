@@ -131,7 +131,9 @@ impl ImageStore {
         tell: Arc<dyn Fn(Progress) + Send + Sync>,
     ) -> Result<Arc<ImageRecord>> {
         let wanted = platform.cloned().unwrap_or_else(Platform::host);
-        let tag = reference.tag().map_or_else(|| reference.digest().map(|d| d.to_string()).unwrap_or_default(), str::to_owned);
+        let tag = reference
+            .tag()
+            .map_or_else(|| reference.digest().map(|d| d.to_string()).unwrap_or_default(), str::to_owned);
         let found = self.find(reference, &wanted, auth).await?;
         // The first word comes once the image is known to be there: before it, a failure stands alone.
         tell(Progress { id: tag, kind: ProgressKind::Pulling(reference.familiar_name()) });
@@ -155,7 +157,8 @@ impl ImageStore {
             .await
             .map_err(|_| Error::Unavailable { what: "the engine is shutting down".into() })??;
         tell(Progress { id: String::new(), kind: ProgressKind::Digest(found.digest) });
-        let news = if before == Some(image.id) { "Image is up to date for" } else { "Downloaded newer image for" };
+        let news =
+            if before == Some(image.id) { "Image is up to date for" } else { "Downloaded newer image for" };
         let status = format!("Status: {news} {}", reference.familiar());
         tell(Progress { id: String::new(), kind: ProgressKind::Status(status) });
         Ok(image)
@@ -178,7 +181,8 @@ impl ImageStore {
                 }
             }
         }
-        let base = if reference.registry() == "docker.io" { "registry-1.docker.io" } else { reference.registry() };
+        let base =
+            if reference.registry() == "docker.io" { "registry-1.docker.io" } else { reference.registry() };
         let auth = auth.or_else(|| docker_config_auth(reference.registry()));
         self.find_at(self.fetcher.client(base)?, reference, wanted, auth).await
     }
@@ -191,13 +195,20 @@ impl ImageStore {
         auth: Option<Auth>,
     ) -> Result<Found> {
         let repository = reference.repository().to_owned();
-        let version = reference.digest().map_or_else(|| reference.tag().unwrap_or("latest").to_owned(), |d| d.to_string());
-        let (digest, bytes) = client.manifest(&repository, &version, reference.digest(), auth.as_ref()).await?;
+        let version = reference
+            .digest()
+            .map_or_else(|| reference.tag().unwrap_or("latest").to_owned(), |d| d.to_string());
+        let (digest, bytes) =
+            client.manifest(&repository, &version, reference.digest(), auth.as_ref()).await?;
         let mut manifest = Manifest::parse(&bytes)?;
         if manifest.is_index() {
             let chosen = manifest.select(wanted).ok_or_else(|| {
-                let offered: Vec<String> =
-                    manifest.manifests.iter().filter_map(|d| d.platform.as_ref()).map(|p| p.platform().to_string()).collect();
+                let offered: Vec<String> = manifest
+                    .manifests
+                    .iter()
+                    .filter_map(|d| d.platform.as_ref())
+                    .map(|p| p.platform().to_string())
+                    .collect();
                 Error::NotFound {
                     what: format!(
                         "no matching manifest for {wanted} in the manifest list entries of {} (there is {})",
@@ -207,7 +218,8 @@ impl ImageStore {
                 }
             })?;
             let inner = chosen.digest()?;
-            let (_, bytes) = client.manifest(&repository, &inner.to_string(), Some(inner), auth.as_ref()).await?;
+            let (_, bytes) =
+                client.manifest(&repository, &inner.to_string(), Some(inner), auth.as_ref()).await?;
             manifest = Manifest::parse(&bytes)?;
         }
         manifest.image_config()?;
@@ -243,7 +255,8 @@ impl ImageStore {
         let mut layers: Vec<Option<LayerRow>> = vec![None; diff_ids.len()];
         while let Some(done) = tasks.join_next().await {
             // Dropping the set on the first failure stops the others.
-            let (at, layer) = done.map_err(|error| Error::Unavailable { what: format!("a download was cut off: {error}") })??;
+            let (at, layer) = done
+                .map_err(|error| Error::Unavailable { what: format!("a download was cut off: {error}") })??;
             if let Some(slot) = layers.get_mut(at) {
                 *slot = Some(layer);
             }

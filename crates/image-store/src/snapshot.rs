@@ -105,8 +105,11 @@ impl ImageStore {
         if dir.join("rootfs").exists() {
             return Some(Snapshot::Copy { rootfs: dir.join("rootfs") });
         }
-        let mut lowers: Vec<PathBuf> =
-            self.layers_of_snapshot(key)?.iter().map(|diff_id| layer_dir(&self.config.root, diff_id)).collect();
+        let mut lowers: Vec<PathBuf> = self
+            .layers_of_snapshot(key)?
+            .iter()
+            .map(|diff_id| layer_dir(&self.config.root, diff_id))
+            .collect();
         lowers.reverse();
         if lowers.is_empty() {
             // An image without layers: overlay wants one lower all the same.
@@ -145,7 +148,8 @@ impl ImageStore {
         let text: String = diff_ids.iter().map(|diff_id| format!("{diff_id}\n")).collect();
         for key in self.snapshot_keys() {
             let dir = self.snapshot_dir(&key);
-            if std::fs::read_link(dir.join("image")).is_ok_and(|target| target.as_os_str() == wanted.as_str()) {
+            if std::fs::read_link(dir.join("image")).is_ok_and(|target| target.as_os_str() == wanted.as_str())
+            {
                 stdx::fs::write_atomic(&dir.join("layers"), text.as_bytes(), stdx::fs::Durability::Power)
                     .doing(|| format!("write down the layers of {}", dir.display()))?;
             }
@@ -245,9 +249,9 @@ fn is_whiteout(metadata: &std::fs::Metadata) -> bool {
 
 fn is_opaque(dir: &Path) -> bool {
     let mut value = [0; 4];
-    ["trusted.overlay.opaque", "user.overlay.opaque"]
-        .iter()
-        .any(|name| rustix::fs::lgetxattr(dir, *name, &mut value[..]).is_ok_and(|n| n == 1 && value[0] == b'y'))
+    ["trusted.overlay.opaque", "user.overlay.opaque"].iter().any(|name| {
+        rustix::fs::lgetxattr(dir, *name, &mut value[..]).is_ok_and(|n| n == 1 && value[0] == b'y')
+    })
 }
 
 /// Copies a layer onto a tree, with its whiteouts carried out.
@@ -259,7 +263,8 @@ fn stack_copy(from: &Path, to: &Path) -> io::Result<()> {
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let metadata = std::fs::symlink_metadata(&source)?;
         let there = std::fs::symlink_metadata(&target).ok();
-        let keeps_dir = metadata.is_dir() && there.as_ref().is_some_and(std::fs::Metadata::is_dir) && !is_opaque(&source);
+        let keeps_dir =
+            metadata.is_dir() && there.as_ref().is_some_and(std::fs::Metadata::is_dir) && !is_opaque(&source);
         if let Some(there) = there.filter(|_| !keeps_dir) {
             if there.is_dir() { std::fs::remove_dir_all(&target)? } else { std::fs::remove_file(&target)? }
         }
@@ -287,7 +292,13 @@ fn copy_one(source: &Path, target: &Path, metadata: &std::fs::Metadata) -> io::R
         std::fs::copy(source, target)?;
     } else {
         let kind = rustix::fs::FileType::from_raw_mode(metadata.mode());
-        let made = rustix::fs::mknodat(rustix::fs::CWD, target, kind, Mode::from_raw_mode(metadata.mode() & 0o7777), metadata.rdev());
+        let made = rustix::fs::mknodat(
+            rustix::fs::CWD,
+            target,
+            kind,
+            Mode::from_raw_mode(metadata.mode() & 0o7777),
+            metadata.rdev(),
+        );
         // Devices can't be made without root, nor opened.
         if made == Err(rustix::io::Errno::PERM) {
             return Ok(());
@@ -306,7 +317,8 @@ fn copy_one(source: &Path, target: &Path, metadata: &std::fs::Metadata) -> io::R
 /// As far as the file system takes them.
 fn copy_attributes(source: &Path, target: &Path) {
     for (name, value) in attributes(source) {
-        if !name.as_bytes().starts_with(b"trusted.overlay.") && !name.as_bytes().starts_with(b"user.overlay.") {
+        if !name.as_bytes().starts_with(b"trusted.overlay.") && !name.as_bytes().starts_with(b"user.overlay.")
+        {
             let _ = rustix::fs::lsetxattr(target, &name, &value, rustix::fs::XattrFlags::empty());
         }
     }
@@ -375,7 +387,9 @@ fn find_changes(dir: &Path, shown: &Path, lowers: &[PathBuf], changes: &mut Vec<
 fn was_there(path: &Path, lowers: &[PathBuf]) -> bool {
     let relative = path.strip_prefix("/").unwrap_or(path);
     for lower in lowers {
-        let Ok(root) = rustix::fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+        let Ok(root) =
+            rustix::fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        else {
             continue;
         };
         // Every part of the path may be hidden by this layer.
@@ -384,7 +398,8 @@ fn was_there(path: &Path, lowers: &[PathBuf]) -> bool {
             part.push(component);
             match rustix::fs::statat(&root, &part, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => {
-                    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
+                    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                        == rustix::fs::FileType::CharacterDevice;
                     if is_device && stat.st_rdev == 0 {
                         return false;
                     }

@@ -161,7 +161,8 @@ impl ImageStore {
     /// # Errors
     /// None at present.
     pub fn list(&self) -> Result<Vec<Arc<ImageRecord>>> {
-        let mut all: Vec<_> = self.index.read().unwrap_or_else(PoisonError::into_inner).images.values().cloned().collect();
+        let mut all: Vec<_> =
+            self.index.read().unwrap_or_else(PoisonError::into_inner).images.values().cloned().collect();
         all.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
         Ok(all)
     }
@@ -186,12 +187,22 @@ impl ImageStore {
     ///
     /// # Errors
     /// Where a container needs it.
-    pub fn remove(&self, name: &str, is_forced: bool, in_use: &[(String, Digest, bool)]) -> Result<Vec<Removed>> {
+    pub fn remove(
+        &self,
+        name: &str,
+        is_forced: bool,
+        in_use: &[(String, Digest, bool)],
+    ) -> Result<Vec<Removed>> {
         let _gc = self.gc.lock().unwrap_or_else(PoisonError::into_inner);
         let image = self.resolve(name)?;
         let names = self.index.read().unwrap_or_else(PoisonError::into_inner).names_of(&image.id);
-        let by_name = name.parse::<Reference>().ok().map(|reference| reference.to_string()).filter(|n| names.contains(n));
-        let user = in_use.iter().filter(|(_, id, _)| *id == image.id).max_by_key(|(_, _, is_running)| *is_running);
+        let by_name = name
+            .parse::<Reference>()
+            .ok()
+            .map(|reference| reference.to_string())
+            .filter(|n| names.contains(n));
+        let user =
+            in_use.iter().filter(|(_, id, _)| *id == image.id).max_by_key(|(_, _, is_running)| *is_running);
         let tags = names.iter().filter(|name| !name.contains('@')).count();
         if let Some(one) = by_name.as_ref().filter(|one| tags > 1 && !one.contains('@')) {
             self.forget_names(std::slice::from_ref(one))?;
@@ -199,7 +210,10 @@ impl ImageStore {
         }
         if by_name.is_none() && tags > 1 && !is_forced {
             return Err(Error::InUse {
-                what: format!("delete {} (must be forced) - image is referenced in multiple repositories", image.id.short()),
+                what: format!(
+                    "delete {} (must be forced) - image is referenced in multiple repositories",
+                    image.id.short()
+                ),
             });
         }
         if let Some((container, _, is_running)) = user {
@@ -306,7 +320,8 @@ impl ImageStore {
             .images
             .values()
             .map(|image| {
-                let shared = image.diff_ids.iter().filter(|id| users.get(id).is_some_and(|n| *n > 1)).map(size).sum();
+                let shared =
+                    image.diff_ids.iter().filter(|id| users.get(id).is_some_and(|n| *n > 1)).map(size).sum();
                 (image.id, image.size, shared)
             })
             .collect()
@@ -315,7 +330,13 @@ impl ImageStore {
     /// Bytes of all layers, each counted once.
     #[must_use]
     pub fn layers_size(&self) -> u64 {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).layers.values().map(|layer| layer.size).sum()
+        self.index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .layers
+            .values()
+            .map(|layer| layer.size)
+            .sum()
     }
 
     /// Removes layers and blobs that no image and no snapshot needs. Returns the bytes freed.
@@ -332,8 +353,12 @@ impl ImageStore {
         let pinned = self.pinned_layers();
         let unneeded: Vec<LayerRow> = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-            let needed: HashSet<Digest> =
-                index.images.values().flat_map(|image| image.diff_ids.iter().copied()).chain(pinned).collect();
+            let needed: HashSet<Digest> = index
+                .images
+                .values()
+                .flat_map(|image| image.diff_ids.iter().copied())
+                .chain(pinned)
+                .collect();
             index.layers.values().filter(|layer| !needed.contains(&layer.diff_id)).cloned().collect()
         };
         let mut freed = 0;
@@ -367,9 +392,10 @@ impl ImageStore {
         if std::fs::rename(path, &target).is_ok() {
             // Its own thread: deleting a large tree takes seconds, and nobody waits for it. What is
             // left at a crash is swept at the next start.
-            let _ = std::thread::Builder::new().name("trash".into()).stack_size(256 * 1024).spawn(move || {
-                let _ = std::fs::remove_dir_all(&target);
-            });
+            let _ =
+                std::thread::Builder::new().name("trash".into()).stack_size(256 * 1024).spawn(move || {
+                    let _ = std::fs::remove_dir_all(&target);
+                });
         }
     }
 
@@ -400,7 +426,12 @@ impl ImageStore {
     }
 
     /// Takes an image whose layers are all there into the index; on disk when this returns.
-    pub(crate) fn add_image(&self, raw: Vec<u8>, layers: Vec<LayerRow>, names: Vec<String>) -> Result<Arc<ImageRecord>> {
+    pub(crate) fn add_image(
+        &self,
+        raw: Vec<u8>,
+        layers: Vec<LayerRow>,
+        names: Vec<String>,
+    ) -> Result<Arc<ImageRecord>> {
         let id = Digest::sha256(<sha2::Sha256 as sha2::Digest>::digest(&raw).into());
         parse_config(&raw)?;
         self.database.add_image(&id, &raw, &layers, &names)?;

@@ -47,9 +47,12 @@ pub(crate) fn ensure(store: &ImageStore) -> Result<()> {
         ..ConfigFile::default()
     };
     let path = store.ingest_path("welcome");
-    std::fs::File::create(&path).and_then(|mut file| file.write_all(&layer)).doing(|| "make the welcome image")?;
+    std::fs::File::create(&path)
+        .and_then(|mut file| file.write_all(&layer))
+        .doing(|| "make the welcome image")?;
     let reference: Reference = NAME.parse().map_err(|_| Error::invalid("the welcome image's name"))?;
-    let loaded = store.load_image(serde_json::to_vec(&file).unwrap_or_default(), &[&path], &[reference], &|_| {});
+    let loaded =
+        store.load_image(serde_json::to_vec(&file).unwrap_or_default(), &[&path], &[reference], &|_| {});
     let _ = std::fs::remove_file(&path);
     loaded.map(drop)
 }

@@ -39,7 +39,9 @@ impl Platform {
     #[must_use]
     pub fn accepts(&self, other: &Self) -> bool {
         // arm64 has one variant in use, which most leave out.
-        let variant = |p: &Self| if p.architecture == "arm64" && p.variant == "v8" { String::new() } else { p.variant.clone() };
+        let variant = |p: &Self| {
+            if p.architecture == "arm64" && p.variant == "v8" { String::new() } else { p.variant.clone() }
+        };
         self.os == other.os
             && self.architecture == other.architecture
             && (self.variant.is_empty() || variant(self) == variant(other))
@@ -58,7 +60,8 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self, InvalidPlatform> {
         let parts: Vec<&str> = text.split('/').collect();
-        let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let is_word =
+            |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let (os, architecture, variant) = match parts.as_slice() {
             [architecture] => ("linux", *architecture, ""),
             [os, architecture] => (*os, *architecture, ""),

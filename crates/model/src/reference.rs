@@ -123,7 +123,11 @@ impl FromStr for Reference {
             }
         }
         let (registry, path) = match name.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" || host.chars().any(char::is_uppercase) => {
+            Some((host, path))
+                if host.contains(['.', ':'])
+                    || host == "localhost"
+                    || host.chars().any(char::is_uppercase) =>
+            {
                 (host, path)
             }
             _ => (HUB, name),
@@ -199,7 +203,9 @@ mod tests {
 
     #[test]
     fn malformed_names_are_refused() {
-        for text in ["", "Alpine", "a//b", "a:", "a:-x", "-a", "a_", "../a", "a@sha256:12", "a b", "host:port/a"] {
+        for text in
+            ["", "Alpine", "a//b", "a:", "a:-x", "-a", "a_", "../a", "a@sha256:12", "a b", "host:port/a"]
+        {
             check(text, None);
         }
     }

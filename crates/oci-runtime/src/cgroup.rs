@@ -48,7 +48,12 @@ impl Cgroups {
     ///
     /// # Errors
     /// Where a directory or a limit is refused; what was made is removed then.
-    pub fn create(layout: &Layout, path: &Path, resources: Option<&Resources>, missing: Missing) -> Result<Self> {
+    pub fn create(
+        layout: &Layout,
+        path: &Path,
+        resources: Option<&Resources>,
+        missing: Missing,
+    ) -> Result<Self> {
         let mut cgroups = Self { layout: layout.clone(), path: path.to_owned(), ..Self::default() };
         let made = cgroups.make_dirs(resources).and_then(|()| {
             let defaults = Resources::default();
@@ -206,7 +211,9 @@ impl Cgroups {
             return wait_until(|| read(&dir.join("cgroup.events")).is_ok_and(|text| text.contains(&wanted)));
         }
         let Some(dir) = self.v1_dir("freezer") else {
-            return Err(Error::Unsupported { what: "pausing needs cgroups, and this container has none".into() });
+            return Err(Error::Unsupported {
+                what: "pausing needs cgroups, and this container has none".into(),
+            });
         };
         let wanted = if is_frozen { "FROZEN" } else { "THAWED" };
         let file = dir.join("freezer.state");
@@ -219,10 +226,13 @@ impl Cgroups {
     /// Whether [`Self::freeze`] stands.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        let v2 = self.v2.as_ref().is_some_and(|dir| read(&dir.join("cgroup.freeze")).is_ok_and(|s| s.trim() == "1"));
-        v2 || self.v1_dir("freezer").is_some_and(|dir| {
-            read(&dir.join("freezer.state")).is_ok_and(|state| state.trim() != "THAWED")
-        })
+        let v2 = self
+            .v2
+            .as_ref()
+            .is_some_and(|dir| read(&dir.join("cgroup.freeze")).is_ok_and(|s| s.trim() == "1"));
+        v2 || self
+            .v1_dir("freezer")
+            .is_some_and(|dir| read(&dir.join("freezer.state")).is_ok_and(|state| state.trim() != "THAWED"))
     }
 
     /// How often the kernel killed a process in it for want of memory.
@@ -349,7 +359,9 @@ fn wait_until(mut is_done: impl FnMut() -> bool) -> Result<()> {
     let mut pause = std::time::Duration::from_micros(100);
     while !is_done() {
         if std::time::Instant::now() > deadline {
-            return Err(Error::State { what: "the container's processes did not stop or continue within 10 s".into() });
+            return Err(Error::State {
+                what: "the container's processes did not stop or continue within 10 s".into(),
+            });
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(std::time::Duration::from_millis(20));

@@ -8,8 +8,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
 use crate::error::{Doing, Error, Result};
@@ -89,9 +89,11 @@ impl Channel {
     /// The next message; `None` at the end of the stream.
     pub(crate) fn receive(&self) -> Result<Option<Message>> {
         let mut bytes = [0; MAX_MESSAGE];
-        let (length, fd) = receive_with_fd(self.0.as_fd(), &mut bytes).doing(|| "hear from the container's process")?;
+        let (length, fd) =
+            receive_with_fd(self.0.as_fd(), &mut bytes).doing(|| "hear from the container's process")?;
         let bytes = bytes.get(..length).unwrap_or_default();
-        let number = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
+        let number =
+            |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
         Ok(Some(match (bytes.first(), fd) {
             (None, _) => return Ok(None),
             (Some(b'M'), _) => Message::NeedIdMaps,
@@ -133,7 +135,10 @@ fn receive_with_fd(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usiz
 }
 
 /// Receives bytes and the descriptors beside them, up to eight.
-pub(crate) fn receive_with_fds(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+pub(crate) fn receive_with_fds(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = loop {

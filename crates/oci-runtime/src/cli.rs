@@ -184,7 +184,9 @@ fn freeze(root: &StateRoot, args: &mut Args, is_frozen: bool) -> Result<()> {
     let id = args.next_word().ok_or_else(|| Error::invalid("a container id is missing"))?;
     let record = root.load(&id)?;
     match (record.status(&root.dir(&id)?), is_frozen) {
-        (Status::Running | Status::Created, true) | (Status::Paused, false) => record.cgroups()?.freeze(is_frozen),
+        (Status::Running | Status::Created, true) | (Status::Paused, false) => {
+            record.cgroups()?.freeze(is_frozen)
+        }
         (status, _) => Err(Error::State { what: format!("container {id} is {}", status.as_str()) }),
     }
 }
@@ -223,7 +225,8 @@ fn update(root: &StateRoot, args: &mut Args) -> Result<()> {
             "--cpuset-mems" => resources.cpu.get_or_insert_default().mems = args.value(&word)?,
             "--pids-limit" => resources.pids.get_or_insert_default().limit = number()?,
             "--blkio-weight" => {
-                let weight = u16::try_from(number()?).map_err(|_| Error::invalid("--blkio-weight is out of range"))?;
+                let weight =
+                    u16::try_from(number()?).map_err(|_| Error::invalid("--blkio-weight is out of range"))?;
                 resources.block_io.get_or_insert_default().weight = Some(weight);
             }
             flag if flag.starts_with('-') => return Err(Error::invalid(format!("flag {flag} is unknown"))),

@@ -83,9 +83,12 @@ impl StateRoot {
     /// # Errors
     /// [`Error::Invalid`] where the id is no plain name.
     pub fn dir(&self, id: &str) -> Result<PathBuf> {
-        let is_plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+'));
+        let is_plain =
+            id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+'));
         if id.is_empty() || id.len() > 255 || !is_plain || id == "." || id == ".." {
-            return Err(Error::invalid(format!("container id {id:?} is not made of letters, digits and _+-.")));
+            return Err(Error::invalid(format!(
+                "container id {id:?} is not made of letters, digits and _+-."
+            )));
         }
         Ok(self.0.join(id))
     }
@@ -96,7 +99,11 @@ impl StateRoot {
     /// [`Error::State`] where the id is taken.
     pub fn reserve(&self, id: &str) -> Result<PathBuf> {
         let dir = self.dir(id)?;
-        DirBuilder::new().recursive(true).mode(0o711).create(&self.0).doing(|| format!("make {:?}", self.0))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&self.0)
+            .doing(|| format!("make {:?}", self.0))?;
         match DirBuilder::new().mode(0o711).create(&dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(Error::State { what: format!("container {id} exists already") })
@@ -211,8 +218,8 @@ impl Record {
 pub fn read_bundle(bundle: &Path) -> Result<Spec> {
     let file = bundle.join("config.json");
     let bytes = std::fs::read(&file).doing(|| format!("read {file:?}"))?;
-    let spec: Spec =
-        serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("{}: {error}", file.display())))?;
+    let spec: Spec = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::invalid(format!("{}: {error}", file.display())))?;
     if !spec.oci_version.starts_with("1.") {
         return Err(Error::Unsupported { what: format!("ociVersion {:?} is not 1.x", spec.oci_version) });
     }
@@ -245,7 +252,9 @@ pub fn make_cgroups(spec: &Spec, id: &str) -> Result<(Cgroups, PathBuf)> {
 /// Whether `pid` is still the process that started at `start_time`, and no zombie.
 #[must_use]
 pub fn is_alive(pid: i32, start_time: u64) -> bool {
-    pid > 0 && process_stat(pid).is_some_and(|(state, started)| started == start_time && state != 'Z' && state != 'X')
+    pid > 0
+        && process_stat(pid)
+            .is_some_and(|(state, started)| started == start_time && state != 'Z' && state != 'X')
 }
 
 /// State letter and start time of a process (proc_pid_stat(5), fields 3 and 22).
@@ -265,9 +274,9 @@ pub fn process_stat(pid: i32) -> Option<(char, u64)> {
 /// [`Error::Invalid`] for any other text.
 pub fn parse_signal(text: &str) -> Result<i32> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);

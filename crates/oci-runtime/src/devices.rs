@@ -64,7 +64,10 @@ fn make_one(root: &Rootfs, device: &Device) -> Result<()> {
     let number = u32::try_from(device.major).ok().zip(u32::try_from(device.minor).ok());
     let number = if kind == FileType::Fifo { Some((0, 0)) } else { number };
     let Some((major, minor)) = number else {
-        return Err(Error::invalid(format!("device {:?}: {}:{} is no device", device.path, device.major, device.minor)));
+        return Err(Error::invalid(format!(
+            "device {:?}: {}:{} is no device",
+            device.path, device.major, device.minor
+        )));
     };
     let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
     match rustix::fs::mknodat(&dir, name, kind, mode, rustix::fs::makedev(major, minor)) {
@@ -121,7 +124,8 @@ pub(crate) fn open_terminal(root: &Rootfs) -> Result<(std::os::fd::OwnedFd, std:
         })
         .doing(|| "open a terminal")?;
     rustix::pty::unlockpt(&master).doing(|| "unlock the terminal")?;
-    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let flags =
+        rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).doing(|| "open the terminal's other end")?;
     Ok((master, slave))
 }

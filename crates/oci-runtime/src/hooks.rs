@@ -56,7 +56,8 @@ fn run_one(kind: &str, hook: &Hook, state: &State) -> Result<()> {
         if deadline.is_some_and(|deadline| Instant::now() > deadline) {
             let _ = child.kill();
             let _ = child.wait();
-            let what = format!("the {kind} hook {:?} ran over its {} s", hook.path, hook.timeout.unwrap_or(0));
+            let what =
+                format!("the {kind} hook {:?} ran over its {} s", hook.path, hook.timeout.unwrap_or(0));
             return Err(Error::State { what });
         }
         std::thread::sleep(Duration::from_millis(2));

@@ -132,7 +132,10 @@ fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
     if spec.root.is_none() {
         return Err(Error::invalid("the bundle has no root"));
     }
-    if !spec.hostname.is_empty() && !namespaces.has_new(libc::CLONE_NEWUTS) && !namespaces.joins(libc::CLONE_NEWUTS) {
+    if !spec.hostname.is_empty()
+        && !namespaces.has_new(libc::CLONE_NEWUTS)
+        && !namespaces.joins(libc::CLONE_NEWUTS)
+    {
         return Err(Error::invalid("a hostname needs a uts namespace"));
     }
     if !namespaces.has_new(libc::CLONE_NEWNS) && !spec.mounts.is_empty() {
@@ -166,7 +169,10 @@ fn idmap_for(mount: &Mount, linux: &crate::spec::Linux) -> Result<Option<OwnedFd
         return Ok(None);
     }
     if linux.uid_mappings.is_empty() {
-        return Err(Error::invalid(format!("mount {:?} asks for idmap, but there are no mappings", mount.destination)));
+        return Err(Error::invalid(format!(
+            "mount {:?} asks for idmap, but there are no mappings",
+            mount.destination
+        )));
     }
     namespaces::userns_for(&linux.uid_mappings, &linux.gid_mappings).map(Some)
 }
@@ -195,7 +201,9 @@ fn spawn(
             match told? {
                 Some(Message::Pid(pid)) => Ok(pid),
                 Some(Message::Failed(error)) => Err(error),
-                other => Err(Error::State { what: format!("joining the namespaces ended early ({other:?})") }),
+                other => {
+                    Err(Error::State { what: format!("joining the namespaces ended early ({other:?})") })
+                }
             }
         }
         Fork::Child => run_child(&theirs, |channel| {
@@ -255,14 +263,21 @@ fn attend(
             }
             Some(Message::Failed(error)) => return Err(error),
             Some(other @ (Message::Created | Message::Pid(_) | Message::Go)) => {
-                return Err(Error::State { what: format!("the container's process said {other:?} out of turn") });
+                return Err(Error::State {
+                    what: format!("the container's process said {other:?} out of turn"),
+                });
             }
         }
     }
 }
 
 /// Hands the seccomp listener to the agent the bundle names (config-linux.md, "containerProcessState").
-fn send_listener(seccomp: Option<&crate::spec::Seccomp>, fd: &OwnedFd, pid: i32, state: &State) -> Result<()> {
+fn send_listener(
+    seccomp: Option<&crate::spec::Seccomp>,
+    fd: &OwnedFd,
+    pid: i32,
+    state: &State,
+) -> Result<()> {
     let path = seccomp.map(|seccomp| seccomp.listener_path.as_str()).unwrap_or_default();
     if path.is_empty() {
         return Err(Error::invalid("a seccomp rule notifies, but linux.seccomp.listenerPath is empty"));

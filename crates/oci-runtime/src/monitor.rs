@@ -32,7 +32,7 @@ use crate::spec::State;
 use crate::sys;
 use io::{Attacher, Stdio};
 use log::Log;
-use protocol::{EXIT_FILE, Event, ExecRequest, Exit, Request, SOCKET, StartRequest, Failure};
+use protocol::{EXIT_FILE, Event, ExecRequest, Exit, Failure, Request, SOCKET, StartRequest};
 
 /// Serves one container, requested over the socket that is this process's stdin.
 ///
@@ -42,7 +42,8 @@ pub fn main() -> Result<i32> {
     // Ctrl-C in the daemon's terminal is not for the containers.
     let _ = rustix::process::setsid();
     let control = sys::inherit_fd(0).doing(|| "take the control socket from stdin")?;
-    let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]).doing(|| "catch signals")?;
+    let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
+        .doing(|| "catch signals")?;
     let mut bytes = vec![0; protocol::MAX_PACKET];
     let (length, mut fds) = receive_with_fds(control.as_fd(), &mut bytes).doing(|| "read the request")?;
     if length == 0 {
@@ -71,7 +72,8 @@ pub fn main() -> Result<i32> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| Error::invalid(format!("the request is malformed: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::invalid(format!("the request is malformed: {error}")))
 }
 
 fn send(socket: BorrowedFd<'_>, event: &Event, fds: &[BorrowedFd<'_>]) -> Result<()> {
@@ -128,7 +130,10 @@ impl Monitor {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of a Monitor, which owns the control socket in either case")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "the parts of a Monitor, which owns the control socket in either case"
+    )]
     fn try_start(
         request: StartRequest,
         control: &OwnedFd,
@@ -140,8 +145,11 @@ impl Monitor {
         let listener = listen()?;
         let log = Log::open(&request.log)?;
         let filter = request.filter.map(seccomp::Program::from);
-        let attachers =
-            fds.into_iter().zip(request.attach).map(|(fd, streams)| Attacher::new(fd, streams)).collect::<Result<Vec<_>>>()?;
+        let attachers = fds
+            .into_iter()
+            .zip(request.attach)
+            .map(|(fd, streams)| Attacher::new(fd, streams))
+            .collect::<Result<Vec<_>>>()?;
         let resources = request.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         let layout = Layout::detect()?;
         let missing = if request.tolerates_missing_cgroups { Missing::Tolerate } else { Missing::Refuse };
@@ -196,10 +204,8 @@ impl Monitor {
     /// Waits for something to happen and handles all of it.
     fn turn(&mut self) -> Result<()> {
         let is_blocked = self.attachers.iter().any(Attacher::is_behind);
-        let mut fds = vec![
-            PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
+        let mut fds =
+            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
         fds.extend(self.controls.iter().map(|control| PollFd::new(control, PollFlags::IN)));
         let attachers_at = fds.len();
         let takes_input = self.stdio.takes_input();
@@ -404,7 +410,8 @@ fn listen() -> Result<OwnedFd> {
     let step = || "listen for the daemon";
     let _ = std::fs::remove_file(SOCKET);
     let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).doing(step)?;
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .doing(step)?;
     let address = SocketAddrUnix::new(SOCKET).doing(step)?;
     rustix::net::bind(&socket, &address).doing(step)?;
     rustix::net::listen(&socket, 16).doing(step)?;

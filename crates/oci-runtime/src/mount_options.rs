@@ -99,7 +99,10 @@ impl MountOptions {
             (attr::NODIRATIME, libc::MS_NODIRATIME),
             (attr::NOSYMFOLLOW, 256),
         ];
-        pairs.iter().filter(|(bit, _)| self.set & bit != 0).fold(self.super_flags, |flags, (_, flag)| flags | flag)
+        pairs
+            .iter()
+            .filter(|(bit, _)| self.set & bit != 0)
+            .fold(self.super_flags, |flags, (_, flag)| flags | flag)
     }
 }
 

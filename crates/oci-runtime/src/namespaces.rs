@@ -172,7 +172,8 @@ pub(crate) fn userns_for(uids: &[IdMapping], gids: &[IdMapping]) -> Result<Owned
             std::thread::sleep(std::time::Duration::from_secs(60));
         },
         sys::Fork::Parent(pid) => {
-            let made = write_id_maps(pid, &linux).and_then(|()| open(Path::new(&format!("/proc/{pid}/ns/user"))));
+            let made =
+                write_id_maps(pid, &linux).and_then(|()| open(Path::new(&format!("/proc/{pid}/ns/user"))));
             let _ = sys::kill(pid, libc::SIGKILL);
             let _ = sys::wait(pid, true);
             made

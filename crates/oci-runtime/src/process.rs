@@ -204,7 +204,9 @@ pub(crate) fn make_directory(cwd: &str) -> Result<()> {
     }
     match std::fs::create_dir_all(cwd) {
         // A read-only root without it: the chdir that follows says what is missing.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM)) => {
+            Ok(())
+        }
         other => other.doing(|| format!("make the working directory {cwd:?}")),
     }
 }
@@ -222,7 +224,8 @@ impl Program {
     pub(crate) fn find(process: &Process) -> Result<Self> {
         let name = process.args.first().filter(|name| !name.is_empty());
         let Some(name) = name else { return Err(Error::invalid("process.args is empty")) };
-        let path = if name.contains('/') { executable(name, Path::new(name))? } else { search(name, &process.env)? };
+        let path =
+            if name.contains('/') { executable(name, Path::new(name))? } else { search(name, &process.env)? };
         let has_home = process.env.iter().any(|pair| pair.starts_with("HOME="));
         let home = (!has_home).then(|| format!("HOME={}", home_of(process.user.uid)));
         let step = || "copy arguments and environment";
@@ -270,7 +273,8 @@ fn search(name: &str, env: &[String]) -> Result<PathBuf> {
 fn executable(name: &str, path: &Path) -> Result<PathBuf> {
     let fail = |source: std::io::Error| Error::Exec { path: name.to_owned(), source };
     let flags = AtFlags::EACCESS;
-    rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, flags).map_err(|error| fail(error.into()))?;
+    rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, flags)
+        .map_err(|error| fail(error.into()))?;
     if path.is_dir() {
         return Err(fail(std::io::ErrorKind::PermissionDenied.into()));
     }
@@ -290,11 +294,13 @@ fn home_of(uid: u32) -> String {
 
 /// Makes `fds` the process's standard streams, and with a terminal its controlling one.
 pub(crate) fn take_stdio(fds: [std::os::fd::BorrowedFd<'_>; 3], is_terminal: bool) -> Result<()> {
-    rustix::process::setsid().map(drop).or_else(|error| {
-        // The leader of a session already: fine as it is.
-        if error == rustix::io::Errno::PERM { Ok(()) } else { Err(error) }
-    })
-    .doing(|| "start a session")?;
+    rustix::process::setsid()
+        .map(drop)
+        .or_else(|error| {
+            // The leader of a session already: fine as it is.
+            if error == rustix::io::Errno::PERM { Ok(()) } else { Err(error) }
+        })
+        .doing(|| "start a session")?;
     // Copies first, above the range: a source may itself be 0, 1 or 2.
     let mut copies = Vec::with_capacity(3);
     for fd in fds {

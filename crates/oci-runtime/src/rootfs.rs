@@ -49,7 +49,10 @@ struct Tree {
 }
 
 /// Opens what only the caller may reach (sources of bind mounts), before namespaces change.
-pub(crate) fn prepare<'a>(spec: &'a Spec, idmap: impl Fn(&Mount) -> Result<Option<OwnedFd>>) -> Result<Vec<PreparedMount<'a>>> {
+pub(crate) fn prepare<'a>(
+    spec: &'a Spec,
+    idmap: impl Fn(&Mount) -> Result<Option<OwnedFd>>,
+) -> Result<Vec<PreparedMount<'a>>> {
     let mut prepared = Vec::with_capacity(spec.mounts.len());
     for mount in &spec.mounts {
         let options = MountOptions::parse(&mount.kind, &mount.options)?;
@@ -85,7 +88,12 @@ fn open_source(mount: &Mount, options: &MountOptions) -> Result<Tree> {
     Ok(Tree { fd, is_dir: FileType::from_raw_mode(stat.st_mode) == FileType::Directory })
 }
 
-fn set_attributes(tree: &mut Tree, mount: &Mount, options: &MountOptions, userns: Option<&OwnedFd>) -> Result<()> {
+fn set_attributes(
+    tree: &mut Tree,
+    mount: &Mount,
+    options: &MountOptions,
+    userns: Option<&OwnedFd>,
+) -> Result<()> {
     let apply = |is_recursive, attr: &sys::MountAttr| {
         sys::mount_setattr(tree.fd.as_fd(), is_recursive, attr)
             .doing(|| format!("set the attributes of the mount on {:?}", mount.destination))
@@ -96,11 +104,18 @@ fn set_attributes(tree: &mut Tree, mount: &Mount, options: &MountOptions, userns
         apply(is_recursive, &sys::MountAttr { set: attr::IDMAP, userns_fd, ..sys::MountAttr::default() })?;
     }
     if options.recursive_set | options.recursive_clear != 0 {
-        let attr = sys::MountAttr { set: options.recursive_set, clear: options.recursive_clear, ..sys::MountAttr::default() };
+        let attr = sys::MountAttr {
+            set: options.recursive_set,
+            clear: options.recursive_clear,
+            ..sys::MountAttr::default()
+        };
         apply(true, &attr)?;
     }
     if options.set | options.clear != 0 {
-        apply(false, &sys::MountAttr { set: options.set, clear: options.clear, ..sys::MountAttr::default() })?;
+        apply(
+            false,
+            &sys::MountAttr { set: options.set, clear: options.clear, ..sys::MountAttr::default() },
+        )?;
     }
     Ok(())
 }
@@ -118,9 +133,9 @@ impl Rootfs {
         let wanted = linux.map_or("", |linux| linux.rootfs_propagation.as_str());
         let flags = match wanted {
             "" => libc::MS_SLAVE | libc::MS_REC,
-            name => propagation(name).map(|flag| flag | libc::MS_REC).ok_or_else(|| {
-                Error::invalid(format!("linux.rootfsPropagation {name:?} is unknown"))
-            })?,
+            name => propagation(name)
+                .map(|flag| flag | libc::MS_REC)
+                .ok_or_else(|| Error::invalid(format!("linux.rootfsPropagation {name:?} is unknown")))?,
         };
         sys::mount(None, c"/", None, flags, None).doing(|| "change the propagation of /")?;
         // With a shared root, a mount made below would show outside; pivot_root refuses it too.
@@ -196,7 +211,12 @@ impl Rootfs {
     }
 
     /// Makes one mount of the bundle.
-    pub(crate) fn apply(&self, prepared: &PreparedMount<'_>, cgroups: &Cgroups, has_cgroup_namespace: bool) -> Result<()> {
+    pub(crate) fn apply(
+        &self,
+        prepared: &PreparedMount<'_>,
+        cgroups: &Cgroups,
+        has_cgroup_namespace: bool,
+    ) -> Result<()> {
         let PreparedMount { mount, options, tree } = prepared;
         if options.is_remount {
             return self.remount(mount, options);
@@ -244,8 +264,11 @@ impl Rootfs {
     }
 
     fn attach(&self, mount: &Mount, options: &MountOptions, tree: &Tree) -> Result<()> {
-        let target =
-            if tree.is_dir { self.create_dir(&mount.destination) } else { self.create_file(&mount.destination) }?;
+        let target = if tree.is_dir {
+            self.create_dir(&mount.destination)
+        } else {
+            self.create_file(&mount.destination)
+        }?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         rustix::mount::move_mount(&tree.fd, "", &target, "", flags)
             .doing(|| format!("mount {:?} on {:?}", mount.source, mount.destination))?;
@@ -305,7 +328,10 @@ impl Rootfs {
         }
         rustix::process::chdir("/").doing(|| "change to /")?;
         if let Some(linux) = &spec.linux
-            && matches!(linux.rootfs_propagation.as_str(), "shared" | "rshared" | "unbindable" | "runbindable")
+            && matches!(
+                linux.rootfs_propagation.as_str(),
+                "shared" | "rshared" | "unbindable" | "runbindable"
+            )
         {
             let flags = propagation(&linux.rootfs_propagation).unwrap_or(libc::MS_PRIVATE);
             sys::mount(None, c"/", None, flags, None).doing(|| "set the propagation of the root")?;
@@ -369,10 +395,17 @@ impl Overlay {
             rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr").doing(step)?;
         }
         rustix::mount::fsconfig_create(fs.as_fd()).doing(step)?;
-        let mount = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-            .doing(step)?;
-        rustix::mount::move_mount(&mount, "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .doing(step)
+        let mount =
+            rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+                .doing(step)?;
+        rustix::mount::move_mount(
+            &mount,
+            "",
+            rustix::fs::CWD,
+            target,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .doing(step)
     }
 }
 
@@ -408,7 +441,8 @@ pub(crate) fn mask(paths: &[String]) -> Result<()> {
 /// Makes paths of the entered root read-only, with what is mounted below them.
 pub(crate) fn make_paths_readonly(paths: &[String]) -> Result<()> {
     for path in paths {
-        let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
         let tree = match rustix::mount::open_tree(rustix::fs::CWD, path, flags) {
             Err(Errno::NOENT) => continue,
             other => other.doing(|| format!("open {path} to make it read-only"))?,
@@ -472,7 +506,8 @@ fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()>
                 let mut source = std::fs::File::from(rustix::fs::openat(from, name, flags, Mode::empty())?);
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let mut target = std::fs::File::from(rustix::fs::openat(to, name, flags, mode)?);
-                std::io::copy(&mut source, &mut target).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+                std::io::copy(&mut source, &mut target)
+                    .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
             }
             FileType::Symlink => {
                 let link = rustix::fs::readlinkat(from, name, Vec::new())?;
@@ -488,7 +523,8 @@ fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()>
 
 /// A path as a C string.
 pub(crate) fn cstring(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::invalid(format!("path {path:?} holds a zero byte")))
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::invalid(format!("path {path:?} holds a zero byte")))
 }
 
 /// Text as a C string.

@@ -97,9 +97,8 @@ pub fn mount(
 ) -> io::Result<()> {
     let pointer = |s: Option<&CStr>| s.map_or(ptr::null(), CStr::as_ptr);
     // SAFETY: every pointer is null or a C string that outlives the call; the kernel copies them.
-    let ret = unsafe {
-        libc::mount(pointer(source), target.as_ptr(), pointer(kind), flags, pointer(data).cast())
-    };
+    let ret =
+        unsafe { libc::mount(pointer(source), target.as_ptr(), pointer(kind), flags, pointer(data).cast()) };
     check(ret.into()).map(drop)
 }
 
@@ -293,9 +292,8 @@ pub fn seccomp(flags: libc::c_ulong, program: &[u64]) -> io::Result<Option<Owned
     let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let header = Program { len, filter: program.as_ptr() };
     // SAFETY: sock_filter is eight bytes, as u64 is; pointer and length describe one live slice.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header)
-    };
+    let ret =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header) };
     let fd = RawFd::try_from(check(ret)?).unwrap_or(-1);
     if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
         return Ok(None);

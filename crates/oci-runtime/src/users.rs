@@ -27,8 +27,9 @@ pub(crate) fn resolve(process: &Process) -> Result<Cow<'_, Process>> {
         look_up(wanted, &read("/etc/passwd"), &groups, &mut resolved)?;
     }
     for name in &user.lookup_groups {
-        let id = group_id(name, &groups)
-            .ok_or_else(|| Error::invalid(format!("unable to find group {name}: no matching entries in group file")))?;
+        let id = group_id(name, &groups).ok_or_else(|| {
+            Error::invalid(format!("unable to find group {name}: no matching entries in group file"))
+        })?;
         resolved.additional_gids.push(id);
     }
     resolved.additional_gids.sort_unstable();
@@ -42,10 +43,12 @@ fn look_up(wanted: &str, passwd: &str, groups: &str, user: &mut User) -> Result<
     let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
         fields.first() == Some(&name) || (name.parse::<u32>().is_ok() && fields.get(2) == Some(&name))
     });
-    let number = |at: usize| entry.as_ref().and_then(|fields| fields.get(at)).and_then(|text| text.parse::<u32>().ok());
-    user.uid = number(2)
-        .or_else(|| name.parse().ok())
-        .ok_or_else(|| Error::invalid(format!("unable to find user {name}: no matching entries in passwd file")))?;
+    let number = |at: usize| {
+        entry.as_ref().and_then(|fields| fields.get(at)).and_then(|text| text.parse::<u32>().ok())
+    };
+    user.uid = number(2).or_else(|| name.parse().ok()).ok_or_else(|| {
+        Error::invalid(format!("unable to find user {name}: no matching entries in passwd file"))
+    })?;
     user.gid = number(3).unwrap_or(0);
     if let Some(group) = group.filter(|group| !group.is_empty()) {
         user.gid = group_id(group, groups).ok_or_else(|| {
@@ -56,7 +59,8 @@ fn look_up(wanted: &str, passwd: &str, groups: &str, user: &mut User) -> Result<
     let login = entry.as_ref().and_then(|fields| fields.first()).copied().unwrap_or(name);
     for line in groups.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        let lists_user = fields.get(3).is_some_and(|members| members.split(',').any(|member| member == login));
+        let lists_user =
+            fields.get(3).is_some_and(|members| members.split(',').any(|member| member == login));
         if lists_user && let Some(id) = fields.get(2).and_then(|text| text.parse().ok()) {
             user.additional_gids.push(id);
         }

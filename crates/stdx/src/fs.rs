@@ -23,11 +23,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], durability: Durability) -> io::Re
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(
-        ".tmp-{}-{}",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    ));
+    name.push(format!(".tmp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
     let temp: PathBuf = dir.join(name);
     let written = write_new(&temp, bytes, durability).and_then(|()| std::fs::rename(&temp, path));
     if let Err(error) = written {

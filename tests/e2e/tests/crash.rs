@@ -10,7 +10,12 @@ fn cgroups(ids: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         for base in [hierarchy.path().join("cove"), std::path::PathBuf::from("/sys/fs/cgroup/cove")] {
-            found.extend(ids.iter().map(|id| base.join(id)).filter(|dir| dir.exists()).map(|dir| dir.display().to_string()));
+            found.extend(
+                ids.iter()
+                    .map(|id| base.join(id))
+                    .filter(|dir| dir.exists())
+                    .map(|dir| dir.display().to_string()),
+            );
         }
     }
     found
@@ -32,13 +37,17 @@ fn containers_outlive_the_daemon_and_their_exit_codes_are_found() -> Result<()> 
     std::thread::sleep(Duration::from_millis(800));
     let took = daemon.launch()?;
     assert!(took < Duration::from_millis(1500), "a start after a crash took {took:?}");
-    let state = |name: &str| daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name]).map(|said| said.out);
+    let state = |name: &str| {
+        daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name]).map(|said| said.out)
+    };
     assert_eq!(state("lives")?, "running 0");
     assert_eq!(state("ends")?, "exited 42");
     assert_eq!(state("ended")?, "exited 6");
     assert_eq!(daemon.docker(&["exec", "lives", "echo", "in"])?.out, "in");
     let before = daemon.docker(&["logs", "lives"])?.out.lines().count();
-    daemon.wait_for("more output", || daemon.docker(&["logs", "lives"]).is_ok_and(|said| said.out.lines().count() > before))?;
+    daemon.wait_for("more output", || {
+        daemon.docker(&["logs", "lives"]).is_ok_and(|said| said.out.lines().count() > before)
+    })?;
     assert_eq!(daemon.docker(&["stop", "-t", "1", "lives"])?.code, 0);
     Ok(())
 }
@@ -53,8 +62,12 @@ fn fifty_crashes_at_any_moment_leave_nothing_behind() -> Result<()> {
         let work = std::thread::spawn(move || {
             for n in 0..40 {
                 let name = format!("r{round}-{n}");
-                let docker = |args: &[&str]| stdx::process::command("docker").env("DOCKER_HOST", &address).args(args).output();
-                if docker(&["run", "--name", &name, "--network", "none", "busybox", "sh", "-c", "exit 3"]).is_ok_and(|o| o.status.code() != Some(3)) {
+                let docker = |args: &[&str]| {
+                    stdx::process::command("docker").env("DOCKER_HOST", &address).args(args).output()
+                };
+                if docker(&["run", "--name", &name, "--network", "none", "busybox", "sh", "-c", "exit 3"])
+                    .is_ok_and(|o| o.status.code() != Some(3))
+                {
                     return;
                 }
                 let _ = docker(&["rm", &name]);
@@ -65,13 +78,20 @@ fn fifty_crashes_at_any_moment_leave_nothing_behind() -> Result<()> {
         daemon.crash()?;
         let _ = work.join();
         slowest = slowest.max(daemon.launch()?);
-        assert_eq!(daemon.docker(&["inspect", "-f", "{{.State.Status}}", "steady"])?.out, "running", "round {round}");
-        let all = daemon.docker(&["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.State}}"])?.out;
+        assert_eq!(
+            daemon.docker(&["inspect", "-f", "{{.State.Status}}", "steady"])?.out,
+            "running",
+            "round {round}"
+        );
+        let all =
+            daemon.docker(&["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.State}}"])?.out;
         for line in all.lines().filter(|line| !line.contains("steady")) {
             let name = line.split(' ').nth(1).unwrap_or_default();
             // One that was starting may run its 'exit 3' to the end meanwhile.
             daemon.wait_for("the end of an interrupted container", || {
-                daemon.docker(&["inspect", "-f", "{{.State.Status}}", name]).is_ok_and(|said| said.out != "running")
+                daemon
+                    .docker(&["inspect", "-f", "{{.State.Status}}", name])
+                    .is_ok_and(|said| said.out != "running")
             })?;
             let state = daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name])?.out;
             assert!(state == "created 0" || state == "exited 3", "round {round}: {name} is {state}");
@@ -80,7 +100,7 @@ fn fifty_crashes_at_any_moment_leave_nothing_behind() -> Result<()> {
     }
     let id = daemon.docker(&["ps", "-aq", "--no-trunc"])?.out;
     for dir in ["root/snapshots", "root/containers", "run/containers"] {
-        assert_eq!(daemon.entries(dir), [id.clone()], "{dir}");
+        assert_eq!(daemon.entries(dir), std::slice::from_ref(&id), "{dir}");
     }
     daemon.docker(&["rm", "-f", "steady"])?;
     assert_eq!(cgroups(&[id]), Vec::<String>::new());

@@ -13,10 +13,18 @@ fn run_returns_output_and_exit_codes_as_docker_does() -> Result<()> {
     assert_eq!(run(&["busybox", "/etc"])?.code, 126);
     assert_eq!(run(&["nosuch.invalid/image", "true"])?.code, 125);
     assert_eq!(run(&["--memory", "1m", "busybox", "true"])?.code, 125);
-    assert_eq!(run(&["-u", "app", "-w", "/tmp", "-e", "A=b", "busybox", "sh", "-c", "id -u; pwd; echo $A"])?.out, "1000\n/tmp\nb");
+    assert_eq!(
+        run(&["-u", "app", "-w", "/tmp", "-e", "A=b", "busybox", "sh", "-c", "id -u; pwd; echo $A"])?.out,
+        "1000\n/tmp\nb"
+    );
     assert_eq!(run(&["--hostname", "here", "busybox", "hostname"])?.out, "here");
-    assert_eq!(run(&["--read-only", "--tmpfs", "/t", "busybox", "sh", "-c", "touch /x || touch /t/x && echo ok"])?.out, "ok");
-    let echoed = daemon.docker_with(&["run", "-i", "--rm", "--network", "none", "busybox", "cat"], b"to and fro")?;
+    assert_eq!(
+        run(&["--read-only", "--tmpfs", "/t", "busybox", "sh", "-c", "touch /x || touch /t/x && echo ok"])?
+            .out,
+        "ok"
+    );
+    let echoed =
+        daemon.docker_with(&["run", "-i", "--rm", "--network", "none", "busybox", "cat"], b"to and fro")?;
     assert_eq!(echoed.out, "to and fro");
     assert_eq!(daemon.docker(&["ps", "-aq"])?.out, "", "--rm leaves nothing");
     for dir in ["root/snapshots", "root/containers", "run/containers"] {
@@ -33,8 +41,22 @@ fn a_container_lives_through_every_verb() -> Result<()> {
         assert_eq!(said.code, 0, "{args:?}: {said:?}");
         Ok(said.out)
     };
-    ok(&["run", "-d", "--name", "box", "--network", "none", "-l", "k=v", "busybox", "sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"])?;
-    daemon.wait_for("the first line", || daemon.docker(&["logs", "box"]).is_ok_and(|said| said.out == "up"))?;
+    ok(&[
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "--network",
+        "none",
+        "-l",
+        "k=v",
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done",
+    ])?;
+    daemon
+        .wait_for("the first line", || daemon.docker(&["logs", "box"]).is_ok_and(|said| said.out == "up"))?;
     assert_eq!(ok(&["ps", "-q", "--filter", "label=k=v", "--filter", "name=box"])?.len(), 12);
     assert_eq!(daemon.docker(&["exec", "box", "sh", "-c", "echo out; echo err >&2; exit 3"])?.code, 3);
     assert_eq!(ok(&["exec", "-u", "1000", "-e", "X=1", "box", "sh", "-c", "id -u; echo $X"])?, "1000\n1");
@@ -77,7 +99,10 @@ fn images_are_saved_loaded_tagged_and_removed() -> Result<()> {
     assert_eq!(daemon.docker(&["image", "inspect", "busybox"])?.code, 1);
     assert_eq!(daemon.docker(&["load", "-i", &file])?.out, "Loaded image: busybox:latest");
     assert_eq!(daemon.docker(&["run", "--rm", "--network", "none", "busybox", "echo", "back"])?.out, "back");
-    assert_eq!(daemon.docker(&["run", "-d", "--name", "user", "--network", "none", "busybox", "sleep", "60"])?.code, 0);
+    assert_eq!(
+        daemon.docker(&["run", "-d", "--name", "user", "--network", "none", "busybox", "sleep", "60"])?.code,
+        0
+    );
     let refused = daemon.docker(&["rmi", "busybox"])?;
     assert!(refused.err.contains("is using its referenced image"), "{refused:?}");
     Ok(())
@@ -111,8 +136,26 @@ fn limits_security_and_mounts_reach_the_process() -> Result<()> {
     assert_eq!(std::fs::read_to_string(dir.join("f"))?, "written\n");
     let readonly = format!("{bind}:ro");
     assert_eq!(run(&["-v", &readonly, "busybox", "sh", "-c", "touch /data/g 2>/dev/null || echo ro"])?, "ro");
-    assert_eq!(run(&["--pids-limit", "50", "busybox", "cat", "/sys/fs/cgroup/pids/pids.max"]).or_else(|_| run(&["--pids-limit", "50", "busybox", "cat", "/sys/fs/cgroup/pids.max"]))?, "50");
-    let killed = daemon.docker(&["run", "--name", "hungry", "--network", "none", "-m", "32m", "--memory-swap", "32m", "busybox", "sh", "-c", "tail /dev/zero"])?;
+    assert_eq!(
+        run(&["--pids-limit", "50", "busybox", "cat", "/sys/fs/cgroup/pids/pids.max"])
+            .or_else(|_| run(&["--pids-limit", "50", "busybox", "cat", "/sys/fs/cgroup/pids.max"]))?,
+        "50"
+    );
+    let killed = daemon.docker(&[
+        "run",
+        "--name",
+        "hungry",
+        "--network",
+        "none",
+        "-m",
+        "32m",
+        "--memory-swap",
+        "32m",
+        "busybox",
+        "sh",
+        "-c",
+        "tail /dev/zero",
+    ])?;
     assert_eq!(killed.code, 137);
     assert_eq!(daemon.docker(&["inspect", "-f", "{{.State.OOMKilled}}", "hungry"])?.out, "true");
     Ok(())
@@ -121,23 +164,61 @@ fn limits_security_and_mounts_reach_the_process() -> Result<()> {
 #[test]
 fn restart_policies_health_and_events_are_followed() -> Result<()> {
     let daemon = Daemon::start()?;
-    daemon.docker(&["run", "-d", "--name", "again", "--network", "none", "--restart", "on-failure:2", "busybox", "false"])?;
+    daemon.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "again",
+        "--network",
+        "none",
+        "--restart",
+        "on-failure:2",
+        "busybox",
+        "false",
+    ])?;
     daemon.wait_for("two restarts", || {
-        daemon.docker(&["inspect", "-f", "{{.RestartCount}} {{.State.Status}}", "again"]).is_ok_and(|said| said.out == "2 exited")
+        daemon
+            .docker(&["inspect", "-f", "{{.RestartCount}} {{.State.Status}}", "again"])
+            .is_ok_and(|said| said.out == "2 exited")
     })?;
     daemon.docker(&[
-        "run", "-d", "--name", "well", "--network", "none", "--health-cmd", "test -e /tmp/ok", "--health-interval", "100ms",
-        "--health-retries", "2", "busybox", "sleep", "60",
+        "run",
+        "-d",
+        "--name",
+        "well",
+        "--network",
+        "none",
+        "--health-cmd",
+        "test -e /tmp/ok",
+        "--health-interval",
+        "100ms",
+        "--health-retries",
+        "2",
+        "busybox",
+        "sleep",
+        "60",
     ])?;
     let health = |wanted: &str| {
-        daemon.docker(&["inspect", "-f", "{{.State.Health.Status}}", "well"]).is_ok_and(|said| said.out == wanted)
+        daemon
+            .docker(&["inspect", "-f", "{{.State.Health.Status}}", "well"])
+            .is_ok_and(|said| said.out == wanted)
     };
     daemon.wait_for("unhealthy", || health("unhealthy"))?;
     daemon.docker(&["exec", "well", "touch", "/tmp/ok"])?;
     daemon.wait_for("healthy", || health("healthy"))?;
     // The time is cut to the second, so the stream is asked to end in the next one.
     let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 1;
-    let events = daemon.docker(&["events", "--since", "1", "--until", &until.to_string(), "--filter", "container=well", "--format", "{{.Action}}"])?;
+    let events = daemon.docker(&[
+        "events",
+        "--since",
+        "1",
+        "--until",
+        &until.to_string(),
+        "--filter",
+        "container=well",
+        "--format",
+        "{{.Action}}",
+    ])?;
     for action in ["create", "start", "health_status: unhealthy", "health_status: healthy"] {
         assert!(events.out.lines().any(|line| line == action), "{action}: {events:?}");
     }

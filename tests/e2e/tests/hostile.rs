@@ -6,7 +6,13 @@ use support::image::{docker_archive, header, sha256};
 use tar::{Builder, EntryType};
 
 /// An entry whose name the builder itself would refuse.
-fn raw_entry(builder: &mut Builder<Vec<u8>>, name: &str, kind: EntryType, link: Option<&str>, data: &[u8]) -> Result<()> {
+fn raw_entry(
+    builder: &mut Builder<Vec<u8>>,
+    name: &str,
+    kind: EntryType,
+    link: Option<&str>,
+    data: &[u8],
+) -> Result<()> {
     let mut header = header(kind, 0o644, data.len() as u64);
     let old = header.as_old_mut();
     old.name = [0; 100];
@@ -63,7 +69,7 @@ fn a_digest_that_lies_is_refused() -> Result<()> {
     let mut layer = Builder::new(Vec::new());
     layer.append_data(&mut header(EntryType::Regular, 0o755, 4), "file", b"true".as_slice())?;
     let layer = layer.into_inner()?;
-    let honest = docker_archive("liar:1", &[layer.clone()], &serde_json::json!({}))?;
+    let honest = docker_archive("liar:1", std::slice::from_ref(&layer), &serde_json::json!({}))?;
     let lie = sha256(b"something else");
     let text = String::from_utf8_lossy(&honest).replace(&sha256(&layer), &lie);
     let said = load(&daemon, text.as_bytes())?;
@@ -90,13 +96,18 @@ fn garbage_on_the_socket_harms_nobody() -> Result<()> {
         }
     }
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    let request = format!("POST /containers/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{deep}", deep.len());
+    let request = format!(
+        "POST /containers/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{deep}",
+        deep.len()
+    );
     assert!(daemon.raw(request.as_bytes())?.starts_with("HTTP/1.1 400"));
     // Half a request is dropped with its connection.
     {
         use std::io::Write;
         let mut half = std::os::unix::net::UnixStream::connect(daemon.socket())?;
-        half.write_all(b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{\"Image\"")?;
+        half.write_all(
+            b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{\"Image\"",
+        )?;
     }
     assert_eq!(daemon.docker(&["run", "--rm", "--network", "none", "busybox", "echo", "fine"])?.out, "fine");
     Ok(())

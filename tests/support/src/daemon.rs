@@ -15,6 +15,8 @@ pub struct Daemon {
     dir: tempfile::TempDir,
     child: Option<Child>,
     args: Vec<String>,
+    /// Where its program is; beside the test unless given.
+    programs: Option<PathBuf>,
 }
 
 /// What a command printed and how it ended.
@@ -47,11 +49,29 @@ impl Daemon {
     /// Where it does not answer.
     pub fn start() -> Result<Self> {
         let daemon = Self::start_empty(&[])?;
+        daemon.load_busybox()?;
+        Ok(daemon)
+    }
+
+    /// As [`Self::start`], of the programs in a directory.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn start_from(programs: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
+        let mut daemon = Self { dir, child: None, args: Vec::new(), programs: Some(programs.to_owned()) };
+        daemon.launch()?;
+        daemon.load_busybox()?;
+        Ok(daemon)
+    }
+
+    fn load_busybox(&self) -> Result<()> {
+        let daemon = self;
         let image = daemon.dir.path().join("busybox.tar");
         crate::image::write_busybox(&image)?;
         let said = daemon.docker(&["load", "-i", &image.display().to_string()])?;
         ensure!(said.code == 0, "docker load failed: {said:?}");
-        Ok(daemon)
+        Ok(())
     }
 
     /// Starts one without images, but for the welcome image.
@@ -61,7 +81,7 @@ impl Daemon {
     pub fn start_empty(args: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
         let args = args.iter().map(ToString::to_string).collect();
-        let mut daemon = Self { dir, child: None, args };
+        let mut daemon = Self { dir, child: None, args, programs: None };
         daemon.launch()?;
         Ok(daemon)
     }
@@ -95,11 +115,20 @@ impl Daemon {
     /// # Errors
     /// Where it does not answer.
     pub fn launch(&mut self) -> Result<Duration> {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("coved.log"))?;
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.dir.path().join("coved.log"))?;
         let began = Instant::now();
-        let mut command = stdx::process::command(program("coved")?);
+        let coved = match &self.programs {
+            Some(dir) => dir.join("coved"),
+            None => program("coved")?,
+        };
+        let mut command = stdx::process::command(coved);
         command.args(["--listen", &self.address()]).args(&self.args);
-        command.arg("--root").arg(self.dir.path().join("root")).arg("--state").arg(self.dir.path().join("run"));
+        command
+            .arg("--root")
+            .arg(self.dir.path().join("root"))
+            .arg("--state")
+            .arg(self.dir.path().join("run"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn()?);
         while self.get("/_ping").is_err() {
@@ -180,7 +209,11 @@ impl Daemon {
     pub fn wait_for(&self, what: &str, mut is_done: impl FnMut() -> bool) -> Result<()> {
         let began = Instant::now();
         while !is_done() {
-            ensure!(began.elapsed() < PATIENCE, "waited in vain for {what}; the daemon's log:\n{}", self.log());
+            ensure!(
+                began.elapsed() < PATIENCE,
+                "waited in vain for {what}; the daemon's log:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())

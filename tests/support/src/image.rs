@@ -11,9 +11,10 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// Applets that tests use.
 const APPLETS: &[&str] = &[
-    "ash", "awk", "cat", "chmod", "chown", "cp", "date", "dd", "echo", "env", "false", "find", "grep", "head", "hostname",
-    "id", "ip", "kill", "ln", "ls", "mkdir", "mknod", "mount", "mv", "ps", "pwd", "readlink", "rm", "seq", "sh", "sleep",
-    "sort", "stat", "stty", "sync", "tail", "tar", "test", "touch", "tr", "true", "tty", "umount", "uname", "wc", "yes",
+    "ash", "awk", "cat", "chmod", "chown", "cp", "date", "dd", "echo", "env", "false", "find", "grep",
+    "head", "hostname", "id", "ip", "kill", "ln", "ls", "mkdir", "mknod", "mount", "mv", "ps", "pwd",
+    "readlink", "rm", "seq", "sh", "sleep", "sort", "stat", "stty", "sync", "tail", "tar", "test", "touch",
+    "tr", "true", "tty", "umount", "uname", "wc", "yes",
 ];
 
 /// Hexadecimal SHA-256.
@@ -40,12 +41,19 @@ pub fn header(kind: EntryType, mode: u32, size: u64) -> Header {
 /// # Errors
 /// Where busybox is not installed.
 pub fn busybox_layer() -> Result<Vec<u8>> {
-    let program = std::fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX} is missing: install busybox-static"))?;
+    let program =
+        std::fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX} is missing: install busybox-static"))?;
     let mut layer = Builder::new(Vec::new());
-    for (dir, mode) in [("bin/", 0o755), ("etc/", 0o755), ("tmp/", 0o1777), ("root/", 0o700), ("home/", 0o755)] {
+    for (dir, mode) in
+        [("bin/", 0o755), ("etc/", 0o755), ("tmp/", 0o1777), ("root/", 0o700), ("home/", 0o755)]
+    {
         layer.append_data(&mut header(EntryType::Directory, mode, 0), dir, std::io::empty())?;
     }
-    layer.append_data(&mut header(EntryType::Regular, 0o755, program.len() as u64), "bin/busybox", program.as_slice())?;
+    layer.append_data(
+        &mut header(EntryType::Regular, 0o755, program.len() as u64),
+        "bin/busybox",
+        program.as_slice(),
+    )?;
     for applet in APPLETS {
         layer.append_link(&mut header(EntryType::Symlink, 0o777, 0), format!("bin/{applet}"), "busybox")?;
     }
@@ -53,7 +61,11 @@ pub fn busybox_layer() -> Result<Vec<u8>> {
         ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:App:/home:/bin/sh\n"),
         ("etc/group", "root:x:0:\nwheel:x:10:app\napp:x:1000:\n"),
     ] {
-        layer.append_data(&mut header(EntryType::Regular, 0o644, text.len() as u64), name, text.as_bytes())?;
+        layer.append_data(
+            &mut header(EntryType::Regular, 0o644, text.len() as u64),
+            name,
+            text.as_bytes(),
+        )?;
     }
     Ok(layer.into_inner()?)
 }

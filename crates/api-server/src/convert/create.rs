@@ -3,8 +3,8 @@
 use api::container::{ContainerConfig, CreateContainer, HealthConfig, HostConfig, Mount, Resources};
 use image_store::ImageConfig;
 use model::container::{
-    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, MountSpec, ResourceLimits, RestartMode,
-    RestartPolicy, Ulimit,
+    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, MountSpec, ResourceLimits,
+    RestartMode, RestartPolicy, Ulimit,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -19,7 +19,11 @@ pub(crate) fn container_spec(request: CreateContainer) -> ApiResult<ContainerSpe
         hostname: config.hostname,
         domainname: config.domainname,
         user: config.user,
-        attach: AttachedStreams { stdin: config.attach_stdin, stdout: config.attach_stdout, stderr: config.attach_stderr },
+        attach: AttachedStreams {
+            stdin: config.attach_stdin,
+            stdout: config.attach_stdout,
+            stderr: config.attach_stderr,
+        },
         tty: config.tty,
         open_stdin: config.open_stdin,
         stdin_once: config.stdin_once,
@@ -45,19 +49,43 @@ fn refuse(request: &CreateContainer) -> ApiResult<()> {
     let is_set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let has_ports = host.port_bindings.values().flatten().any(|list| !list.is_empty());
     let asked: [(bool, &str); 13] = [
-        (has_ports || host.publish_all_ports, "published ports need bridge networks, which are not there yet; --network host shares the host's ports"),
+        (
+            has_ports || host.publish_all_ports,
+            "published ports need bridge networks, which are not there yet; --network host shares the host's ports",
+        ),
         (is_set(&host.volumes_from), "--volumes-from is not supported yet"),
         (is_set(&host.links), "--link is not supported yet"),
-        (!host.volume_driver.is_empty() && host.volume_driver != "local", "volume drivers are not supported yet"),
+        (
+            !host.volume_driver.is_empty() && host.volume_driver != "local",
+            "volume drivers are not supported yet",
+        ),
         (host.storage_opt.as_ref().is_some_and(|map| !map.is_empty()), "--storage-opt is not supported"),
-        (!matches!(host.runtime.as_str(), "" | "cove" | "runc" | "io.containerd.runc.v2"), "only Cove's own runtime is there"),
+        (
+            !matches!(host.runtime.as_str(), "" | "cove" | "runc" | "io.containerd.runc.v2"),
+            "only Cove's own runtime is there",
+        ),
         (!matches!(host.isolation.as_str(), "" | "default"), "--isolation is Windows' alone"),
-        (host.resources.device_requests.as_ref().is_some_and(|list| !list.is_empty()), "--gpus and device requests are not supported yet"),
+        (
+            host.resources.device_requests.as_ref().is_some_and(|list| !list.is_empty()),
+            "--gpus and device requests are not supported yet",
+        ),
         (!host.cgroup.is_empty(), "the cgroup of another container can't be joined"),
-        (host.resources.cpu_count != 0 || host.resources.cpu_percent != 0, "CPU count and percent are Windows' alone"),
-        (host.resources.io_maximum_iops != 0 || host.resources.io_maximum_bandwidth != 0, "I/O maxima are Windows' alone"),
-        (request.config.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()), "MAC addresses need bridge networks, which are not there yet"),
-        (request.config.network_disabled == Some(true) && host.network_mode == "host", "the network can't be disabled and the host's"),
+        (
+            host.resources.cpu_count != 0 || host.resources.cpu_percent != 0,
+            "CPU count and percent are Windows' alone",
+        ),
+        (
+            host.resources.io_maximum_iops != 0 || host.resources.io_maximum_bandwidth != 0,
+            "I/O maxima are Windows' alone",
+        ),
+        (
+            request.config.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()),
+            "MAC addresses need bridge networks, which are not there yet",
+        ),
+        (
+            request.config.network_disabled == Some(true) && host.network_mode == "host",
+            "the network can't be disabled and the host's",
+        ),
     ];
     match asked.iter().find(|(is_asked, _)| *is_asked) {
         Some((_, message)) => Err(ApiError::unsupported(*message)),
@@ -111,7 +139,11 @@ pub(crate) fn restart_policy(policy: &api::container::RestartPolicy) -> ApiResul
         "always" => RestartMode::Always,
         "unless-stopped" => RestartMode::UnlessStopped,
         "on-failure" => RestartMode::OnFailure,
-        other => return Err(ApiError::bad(format!("invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"))),
+        other => {
+            return Err(ApiError::bad(format!(
+                "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            )));
+        }
     };
     if policy.maximum_retry_count < 0 {
         return Err(ApiError::bad("invalid restart policy: maximum retry count cannot be negative"));
@@ -140,7 +172,12 @@ pub(crate) fn limits(resources: Resources) -> ResourceLimits {
         oom_kill_disable: resources.oom_kill_disable,
         pids_limit: resources.pids_limit,
         blkio_weight: resources.blkio_weight,
-        blkio_weight_device: resources.blkio_weight_device.unwrap_or_default().into_iter().map(|d| (d.path, d.weight)).collect(),
+        blkio_weight_device: resources
+            .blkio_weight_device
+            .unwrap_or_default()
+            .into_iter()
+            .map(|d| (d.path, d.weight))
+            .collect(),
         blkio_read_bps: rates(resources.blkio_device_read_bps),
         blkio_write_bps: rates(resources.blkio_device_write_bps),
         blkio_read_iops: rates(resources.blkio_device_read_iops),
@@ -149,7 +186,11 @@ pub(crate) fn limits(resources: Resources) -> ResourceLimits {
             .devices
             .unwrap_or_default()
             .into_iter()
-            .map(|d| DeviceMapping { host: d.path_on_host, container: d.path_in_container, permissions: d.cgroup_permissions })
+            .map(|d| DeviceMapping {
+                host: d.path_on_host,
+                container: d.path_in_container,
+                permissions: d.cgroup_permissions,
+            })
             .collect(),
         device_cgroup_rules: resources.device_cgroup_rules.unwrap_or_default(),
         ulimits: resources
@@ -165,7 +206,9 @@ fn mount(mount: Mount) -> ApiResult<MountSpec> {
     let bind = mount.bind_options.unwrap_or_default();
     let tmpfs = mount.tmpfs_options.unwrap_or_default();
     if tmpfs.options.is_some_and(|options| !options.is_empty()) {
-        return Err(ApiError::unsupported("tmpfs-options of --mount are not supported; --tmpfs takes options"));
+        return Err(ApiError::unsupported(
+            "tmpfs-options of --mount are not supported; --tmpfs takes options",
+        ));
     }
     Ok(MountSpec {
         kind: mount.r#type,

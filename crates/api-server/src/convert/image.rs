@@ -7,7 +7,11 @@ use image_store::{ImageConfig, ImageRecord};
 use super::int;
 
 /// One row of `GET /images/json`.
-pub(crate) fn image_summary(image: &ImageRecord, shared: Option<u64>, containers: Option<usize>) -> ImageSummary {
+pub(crate) fn image_summary(
+    image: &ImageRecord,
+    shared: Option<u64>,
+    containers: Option<usize>,
+) -> ImageSummary {
     let created = image.created.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
     ImageSummary {
         id: image.id.to_string(),
@@ -38,7 +42,10 @@ pub(crate) fn image_inspect(image: &ImageRecord) -> ImageInspect {
         os: image.os.clone(),
         size: int(image.size),
         graph_driver: GraphDriver { data: None, name: "overlay2".into() },
-        root_fs: RootFs { r#type: "layers".into(), layers: image.diff_ids.iter().map(ToString::to_string).collect() },
+        root_fs: RootFs {
+            r#type: "layers".into(),
+            layers: image.diff_ids.iter().map(ToString::to_string).collect(),
+        },
         metadata: ImageMetadata { last_tag_time: "0001-01-01T00:00:00Z".into() },
         ..ImageInspect::default()
     }

@@ -1,9 +1,9 @@
 //! Everything about a container.
 
 use api::container::{
-    ContainerConfig, ContainerInspect, ContainerState, DeviceMapping, Empty, GraphDriver, Health, HealthConfig,
-    HealthResult, HostConfig, LogConfig, Mount, NetworkSettings, Resources, RestartPolicy, ThrottleDevice, Ulimit,
-    WeightDevice,
+    ContainerConfig, ContainerInspect, ContainerState, DeviceMapping, Empty, GraphDriver, Health,
+    HealthConfig, HealthResult, HostConfig, LogConfig, Mount, NetworkSettings, Resources, RestartPolicy,
+    ThrottleDevice, Ulimit, WeightDevice,
 };
 use engine::ContainerInfo;
 use engine::lifecycle::State;
@@ -218,9 +218,14 @@ fn resources(limits: &ResourceLimits, parent: &str) -> Resources {
                 })
                 .collect(),
         ),
-        device_cgroup_rules: (!limits.device_cgroup_rules.is_empty()).then(|| limits.device_cgroup_rules.clone()),
+        device_cgroup_rules: (!limits.device_cgroup_rules.is_empty())
+            .then(|| limits.device_cgroup_rules.clone()),
         memory_reservation: limits.memory_reservation,
-        memory_swap: if limits.memory_swap == 0 && limits.memory > 0 { limits.memory * 2 } else { limits.memory_swap },
+        memory_swap: if limits.memory_swap == 0 && limits.memory > 0 {
+            limits.memory * 2
+        } else {
+            limits.memory_swap
+        },
         memory_swappiness: limits.memory_swappiness,
         oom_kill_disable: limits.oom_kill_disable,
         pids_limit: limits.pids_limit,

@@ -9,7 +9,11 @@ use engine::lifecycle::State;
 use super::{int, seconds};
 
 /// One row of `GET /containers/json`. `written`: bytes of its own layer, where asked for.
-pub(crate) fn container_summary(info: &ContainerInfo, written: Option<(u64, u64)>, now: u64) -> ContainerSummary {
+pub(crate) fn container_summary(
+    info: &ContainerInfo,
+    written: Option<(u64, u64)>,
+    now: u64,
+) -> ContainerSummary {
     let command = info.command_line();
     let mut words = vec![];
     for (at, word) in command.iter().enumerate() {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use api::container::{
-    BlkioEntry, BlkioStats, CpuStats, CpuUsage, CreateContainer, CreateResponse, FilesystemChange, MemoryStats,
-    NetworkStats, PathStat, PidsStats, PruneContainersResponse, Stats, Throttling, TopResponse, UpdateContainer,
-    UpdateResponse, WaitResponse,
+    BlkioEntry, BlkioStats, CpuStats, CpuUsage, CreateContainer, CreateResponse, FilesystemChange,
+    MemoryStats, NetworkStats, PathStat, PidsStats, PruneContainersResponse, Stats, Throttling, TopResponse,
+    UpdateContainer, UpdateResponse, WaitResponse,
 };
 use axum::Json;
 use axum::body::Body;
@@ -21,7 +21,9 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::ApiMinor;
 use super::system::now;
-use crate::convert::{container_inspect, container_spec, container_summary, limits, restart_policy, time_text};
+use crate::convert::{
+    container_inspect, container_spec, container_summary, limits, restart_policy, time_text,
+};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::hijack::{DetachKeys, Hijack, routes_spawn};
@@ -45,8 +47,20 @@ fn query(raw: RawQuery) -> Query {
 
 pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
     const KNOWN: [&str; 14] = [
-        "ancestor", "before", "exited", "health", "id", "is-task", "label", "label!", "name", "network", "since",
-        "status", "volume", "isolation",
+        "ancestor",
+        "before",
+        "exited",
+        "health",
+        "id",
+        "is-task",
+        "label",
+        "label!",
+        "name",
+        "network",
+        "since",
+        "status",
+        "volume",
+        "isolation",
     ];
     let query = query(raw);
     let filters = Filters::parse(&query, &KNOWN)?;
@@ -92,7 +106,8 @@ fn matches(info: &ContainerInfo, filters: &Filters) -> bool {
         && filters.any("health", |wanted| wanted == health)
         && filters.any("exited", |code| info.state.end().is_some_and(|end| end.code.to_string() == code))
         && filters.any("network", |network| info.spec.host.network_mode == network)
-        && filters.any("volume", |volume| info.mounts.iter().any(|m| m.source == volume || m.target == volume))
+        && filters
+            .any("volume", |volume| info.mounts.iter().any(|m| m.source == volume || m.target == volume))
         && filters.any("ancestor", |wanted| {
             image == wanted
                 || image.split(':').next() == Some(wanted)
@@ -111,7 +126,11 @@ struct CreateBody {
     rootfs: Option<std::path::PathBuf>,
 }
 
-pub(super) async fn create(State(engine): State<Engine>, raw: RawQuery, request: Request) -> ApiResult<Response> {
+pub(super) async fn create(
+    State(engine): State<Engine>,
+    raw: RawQuery,
+    request: Request,
+) -> ApiResult<Response> {
     let query = query(raw);
     let body: CreateBody = body(request).await?;
     if body.rootfs.is_none() && body.docker.config.image.is_empty() {
@@ -120,7 +139,11 @@ pub(super) async fn create(State(engine): State<Engine>, raw: RawQuery, request:
     if let Some(platform) = query.get("platform") {
         let wanted: model::Platform = platform.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
         let image = engine.images().resolve(&body.docker.config.image)?;
-        let found = model::Platform { os: image.os.clone(), architecture: image.architecture.clone(), variant: image.variant.clone() };
+        let found = model::Platform {
+            os: image.os.clone(),
+            architecture: image.architecture.clone(),
+            variant: image.variant.clone(),
+        };
         if !wanted.accepts(&found) {
             return Err(ApiError {
                 status: StatusCode::NOT_FOUND,
@@ -138,7 +161,11 @@ pub(super) async fn create(State(engine): State<Engine>, raw: RawQuery, request:
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-pub(super) async fn inspect(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn inspect(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
     let info = engine.inspect(&id)?;
     let written = query(raw).flag("size").then(|| sizes(&engine, &info));
     Ok(Json(container_inspect(&info, written)).into_response())
@@ -153,18 +180,30 @@ fn changed(has_changed: bool) -> StatusCode {
     if has_changed { StatusCode::NO_CONTENT } else { StatusCode::NOT_MODIFIED }
 }
 
-pub(super) async fn stop(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<StatusCode> {
+pub(super) async fn stop(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<StatusCode> {
     let query = query(raw);
     Ok(changed(engine.stop(&id, query.get("signal"), query.number("t")?).await?))
 }
 
-pub(super) async fn restart(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<StatusCode> {
+pub(super) async fn restart(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<StatusCode> {
     let query = query(raw);
     engine.restart(&id, query.get("signal"), query.number("t")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn kill(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<StatusCode> {
+pub(super) async fn kill(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<StatusCode> {
     engine.kill(&id, query(raw).get("signal")).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -179,21 +218,34 @@ pub(super) async fn unpause(State(engine): State<Engine>, Path(id): Path<String>
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn rename(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<StatusCode> {
+pub(super) async fn rename(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<StatusCode> {
     let query = query(raw);
     let name = query.get("name").ok_or_else(|| ApiError::bad("Neither old nor new names may be empty"))?;
     engine.rename(&id, name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn update(State(engine): State<Engine>, Path(id): Path<String>, request: Request) -> ApiResult<Response> {
+pub(super) async fn update(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    request: Request,
+) -> ApiResult<Response> {
     let body: UpdateContainer = body(request).await?;
-    let policy = if body.restart_policy.name.is_empty() { None } else { Some(restart_policy(&body.restart_policy)?) };
+    let policy =
+        if body.restart_policy.name.is_empty() { None } else { Some(restart_policy(&body.restart_policy)?) };
     engine.update(&id, &limits(body.resources), policy).await?;
     Ok(Json(UpdateResponse::default()).into_response())
 }
 
-pub(super) async fn remove(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<StatusCode> {
+pub(super) async fn remove(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<StatusCode> {
     let query = query(raw);
     if query.flag("link") {
         return Err(ApiError::unsupported("links are not supported yet"));
@@ -203,7 +255,11 @@ pub(super) async fn remove(State(engine): State<Engine>, Path(id): Path<String>,
 }
 
 /// The headers go out at once: clients start the container when they have them.
-pub(super) async fn wait(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn wait(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
     let ended = engine.wait(&id, query(raw).get("condition").unwrap_or(""))?;
     let body = futures_util::stream::once(async move {
         let answer = WaitResponse { status_code: ended.await.code.into(), error: None };
@@ -224,7 +280,11 @@ pub(super) fn size_of_terminal(query: &Query) -> ApiResult<(u16, u16)> {
     Ok((side("h")?, side("w")?))
 }
 
-pub(super) async fn resize(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<StatusCode> {
+pub(super) async fn resize(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<StatusCode> {
     let (rows, columns) = size_of_terminal(&query(raw))?;
     engine.resize(&id, rows, columns).await?;
     Ok(StatusCode::OK)
@@ -239,7 +299,8 @@ pub(super) async fn attach(
 ) -> ApiResult<Response> {
     let query = query(raw);
     let keys = query.get("detachKeys").unwrap_or("");
-    let keys = DetachKeys::parse(keys).ok_or_else(|| ApiError::bad(format!("invalid detach keys: {keys:?}")))?;
+    let keys =
+        DetachKeys::parse(keys).ok_or_else(|| ApiError::bad(format!("invalid detach keys: {keys:?}")))?;
     let has_terminal = engine.has_terminal(&id)?;
     let mut hijack = Hijack::of(&mut request, has_terminal, minor);
     let streams =
@@ -308,7 +369,11 @@ pub(super) async fn logs(
             }
         }
     });
-    let kind = if is_raw || minor < 42 { "application/vnd.docker.raw-stream" } else { "application/vnd.docker.multiplexed-stream" };
+    let kind = if is_raw || minor < 42 {
+        "application/vnd.docker.raw-stream"
+    } else {
+        "application/vnd.docker.multiplexed-stream"
+    };
     let mut response = Response::new(Body::from_stream(stream));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     Ok(response)
@@ -354,12 +419,20 @@ fn close_frame(header_at: Option<usize>, bytes: &mut [u8]) {
     }
 }
 
-pub(super) async fn top(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn top(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
     let table = engine.top(&id, query(raw).get("ps_args").unwrap_or("")).await?;
     Ok(Json(TopResponse { titles: table.titles, processes: table.rows }).into_response())
 }
 
-pub(super) async fn stats(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn stats(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
     let query = query(raw);
     let first = engine.stats(&id)?;
     if !query.flag_or("stream", true) {
@@ -406,16 +479,30 @@ fn sample(now: &Sample, before: Option<&Sample>) -> Stats {
     };
     let usage = &now.usage;
     let entries = |read: fn(&engine::stats::IoStat) -> u64, write: fn(&engine::stats::IoStat) -> u64| {
-        let of = |op: &str, io: &engine::stats::IoStat, value: u64| BlkioEntry { major: io.major, minor: io.minor, op: op.into(), value };
+        let of = |op: &str, io: &engine::stats::IoStat, value: u64| BlkioEntry {
+            major: io.major,
+            minor: io.minor,
+            op: op.into(),
+            value,
+        };
         Some(usage.io.iter().flat_map(|io| [of("read", io, read(io)), of("write", io, write(io))]).collect())
     };
     let networks: BTreeMap<String, NetworkStats> = now
         .networks
         .iter()
         .map(|interface| {
-            let [rx_bytes, rx_packets, rx_errors, rx_dropped, tx_bytes, tx_packets, tx_errors, tx_dropped] = interface.counters;
-            let counters =
-                NetworkStats { rx_bytes, rx_packets, rx_errors, rx_dropped, tx_bytes, tx_packets, tx_errors, tx_dropped };
+            let [rx_bytes, rx_packets, rx_errors, rx_dropped, tx_bytes, tx_packets, tx_errors, tx_dropped] =
+                interface.counters;
+            let counters = NetworkStats {
+                rx_bytes,
+                rx_packets,
+                rx_errors,
+                rx_dropped,
+                tx_bytes,
+                tx_packets,
+                tx_errors,
+                tx_dropped,
+            };
             (interface.name.clone(), counters)
         })
         .collect();
@@ -461,14 +548,21 @@ pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiRes
     let filters = Filters::parse(&query(raw), &["label", "label!", "until"])?;
     let until = filters.until(now())?;
     let (removed, space) = engine
-        .prune_containers(|info| until.is_none_or(|at| info.created < at) && filters.labels(&info.spec.labels))
+        .prune_containers(|info| {
+            until.is_none_or(|at| info.created < at) && filters.labels(&info.spec.labels)
+        })
         .await?;
-    let answer = PruneContainersResponse { containers_deleted: (!removed.is_empty()).then_some(removed), space_reclaimed: space };
+    let answer = PruneContainersResponse {
+        containers_deleted: (!removed.is_empty()).then_some(removed),
+        space_reclaimed: space,
+    };
     Ok(Json(answer).into_response())
 }
 
 /// A tar archive that a blocking task writes.
-pub(super) fn tar_response(write: impl FnOnce(Box<dyn std::io::Write + Send>) -> Result<(), String> + Send + 'static) -> Response {
+pub(super) fn tar_response(
+    write: impl FnOnce(Box<dyn std::io::Write + Send>) -> Result<(), String> + Send + 'static,
+) -> Response {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(4);
     tokio::task::spawn_blocking(move || {
         let sink = ChannelWriter { sender: sender.clone() };
@@ -479,7 +573,8 @@ pub(super) fn tar_response(write: impl FnOnce(Box<dyn std::io::Write + Send>) ->
             let _ = sender.blocking_send(Err(std::io::Error::other(message)));
         }
     });
-    let mut response = Response::new(Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)));
+    let mut response =
+        Response::new(Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     response
 }
@@ -503,7 +598,8 @@ impl std::io::Write for ChannelWriter {
 
 /// The request's body as a blocking reader.
 pub(super) fn body_reader(request: Request) -> impl Read + Send + 'static {
-    let stream = futures_util::TryStreamExt::map_err(request.into_body().into_data_stream(), std::io::Error::other);
+    let stream =
+        futures_util::TryStreamExt::map_err(request.into_body().into_data_stream(), std::io::Error::other);
     tokio_util::io::SyncIoBridge::new(tokio_util::io::StreamReader::new(stream))
 }
 
@@ -514,26 +610,41 @@ pub(super) async fn export(State(engine): State<Engine>, Path(id): Path<String>)
 
 fn archive_path(raw: RawQuery) -> ApiResult<(Query, String)> {
     let query = query(raw);
-    let path = query.get("path").ok_or_else(|| ApiError::bad("bad parameter: path cannot be empty"))?.to_owned();
+    let path =
+        query.get("path").ok_or_else(|| ApiError::bad("bad parameter: path cannot be empty"))?.to_owned();
     Ok((query, path))
 }
 
-pub(super) async fn stat_archive(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn stat_archive(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
     let (_, path) = archive_path(raw)?;
     let mut response = Response::new(Body::empty());
     insert_stat(&mut response, &engine.stat_path(&id, &path)?);
     Ok(response)
 }
 
-pub(super) async fn get_archive(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn get_archive(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
     let (_, path) = archive_path(raw)?;
     let info = engine.stat_path(&id, &path)?;
-    let mut response = tar_response(move |into| engine.read_archive(&id, &path, into).map_err(|error| error.chain()));
+    let mut response =
+        tar_response(move |into| engine.read_archive(&id, &path, into).map_err(|error| error.chain()));
     insert_stat(&mut response, &info);
     Ok(response)
 }
 
-pub(super) async fn put_archive(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery, request: Request) -> ApiResult<StatusCode> {
+pub(super) async fn put_archive(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+    request: Request,
+) -> ApiResult<StatusCode> {
     let (query, path) = archive_path(raw)?;
     let keeps_kind = query.flag("noOverwriteDirNonDir");
     let reader = body_reader(request);
@@ -561,9 +672,9 @@ fn insert_stat(response: &mut Response, info: &PathInfo) {
         mtime: time_text(u64::try_from(info.modified).unwrap_or(0)),
         link_target: info.link_target.clone(),
     };
-    let text = base64::engine::general_purpose::STANDARD.encode(serde_json::to_vec(&stat).unwrap_or_default());
+    let text =
+        base64::engine::general_purpose::STANDARD.encode(serde_json::to_vec(&stat).unwrap_or_default());
     if let Ok(value) = HeaderValue::from_str(&text) {
         response.headers_mut().insert("x-docker-container-path-stat", value);
     }
 }
-

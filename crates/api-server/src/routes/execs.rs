@@ -13,7 +13,11 @@ use crate::error::{ApiError, ApiResult};
 use crate::hijack::{DetachKeys, Hijack};
 use crate::query::Query;
 
-pub(super) async fn create(State(engine): State<Engine>, Path(id): Path<String>, request: Request) -> ApiResult<Response> {
+pub(super) async fn create(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    request: Request,
+) -> ApiResult<Response> {
     let body: CreateExec = body(request).await?;
     let spec = ExecSpec {
         command: body.cmd.unwrap_or_default(),
@@ -56,7 +60,11 @@ pub(super) async fn start(
     }
 }
 
-pub(super) async fn resize(State(engine): State<Engine>, Path(id): Path<String>, raw: RawQuery) -> ApiResult<StatusCode> {
+pub(super) async fn resize(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<StatusCode> {
     let (rows, columns) = size_of_terminal(&Query::parse(&raw.0.unwrap_or_default()))?;
     engine.resize_exec(&id, rows, columns)?;
     Ok(StatusCode::OK)

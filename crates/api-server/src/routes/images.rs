@@ -31,7 +31,8 @@ fn query(raw: RawQuery) -> Query {
 
 pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
     let query = query(raw);
-    let filters = Filters::parse(&query, &["before", "dangling", "label", "label!", "reference", "since", "until"])?;
+    let filters =
+        Filters::parse(&query, &["before", "dangling", "label", "label!", "reference", "since", "until"])?;
     let dangling = filters.flag("dangling")?;
     let created = |name: &str| -> ApiResult<Option<String>> {
         filters.get(name).first().map(|other| Ok(engine.images().resolve(other)?.created.clone())).transpose()
@@ -64,16 +65,28 @@ fn glob(pattern: &str, text: &str) -> bool {
         (None, None) => true,
         (Some('*'), _) => {
             let rest = pattern.get(1..).unwrap_or_default();
-            glob(rest, text) || text.chars().next().is_some_and(|c| c != '/' && glob(pattern, text.get(c.len_utf8()..).unwrap_or_default()))
+            glob(rest, text)
+                || text
+                    .chars()
+                    .next()
+                    .is_some_and(|c| c != '/' && glob(pattern, text.get(c.len_utf8()..).unwrap_or_default()))
         }
-        (Some('?'), Some(c)) if c != '/' => glob(pattern.get(1..).unwrap_or_default(), text.get(c.len_utf8()..).unwrap_or_default()),
-        (Some(p), Some(c)) if p == c => glob(pattern.get(p.len_utf8()..).unwrap_or_default(), text.get(c.len_utf8()..).unwrap_or_default()),
+        (Some('?'), Some(c)) if c != '/' => {
+            glob(pattern.get(1..).unwrap_or_default(), text.get(c.len_utf8()..).unwrap_or_default())
+        }
+        (Some(p), Some(c)) if p == c => glob(
+            pattern.get(p.len_utf8()..).unwrap_or_default(),
+            text.get(c.len_utf8()..).unwrap_or_default(),
+        ),
         _ => false,
     }
 }
 
 /// `GET /images/NAME/{json,history,get}`.
-pub(super) async fn get_by_name(State(engine): State<Engine>, Path(rest): Path<String>) -> ApiResult<Response> {
+pub(super) async fn get_by_name(
+    State(engine): State<Engine>,
+    Path(rest): Path<String>,
+) -> ApiResult<Response> {
     let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
     match what {
         "json" => Ok(Json(image_inspect(&*engine.images().resolve(name)?)).into_response()),
@@ -99,7 +112,8 @@ pub(super) async fn get_by_name(State(engine): State<Engine>, Path(rest): Path<S
 }
 
 pub(super) async fn save_many(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
-    let names: Vec<String> = query(raw).all("names").iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
+    let names: Vec<String> =
+        query(raw).all("names").iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
     save(&engine, names)
 }
 
@@ -112,12 +126,18 @@ fn save(engine: &Engine, names: Vec<String>) -> ApiResult<Response> {
 }
 
 /// `POST /images/NAME/tag`.
-pub(super) async fn post_by_name(State(engine): State<Engine>, Path(rest): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn post_by_name(
+    State(engine): State<Engine>,
+    Path(rest): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
     let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
     match what {
         "tag" => {
             let query = query(raw);
-            let repo = query.get("repo").ok_or_else(|| ApiError::bad("invalid reference format: repo is missing"))?;
+            let repo = query
+                .get("repo")
+                .ok_or_else(|| ApiError::bad("invalid reference format: repo is missing"))?;
             let target = match query.get("tag") {
                 Some(tag) => format!("{repo}:{tag}"),
                 None => repo.to_owned(),
@@ -131,7 +151,11 @@ pub(super) async fn post_by_name(State(engine): State<Engine>, Path(rest): Path<
     }
 }
 
-pub(super) async fn remove(State(engine): State<Engine>, Path(name): Path<String>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn remove(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
     let is_forced = query(raw).flag("force");
     let removed = tokio::task::spawn_blocking(move || engine.remove_image(&name, is_forced))
         .await
@@ -151,14 +175,20 @@ fn deleted(removed: Vec<Removed>) -> Vec<DeletedImage> {
 
 pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
     let filters = Filters::parse(&query(raw), &["dangling", "label", "label!", "until"])?;
-    if !filters.get("label").is_empty() || !filters.get("label!").is_empty() || filters.until(now())?.is_some() {
+    if !filters.get("label").is_empty()
+        || !filters.get("label!").is_empty()
+        || filters.until(now())?.is_some()
+    {
         return Err(ApiError::unsupported("image prune takes no filter but dangling yet"));
     }
     let is_all = filters.flag("dangling")? == Some(false);
     let (removed, space) = tokio::task::spawn_blocking(move || engine.prune_images(is_all))
         .await
         .map_err(|_| ApiError::bad("the engine is shutting down"))??;
-    let answer = PruneImagesResponse { images_deleted: (!removed.is_empty()).then(|| deleted(removed)), space_reclaimed: space };
+    let answer = PruneImagesResponse {
+        images_deleted: (!removed.is_empty()).then(|| deleted(removed)),
+        space_reclaimed: space,
+    };
     Ok(Json(answer).into_response())
 }
 
@@ -173,24 +203,36 @@ fn auth_of(headers: &HeaderMap) -> ApiResult<Option<Auth>> {
         identitytoken: String,
         registrytoken: String,
     }
-    let Some(text) = headers.get("x-registry-auth").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty()) else {
+    let Some(text) =
+        headers.get("x-registry-auth").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty())
+    else {
         return Ok(None);
     };
     let plain = text.trim_end_matches('=').replace('+', "-").replace('/', "_");
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(plain)
         .map_err(|_| ApiError::bad("invalid X-Registry-Auth header: it is no base64"))?;
-    let given: Given =
-        serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("invalid X-Registry-Auth header: {error}")))?;
+    let given: Given = serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::bad(format!("invalid X-Registry-Auth header: {error}")))?;
     if !given.registrytoken.is_empty() || (!given.auth.is_empty() && given.username.is_empty()) {
-        return Err(ApiError::unsupported("X-Registry-Auth with a registry token is not supported; give user name and password"));
+        return Err(ApiError::unsupported(
+            "X-Registry-Auth with a registry token is not supported; give user name and password",
+        ));
     }
     let is_empty = given.username.is_empty() && given.identitytoken.is_empty();
-    Ok((!is_empty).then_some(Auth { username: given.username, password: given.password, identity_token: given.identitytoken }))
+    Ok((!is_empty).then_some(Auth {
+        username: given.username,
+        password: given.password,
+        identity_token: given.identitytoken,
+    }))
 }
 
 /// `POST /images/create`: a pull, told line by line.
-pub(super) async fn create(State(engine): State<Engine>, raw: RawQuery, request: Request) -> ApiResult<Response> {
+pub(super) async fn create(
+    State(engine): State<Engine>,
+    raw: RawQuery,
+    request: Request,
+) -> ApiResult<Response> {
     let query = query(raw);
     if query.get("fromSrc").is_some() {
         return Err(ApiError::unsupported("importing images is not supported by this version of Cove"));
@@ -289,7 +331,9 @@ fn failure(message: &str) -> Progress {
     }
 }
 
-fn json_stream(stream: impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static) -> Response {
+fn json_stream(
+    stream: impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
+) -> Response {
     let mut response = Response::new(Body::from_stream(stream));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -298,8 +342,13 @@ fn json_stream(stream: impl futures_util::Stream<Item = Result<Bytes, std::io::E
 /// Docker's words for each step.
 fn progress_line(progress: image_store::Progress) -> Progress {
     let id = (!progress.id.is_empty()).then_some(progress.id);
-    let said = |status: &str, id: Option<String>| Progress { status: Some(status.to_owned()), id, ..Progress::default() };
-    let bare = |status: &str, id| Progress { progress_detail: Some(ProgressDetail::default()), ..said(status, id) };
+    let said = |status: &str, id: Option<String>| Progress {
+        status: Some(status.to_owned()),
+        id,
+        ..Progress::default()
+    };
+    let bare =
+        |status: &str, id| Progress { progress_detail: Some(ProgressDetail::default()), ..said(status, id) };
     match progress.kind {
         ProgressKind::Pulling(name) => said(&format!("Pulling from {name}"), id),
         ProgressKind::PullingLayer => bare("Pulling fs layer", id),
@@ -325,7 +374,11 @@ fn bar(current: u64, total: u64) -> String {
 }
 
 /// `POST /images/load`.
-pub(super) async fn load(State(engine): State<Engine>, raw: RawQuery, request: Request) -> ApiResult<Response> {
+pub(super) async fn load(
+    State(engine): State<Engine>,
+    raw: RawQuery,
+    request: Request,
+) -> ApiResult<Response> {
     let _ = query(raw).flag("quiet");
     let reader = body_reader(request);
     let images = engine.images().clone();
@@ -352,7 +405,11 @@ pub(super) async fn load(State(engine): State<Engine>, raw: RawQuery, request: R
 }
 
 /// `POST /commit`.
-pub(super) async fn commit(State(engine): State<Engine>, raw: RawQuery, request: Request) -> ApiResult<Response> {
+pub(super) async fn commit(
+    State(engine): State<Engine>,
+    raw: RawQuery,
+    request: Request,
+) -> ApiResult<Response> {
     let query = query(raw);
     if !query.all("changes").iter().all(String::is_empty) {
         return Err(ApiError::unsupported("commit --change is not supported by this version of Cove"));

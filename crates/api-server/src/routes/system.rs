@@ -58,7 +58,10 @@ pub(super) async fn version() -> Json<Version> {
     };
     Json(Version {
         platform: VersionPlatform { name: "Cove".into() },
-        components: vec![component("Engine", env!("CARGO_PKG_VERSION")), component("cove-runtime", env!("CARGO_PKG_VERSION"))],
+        components: vec![
+            component("Engine", env!("CARGO_PKG_VERSION")),
+            component("cove-runtime", env!("CARGO_PKG_VERSION")),
+        ],
         version: env!("CARGO_PKG_VERSION").into(),
         api_version: api::API_VERSION.into(),
         min_api_version: api::MIN_API_VERSION.into(),
@@ -109,7 +112,8 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
         cpu_shares: has("cpu"),
         cpu_set: has("cpuset"),
         pids_limit: has("pids"),
-        ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
+        ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+            .is_ok_and(|text| text.trim() == "1"),
         oom_kill_disable: has("memory") && system.cgroup_version == 1,
         system_time: time_text(now()),
         logging_driver: "json-file".into(),
@@ -148,7 +152,8 @@ pub(super) async fn disk_usage(State(engine): State<Engine>) -> ApiResult<Respon
         images: images
             .iter()
             .map(|image| {
-                let shared = usage.iter().find(|(id, ..)| *id == image.id).map_or(0, |(_, _, shared)| *shared);
+                let shared =
+                    usage.iter().find(|(id, ..)| *id == image.id).map_or(0, |(_, _, shared)| *shared);
                 let id = image.id.to_string();
                 let users = containers.iter().filter(|info| info.image_id == id).count();
                 image_summary(image, Some(shared), Some(users))
@@ -158,7 +163,10 @@ pub(super) async fn disk_usage(State(engine): State<Engine>) -> ApiResult<Respon
             .iter()
             .map(|info| {
                 let written = engine.written(&info.id);
-                let image = images.iter().find(|image| image.id.to_string() == info.image_id).map_or(0, |image| image.size);
+                let image = images
+                    .iter()
+                    .find(|image| image.id.to_string() == info.image_id)
+                    .map_or(0, |image| image.size);
                 container_summary(info, Some((written, written + image)), at)
             })
             .collect(),
@@ -169,15 +177,28 @@ pub(super) async fn disk_usage(State(engine): State<Engine>) -> ApiResult<Respon
 
 pub(super) async fn events(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
     const KNOWN: [&str; 13] = [
-        "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
-        "type", "volume",
+        "config",
+        "container",
+        "daemon",
+        "event",
+        "image",
+        "label",
+        "network",
+        "node",
+        "plugin",
+        "scope",
+        "secret",
+        "type",
+        "volume",
     ];
     let query = Query::parse(&raw.0.unwrap_or_default());
     let filters = Filters::parse(&query, &KNOWN)?;
     let (since, until) = (query.time("since")?, query.time("until")?);
     let (past, mut live) = engine.events().subscribe();
-    let past: Vec<_> =
-        past.into_iter().filter(|event| since.is_some_and(|at| event.at >= at) && until.is_none_or(|at| event.at <= at)).collect();
+    let past: Vec<_> = past
+        .into_iter()
+        .filter(|event| since.is_some_and(|at| event.at >= at) && until.is_none_or(|at| event.at <= at))
+        .collect();
     let stream = async_stream(move |sender| async move {
         let line = |event: &Event| {
             let mut bytes = serde_json::to_vec(&wire(event)).unwrap_or_default();
@@ -228,16 +249,21 @@ fn kind(event: &Event) -> &'static str {
 }
 
 fn wanted(event: &Event, filters: &Filters) -> bool {
-    let is_named = |wanted: &str| event.id.starts_with(wanted) || event.attributes.get("name").is_some_and(|name| name == wanted);
+    let is_named = |wanted: &str| {
+        event.id.starts_with(wanted) || event.attributes.get("name").is_some_and(|name| name == wanted)
+    };
     let action = event.action.split(':').next().unwrap_or_default();
     filters.any("type", |wanted| wanted == kind(event))
         && filters.any("event", |wanted| wanted == action || wanted == event.action)
         && filters.any("container", |wanted| event.subject == Subject::Container && is_named(wanted))
         && filters.any("image", |wanted| {
-            event.attributes.get("image").is_some_and(|image| image == wanted) || (event.subject == Subject::Image && is_named(wanted))
+            event.attributes.get("image").is_some_and(|image| image == wanted)
+                || (event.subject == Subject::Image && is_named(wanted))
         })
         && filters.any("scope", |wanted| wanted == "local")
-        && ["network", "volume", "daemon", "plugin", "node", "secret", "config"].iter().all(|name| filters.get(name).is_empty())
+        && ["network", "volume", "daemon", "plugin", "node", "secret", "config"]
+            .iter()
+            .all(|name| filters.get(name).is_empty())
         && filters.labels(&event.attributes)
 }
 

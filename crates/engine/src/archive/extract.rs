@@ -47,7 +47,9 @@ fn normal(path: &Path) -> Result<PathBuf> {
             Component::Normal(name) => clean.push(name),
             Component::CurDir | Component::RootDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(Error::invalid(format!("the archive's entry {path:?} climbs out of its directory")));
+                return Err(Error::invalid(format!(
+                    "the archive's entry {path:?} climbs out of its directory"
+                )));
             }
         }
     }
@@ -76,7 +78,12 @@ fn parent(dir: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     Ok(below(dir, path, OFlags::PATH | OFlags::DIRECTORY)?)
 }
 
-fn one(dir: BorrowedFd<'_>, path: &Path, entry: &mut Entry<'_, impl Read>, keeps_kind: bool) -> io::Result<()> {
+fn one(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    entry: &mut Entry<'_, impl Read>,
+    keeps_kind: bool,
+) -> io::Result<()> {
     let at = parent(dir, path.parent().unwrap_or(Path::new("")))?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let header = entry.header().clone();
@@ -106,7 +113,8 @@ fn one(dir: BorrowedFd<'_>, path: &Path, entry: &mut Entry<'_, impl Read>, keeps
         }
         EntryType::Fifo => rustix::fs::mknodat(&at, name, FileType::Fifo, mode, 0)?,
         EntryType::Char | EntryType::Block => {
-            let kind = if kind == EntryType::Char { FileType::CharacterDevice } else { FileType::BlockDevice };
+            let kind =
+                if kind == EntryType::Char { FileType::CharacterDevice } else { FileType::BlockDevice };
             let number =
                 rustix::fs::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
             rustix::fs::mknodat(&at, name, kind, mode, number)?;
@@ -129,7 +137,9 @@ fn clear(at: &OwnedFd, name: &OsStr, is_dir: bool, keeps_kind: bool) -> io::Resu
         (false, true) if keeps_kind => {
             Err(io::Error::other("cannot overwrite a non-directory with a directory"))
         }
-        (true, false) if keeps_kind => Err(io::Error::other("cannot overwrite a directory with a non-directory")),
+        (true, false) if keeps_kind => {
+            Err(io::Error::other("cannot overwrite a directory with a non-directory"))
+        }
         (true, false) => {
             remove_tree(at.as_fd(), name)?;
             Ok(false)
@@ -160,14 +170,21 @@ fn remove_tree(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
 }
 
-fn apply_owner(at: &OwnedFd, name: &OsStr, header: &tar::Header, mode: Mode, is_link: bool) -> io::Result<()> {
+fn apply_owner(
+    at: &OwnedFd,
+    name: &OsStr,
+    header: &tar::Header,
+    mode: Mode,
+    is_link: bool,
+) -> io::Result<()> {
     let id = |n: u64| u32::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
     let (uid, gid) = (Uid::from_raw(id(header.uid()?)?), Gid::from_raw(id(header.gid()?)?));
     rustix::fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     if !is_link {
         // After the owner, whose change takes the set-id bits away. By a descriptor of the file
         // itself: a name may have become a symlink of the container's meanwhile.
-        let fd = rustix::fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let fd =
+            rustix::fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::Symlink {
             let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
             rustix::fs::chmodat(rustix::fs::CWD, path, mode, AtFlags::empty())?;

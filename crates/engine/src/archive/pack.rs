@@ -89,7 +89,14 @@ impl<W: Write> Packer<W> {
         }
     }
 
-    fn add_file(&mut self, dir: BorrowedFd<'_>, name: &CString, shown: &Path, stat: &Stat, mut header: Header) -> io::Result<()> {
+    fn add_file(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &CString,
+        shown: &Path,
+        stat: &Stat,
+        mut header: Header,
+    ) -> io::Result<()> {
         if stat.st_nlink > 1 {
             let key = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.seen.get(&key) {

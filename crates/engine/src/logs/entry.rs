@@ -69,7 +69,9 @@ fn unescape(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 /// `2026-01-31T23:59:59.123456789Z`, to nanoseconds since the epoch.
 fn parse_time(text: &[u8]) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| {
-        text.get(range)?.iter().try_fold(0_u64, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
+        text.get(range)?
+            .iter()
+            .try_fold(0_u64, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
     };
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
@@ -104,7 +106,8 @@ mod tests {
 
     #[test]
     fn entries_are_read_as_they_were_written() {
-        let line = br#"{"log":"a \"b\" \\ \u001b[0m\n","stream":"stderr","time":"2026-11-24T11:31:11.000000005Z"}"#;
+        let line =
+            br#"{"log":"a \"b\" \\ \u001b[0m\n","stream":"stderr","time":"2026-11-24T11:31:11.000000005Z"}"#;
         let entry = parse_json(line).unwrap();
         assert_eq!(entry.bytes, b"a \"b\" \\ \x1b[0m\n");
         assert_eq!((entry.stream, entry.at), (2, 1_795_519_871_000_000_005));

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use oci_runtime::monitor::protocol::{LogFormat, LogTarget};
 
-use super::entry::{Entry, parse_json, parse_local};
 use super::LogQuery;
+use super::entry::{Entry, parse_json, parse_local};
 
 /// How much is read at once.
 const BLOCK: usize = 256 * 1024;

@@ -9,14 +9,18 @@ use oci_runtime::spec::{Device, DeviceRule};
 use crate::error::{Doing, Error, Result};
 
 /// Nodes to make, and rules in the order they count.
-pub(super) fn devices(container: &ContainerSpec, is_rootless: bool) -> Result<(Vec<Device>, Vec<DeviceRule>)> {
+pub(super) fn devices(
+    container: &ContainerSpec,
+    is_rootless: bool,
+) -> Result<(Vec<Device>, Vec<DeviceRule>)> {
     let host = &container.host;
     if host.privileged {
         let all = DeviceRule { allow: true, kind: "a".into(), access: "rwm".into(), ..DeviceRule::default() };
         let nodes = if is_rootless { Vec::new() } else { host_devices(Path::new("/dev"))? };
         return Ok((nodes, vec![all]));
     }
-    let mut rules = vec![DeviceRule { allow: false, kind: "a".into(), access: "rwm".into(), ..DeviceRule::default() }];
+    let mut rules =
+        vec![DeviceRule { allow: false, kind: "a".into(), access: "rwm".into(), ..DeviceRule::default() }];
     let mut nodes = Vec::new();
     for mapping in &host.resources.devices {
         let found = mapped(mapping)?;
@@ -48,13 +52,19 @@ fn mapped(mapping: &DeviceMapping) -> Result<Vec<Device>> {
     let metadata = found.doing(|| format!("gather device information for {:?}", mapping.host))?;
     if !metadata.is_dir() {
         return node(source, target).map(|device| vec![device]).ok_or_else(|| {
-            Error::invalid(format!("error gathering device information while adding custom device {:?}: not a device node", mapping.host))
+            Error::invalid(format!(
+                "error gathering device information while adding custom device {:?}: not a device node",
+                mapping.host
+            ))
         });
     }
     Ok(host_devices(source)?
         .into_iter()
         .map(|device| Device {
-            path: device.path.strip_prefix(source).map_or_else(|_| device.path.clone(), |rest| target.join(rest)),
+            path: device
+                .path
+                .strip_prefix(source)
+                .map_or_else(|_| device.path.clone(), |rest| target.join(rest)),
             ..device
         })
         .collect())
@@ -110,7 +120,10 @@ fn parse_rule(text: &str) -> Result<DeviceRule> {
         (words.next().ok_or_else(bad)?, words.next().ok_or_else(bad)?, words.next().ok_or_else(bad)?);
     let (major, minor) = numbers.split_once(':').ok_or_else(bad)?;
     let number = |text: &str| if text == "*" { Ok(None) } else { text.parse().map(Some).map_err(|_| bad()) };
-    if !matches!(kind, "a" | "b" | "c") || !access.chars().all(|c| "rwm".contains(c)) || words.next().is_some() {
+    if !matches!(kind, "a" | "b" | "c")
+        || !access.chars().all(|c| "rwm".contains(c))
+        || words.next().is_some()
+    {
         return Err(bad());
     }
     Ok(DeviceRule {

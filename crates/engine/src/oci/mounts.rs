@@ -93,7 +93,12 @@ fn system(container: &ContainerSpec, context: &Context<'_>) -> Vec<Mount> {
     }
     if host.ipc_mode == "host" {
         all.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rslave", "nosuid", "noexec", "nodev"]));
-        all.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "rslave", "nosuid", "noexec", "nodev"]));
+        all.push(mount(
+            "/dev/mqueue",
+            "bind",
+            "/dev/mqueue",
+            &["rbind", "rslave", "nosuid", "noexec", "nodev"],
+        ));
     } else {
         all.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
         if host.ipc_mode != "none" {
@@ -120,10 +125,14 @@ pub(crate) fn mount_points(container: &ContainerSpec) -> Result<Vec<MountPoint>>
     for (at, point) in points.iter().enumerate() {
         let target = &point.target;
         if !target.starts_with('/') {
-            return Err(Error::invalid(format!("invalid mount config: mount path {target:?} must be absolute")));
+            return Err(Error::invalid(format!(
+                "invalid mount config: mount path {target:?} must be absolute"
+            )));
         }
         if Path::new(target).components().any(|part| part == Component::ParentDir) || target == "/" {
-            return Err(Error::invalid(format!("invalid mount config: destination {target:?} can't be '/' or climb")));
+            return Err(Error::invalid(format!(
+                "invalid mount config: destination {target:?} can't be '/' or climb"
+            )));
         }
         if points.iter().take(at).any(|earlier| earlier.target == *target) {
             return Err(Error::invalid(format!("Duplicate mount point: {target}")));
@@ -191,7 +200,11 @@ fn from_mount(spec: &MountSpec) -> Result<MountPoint> {
             }
             return tmpfs(&spec.target, &options.join(","));
         }
-        "volume" => return Err(Error::unsupported("named volumes are not supported yet; use type=bind or type=tmpfs")),
+        "volume" => {
+            return Err(Error::unsupported(
+                "named volumes are not supported yet; use type=bind or type=tmpfs",
+            ));
+        }
         "image" => return Err(Error::unsupported("mounts of type=image are not supported yet")),
         other => return Err(Error::invalid(format!("mount type unknown: {other:?}"))),
     }
@@ -205,7 +218,8 @@ fn from_mount(spec: &MountSpec) -> Result<MountPoint> {
     if !matches!(propagation, "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave") {
         return Err(Error::invalid(format!("invalid propagation mode: {propagation}")));
     }
-    let mut options: Vec<String> = vec![if spec.is_non_recursive { "bind" } else { "rbind" }.into(), propagation.into()];
+    let mut options: Vec<String> =
+        vec![if spec.is_non_recursive { "bind" } else { "rbind" }.into(), propagation.into()];
     if spec.is_readonly {
         options.push("ro".into());
         if !spec.is_non_recursive && !spec.is_readonly_non_recursive {
@@ -229,7 +243,27 @@ fn tmpfs(target: &str, options: &str) -> Result<MountPoint> {
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "exec" | "suid" | "dev" => list.retain(|known| known != &format!("no{option}")),
-            _ if matches!(option.split('=').next(), Some("ro" | "rw" | "noexec" | "nosuid" | "nodev" | "size" | "mode" | "uid" | "gid" | "nr_inodes" | "nr_blocks" | "mpol" | "noatime" | "relatime" | "async" | "sync")) => {
+            _ if matches!(
+                option.split('=').next(),
+                Some(
+                    "ro" | "rw"
+                        | "noexec"
+                        | "nosuid"
+                        | "nodev"
+                        | "size"
+                        | "mode"
+                        | "uid"
+                        | "gid"
+                        | "nr_inodes"
+                        | "nr_blocks"
+                        | "mpol"
+                        | "noatime"
+                        | "relatime"
+                        | "async"
+                        | "sync"
+                )
+            ) =>
+            {
                 list.push(option.to_owned());
             }
             other => return Err(Error::invalid(format!("invalid tmpfs option [\"{other}\"]"))),

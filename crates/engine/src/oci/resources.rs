@@ -45,7 +45,9 @@ pub(crate) fn runtime_resources(limits: &ResourceLimits) -> Result<Resources> {
     };
     let throttled = |list: &[(String, u64)]| {
         list.iter()
-            .map(|(path, rate)| device_number(path).map(|(major, minor)| ThrottleDevice { major, minor, rate: *rate }))
+            .map(|(path, rate)| {
+                device_number(path).map(|(major, minor)| ThrottleDevice { major, minor, rate: *rate })
+            })
             .collect::<Result<Vec<_>>>()
     };
     let weights = limits
@@ -123,7 +125,9 @@ fn check(limits: &ResourceLimits) -> Result<()> {
         return refuse("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
     if limits.cpu_period != 0 && !(1000..=1_000_000).contains(&limits.cpu_period) {
-        return refuse("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
+        return refuse(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
     }
     if limits.blkio_weight != 0 && !(10..=1000).contains(&limits.blkio_weight) {
         return refuse("Range of blkio weight is from 10 to 1000");
@@ -146,8 +150,22 @@ fn device_number(path: &str) -> Result<(i64, i64)> {
 /// `--ulimit`s as rlimits.
 pub(super) fn rlimits(ulimits: &[Ulimit]) -> Result<Vec<Rlimit>> {
     const KNOWN: [&str; 16] = [
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
-        "rtprio", "rttime", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     ulimits
         .iter()

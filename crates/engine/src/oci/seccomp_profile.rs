@@ -98,10 +98,8 @@ const ALLOW: &str = "SCMP_ACT_ALLOW";
 /// The default profile for a holder of `capabilities`.
 fn default_profile(capabilities: &[String]) -> Seccomp {
     let holds = |name: &str| capabilities.iter().any(|held| held == name);
-    let mut syscalls = vec![
-        rule(ALLOWED, ALLOW, vec![]),
-        rule("socket", ALLOW, vec![arg(0, "SCMP_CMP_NE", AF_VSOCK, 0)]),
-    ];
+    let mut syscalls =
+        vec![rule(ALLOWED, ALLOW, vec![]), rule("socket", ALLOW, vec![arg(0, "SCMP_CMP_NE", AF_VSOCK, 0)])];
     for persona in PERSONALITIES {
         syscalls.push(rule("personality", ALLOW, vec![arg(0, "SCMP_CMP_EQ", persona, 0)]));
     }
@@ -216,7 +214,12 @@ pub(super) fn parse(text: &str, capabilities: &[String]) -> Result<Seccomp> {
             if !rule.name.is_empty() {
                 names.push(rule.name);
             }
-            SyscallRule { names, action: rule.action, errno_ret: rule.errno_ret, args: rule.args.unwrap_or_default() }
+            SyscallRule {
+                names,
+                action: rule.action,
+                errno_ret: rule.errno_ret,
+                args: rule.args.unwrap_or_default(),
+            }
         })
         .collect();
     Ok(Seccomp {
@@ -251,7 +254,8 @@ impl Condition {
 
 fn is_kernel_at_least(wanted: &str) -> bool {
     let numbers = |text: &str| {
-        let mut parts = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+        let mut parts =
+            text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
     };
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

@@ -46,7 +46,15 @@ impl Unpacker {
         let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
         let umask = mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777);
         let opaque_name = if is_userxattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
-        Ok(Self { root, opaque_name, parent: None, times: Vec::new(), umask, size: 0, buffer: vec![0; 128 * 1024] })
+        Ok(Self {
+            root,
+            opaque_name,
+            parent: None,
+            times: Vec::new(),
+            umask,
+            size: 0,
+            buffer: vec![0; 128 * 1024],
+        })
     }
 
     /// Bytes of file content unpacked.
@@ -58,14 +66,18 @@ impl Unpacker {
     pub(crate) fn unpack(&mut self, from: &mut impl Read) -> Result<()> {
         let mut stream = TarStream::new(from);
         let malformed = |error: io::Error| match error.kind() {
-            io::ErrorKind::Other | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput => {
+            io::ErrorKind::Other
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidInput => {
                 Error::corrupt(format!("the layer's archive is malformed: {error}"))
             }
             _ => Error::Os { doing: "read the layer's archive".into(), source: error },
         };
         while let Some(entry) = stream.next_entry().map_err(malformed)? {
             let name = PathBuf::from(OsStr::from_bytes(&entry.path));
-            self.entry(&clean(&name), &entry, &mut stream).map_err(|source| Error::Unpack { path: name, source })?;
+            self.entry(&clean(&name), &entry, &mut stream)
+                .map_err(|source| Error::Unpack { path: name, source })?;
         }
         for (path, time) in std::mem::take(&mut self.times) {
             // One that a later entry took away needs none.
@@ -123,10 +135,12 @@ impl Unpacker {
 
     fn make_missing(&self, dir: &Path) -> io::Result<OwnedFd> {
         let above = match dir.parent() {
-            Some(parent) if parent != Path::new("") => match self.open(parent, OFlags::PATH | OFlags::DIRECTORY) {
-                Err(Errno::NOENT) => self.make_missing(parent)?,
-                other => other?,
-            },
+            Some(parent) if parent != Path::new("") => {
+                match self.open(parent, OFlags::PATH | OFlags::DIRECTORY) {
+                    Err(Errno::NOENT) => self.make_missing(parent)?,
+                    other => other?,
+                }
+            }
             _ => self.open(Path::new(""), OFlags::PATH | OFlags::DIRECTORY)?,
         };
         let name = dir.file_name().ok_or(io::ErrorKind::InvalidData)?;
@@ -194,19 +208,27 @@ impl Unpacker {
     fn make(&mut self, name: &OsStr, entry: &TarEntry, data: &mut impl Read) -> io::Result<()> {
         let mode = Mode::from_raw_mode(entry.mode);
         match entry.kind {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.make_file(name, entry, data),
-            EntryType::Symlink => self.replace(name, |at| rustix::fs::symlinkat(entry.link.as_slice(), at, name)),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                self.make_file(name, entry, data)
+            }
+            EntryType::Symlink => {
+                self.replace(name, |at| rustix::fs::symlinkat(entry.link.as_slice(), at, name))
+            }
             EntryType::Link => {
                 let target = clean(Path::new(OsStr::from_bytes(&entry.link)));
-                let from = self.open(target.parent().unwrap_or(Path::new("")), OFlags::PATH | OFlags::DIRECTORY)?;
+                let from =
+                    self.open(target.parent().unwrap_or(Path::new("")), OFlags::PATH | OFlags::DIRECTORY)?;
                 let target = target.file_name().ok_or(io::ErrorKind::InvalidData)?.to_owned();
                 self.replace(name, |at| rustix::fs::linkat(&from, &target, at, name, AtFlags::empty()))
             }
-            EntryType::Fifo => self.replace(name, |at| rustix::fs::mknodat(at, name, FileType::Fifo, mode, 0)),
+            EntryType::Fifo => {
+                self.replace(name, |at| rustix::fs::mknodat(at, name, FileType::Fifo, mode, 0))
+            }
             EntryType::Char | EntryType::Block => {
                 let is_char = entry.kind == EntryType::Char;
                 let kind = if is_char { FileType::CharacterDevice } else { FileType::BlockDevice };
-                let (major, minor) = (entry.header.device_major()?.unwrap_or(0), entry.header.device_minor()?.unwrap_or(0));
+                let (major, minor) =
+                    (entry.header.device_major()?.unwrap_or(0), entry.header.device_minor()?.unwrap_or(0));
                 let number = rustix::fs::makedev(major, minor);
                 match self.replace(name, |at| rustix::fs::mknodat(at, name, kind, mode, number)) {
                     // Without root no device can be made, nor could one be opened: an empty file stands in.
@@ -216,7 +238,10 @@ impl Unpacker {
                     other => other,
                 }
             }
-            other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("entries of kind {other:?} are not supported"))),
+            other => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("entries of kind {other:?} are not supported"),
+            )),
         }
     }
 
@@ -281,7 +306,8 @@ impl Unpacker {
             rustix::fs::chownat(self.at()?, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
         }
         // mkdir and open take away what the mask says, chown the set-id bits, and mkdir knows no such bits.
-        let needs_mode = entry.mode & self.umask != 0 || entry.mode & 0o7000 != 0 || entry.kind == EntryType::Directory;
+        let needs_mode =
+            entry.mode & self.umask != 0 || entry.mode & 0o7000 != 0 || entry.kind == EntryType::Directory;
         if !is_symlink && needs_mode {
             rustix::fs::chmodat(self.at()?, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         }
@@ -331,7 +357,10 @@ fn write_sparse(from: &mut impl Read, file: &mut File, parts: &[(u64, u64)], siz
     use std::io::{Seek, SeekFrom};
     for (offset, length) in parts {
         if offset.checked_add(*length).is_none_or(|end| end > size) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a sparse file's part lies behind its end"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a sparse file's part lies behind its end",
+            ));
         }
         file.seek(SeekFrom::Start(*offset))?;
         io::copy(&mut from.by_ref().take(*length), file)?;

@@ -79,13 +79,17 @@ impl<R: Read> TarStream<R> {
         long_link: Option<Vec<u8>>,
     ) -> io::Result<TarEntry> {
         // Of several values the last counts, as POSIX has it; an empty one takes the value away.
-        let value = |key: &[u8]| pax.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_slice()).filter(|v| !v.is_empty());
+        let value = |key: &[u8]| {
+            pax.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_slice()).filter(|v| !v.is_empty())
+        };
         let number = |key: &[u8]| value(key).map(parse_decimal).transpose();
         let stored = match number(b"size")? {
             Some(size) => size,
             None => header.entry_size()?,
         };
-        let path = long_path.or_else(|| value(b"path").map(<[u8]>::to_vec)).unwrap_or_else(|| header.path_bytes().into_owned());
+        let path = long_path
+            .or_else(|| value(b"path").map(<[u8]>::to_vec))
+            .unwrap_or_else(|| header.path_bytes().into_owned());
         let link = long_link
             .or_else(|| value(b"linkpath").map(<[u8]>::to_vec))
             .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
@@ -99,7 +103,12 @@ impl<R: Read> TarStream<R> {
         // Links and directories may carry a size that means nothing, yet unknown kinds do carry data.
         let has_none = matches!(
             kind,
-            EntryType::Link | EntryType::Symlink | EntryType::Directory | EntryType::Char | EntryType::Block | EntryType::Fifo
+            EntryType::Link
+                | EntryType::Symlink
+                | EntryType::Directory
+                | EntryType::Char
+                | EntryType::Block
+                | EntryType::Fifo
         );
         self.left = if has_none && kind != EntryType::Directory { 0 } else { stored };
         self.padding = (BLOCK - self.left % BLOCK) % BLOCK;
@@ -110,7 +119,8 @@ impl<R: Read> TarStream<R> {
             let (real, found) = self.gnu_parts(&header)?;
             (size, parts) = (real, Some(found));
         } else if holds_data && value(b"GNU.sparse.major").is_some_and(|major| major == b"1") {
-            size = number(b"GNU.sparse.realsize")?.ok_or_else(|| malformed("a sparse file without its size"))?;
+            size =
+                number(b"GNU.sparse.realsize")?.ok_or_else(|| malformed("a sparse file without its size"))?;
             parts = Some(self.pax_parts()?);
         }
         if let Some(name) = value(b"GNU.sparse.name") {
@@ -272,7 +282,8 @@ fn parse_pax(mut bytes: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(bad)?;
-        let length = usize::try_from(parse_decimal(bytes.get(..space).unwrap_or_default())?).map_err(|_| bad())?;
+        let length =
+            usize::try_from(parse_decimal(bytes.get(..space).unwrap_or_default())?).map_err(|_| bad())?;
         let record = bytes.get(space + 1..length).ok_or_else(bad)?;
         let record = record.strip_suffix(b"\n").ok_or_else(bad)?;
         let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
@@ -296,7 +307,11 @@ fn parse_time(text: &[u8]) -> io::Result<(i64, u32)> {
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     let nanos: u32 = digits.parse().map_err(|_| malformed("a time is malformed"))?;
     // The fraction of a time before the epoch counts towards the past.
-    Ok(if text.starts_with('-') && nanos > 0 { (seconds - 1, 1_000_000_000 - nanos) } else { (seconds, nanos) })
+    Ok(if text.starts_with('-') && nanos > 0 {
+        (seconds - 1, 1_000_000_000 - nanos)
+    } else {
+        (seconds, nanos)
+    })
 }
 
 /// A name up to its zero byte.

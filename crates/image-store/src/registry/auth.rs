@@ -53,7 +53,8 @@ pub fn docker_config_auth(registry: &str) -> Option<Auth> {
     let text = std::fs::read_to_string(dir.join("config.json")).ok()?;
     let config: DockerConfig = serde_json::from_str(&text).ok()?;
     let key = if registry == "docker.io" { HUB_KEY } else { registry };
-    let helper = config.cred_helpers.get(key).or(Some(&config.creds_store)).filter(|helper| !helper.is_empty());
+    let helper =
+        config.cred_helpers.get(key).or(Some(&config.creds_store)).filter(|helper| !helper.is_empty());
     helper.and_then(|helper| ask_helper(helper, key)).or_else(|| {
         let plain = |known: &String| {
             let host = known.trim_start_matches("https://").trim_start_matches("http://");

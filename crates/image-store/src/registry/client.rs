@@ -65,9 +65,9 @@ impl Client {
             builder = builder.no_proxy();
         }
         builder = with_certificates(builder, &registries.certs_dir.join(host))?;
-        let http = builder
-            .build()
-            .map_err(|error| Error::Unavailable { what: format!("failed to set up TLS for {host}: {}", chain(&error)) })?;
+        let http = builder.build().map_err(|error| Error::Unavailable {
+            what: format!("failed to set up TLS for {host}: {}", chain(&error)),
+        })?;
         Ok(Self { host: host.to_owned(), bases, http, tokens: Mutex::default(), chosen: Mutex::default() })
     }
 
@@ -87,29 +87,49 @@ impl Client {
         let bytes = self.read_small(&path, repository, &headers, auth, MAX_MANIFEST, &what).await?;
         let digest = Digest::sha256(Sha256::digest(&bytes).into());
         if expected.is_some_and(|expected| expected != digest) {
-            return Err(Error::corrupt(format!("the manifest of {what} has the digest {digest}: the registry sent another")));
+            return Err(Error::corrupt(format!(
+                "the manifest of {what} has the digest {digest}: the registry sent another"
+            )));
         }
         Ok((digest, bytes))
     }
 
     /// A configuration, checked.
-    pub(super) async fn small_blob(&self, repository: &str, descriptor: &Descriptor, auth: Option<&Auth>) -> Result<Vec<u8>> {
+    pub(super) async fn small_blob(
+        &self,
+        repository: &str,
+        descriptor: &Descriptor,
+        auth: Option<&Auth>,
+    ) -> Result<Vec<u8>> {
         let digest = descriptor.digest()?;
         if descriptor.size > MAX_CONFIG {
-            return Err(Error::corrupt(format!("the image's configuration has {} bytes, {MAX_CONFIG} are allowed", descriptor.size)));
+            return Err(Error::corrupt(format!(
+                "the image's configuration has {} bytes, {MAX_CONFIG} are allowed",
+                descriptor.size
+            )));
         }
         let path = format!("/v2/{repository}/blobs/{digest}");
         let limit = usize::try_from(MAX_CONFIG).unwrap_or(usize::MAX);
-        let bytes = self.read_small(&path, repository, &HeaderMap::new(), auth, limit, "the image's configuration").await?;
+        let bytes = self
+            .read_small(&path, repository, &HeaderMap::new(), auth, limit, "the image's configuration")
+            .await?;
         let found = Digest::sha256(Sha256::digest(&bytes).into());
         if found != digest {
-            return Err(Error::corrupt(format!("the image's configuration has the digest {found}, not {digest}")));
+            return Err(Error::corrupt(format!(
+                "the image's configuration has the digest {found}, not {digest}"
+            )));
         }
         Ok(bytes)
     }
 
     /// A blob from an offset on. `true`: the answer starts there; else at the beginning.
-    pub(super) async fn blob(&self, repository: &str, digest: &Digest, offset: u64, auth: Option<&Auth>) -> Result<(Response, bool)> {
+    pub(super) async fn blob(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        offset: u64,
+        auth: Option<&Auth>,
+    ) -> Result<(Response, bool)> {
         let path = format!("/v2/{repository}/blobs/{digest}");
         let mut headers = HeaderMap::new();
         if offset > 0
@@ -159,10 +179,17 @@ impl Client {
     }
 
     /// GET with whatever proof of identity the registry asks for.
-    async fn get(&self, path: &str, repository: &str, headers: &HeaderMap, auth: Option<&Auth>) -> Result<Response> {
+    async fn get(
+        &self,
+        path: &str,
+        repository: &str,
+        headers: &HeaderMap,
+        auth: Option<&Auth>,
+    ) -> Result<Response> {
         let scope = format!("repository:{repository}:pull");
         let token = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&scope).cloned();
-        let response = self.send(path, headers, token.as_deref().map(|token| format!("Bearer {token}"))).await?;
+        let response =
+            self.send(path, headers, token.as_deref().map(|token| format!("Bearer {token}"))).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return self.check(response, repository).await;
         }
@@ -199,7 +226,8 @@ impl Client {
             match request.send().await {
                 // A TLS server that is spoken to in plain text says so with a 400.
                 Ok(response) if response.status() == StatusCode::BAD_REQUEST && base.starts_with("http:") => {
-                    failure = Some(Error::Unavailable { what: format!("{} does not speak plain HTTP", self.host) });
+                    failure =
+                        Some(Error::Unavailable { what: format!("{} does not speak plain HTTP", self.host) });
                 }
                 Ok(response) => {
                     *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = Some(base);
@@ -218,12 +246,16 @@ impl Client {
         }
         let said = said(response).await;
         Err(match status {
-            StatusCode::NOT_FOUND => Error::NotFound {
-                what: format!("manifest for {}/{repository} not found: {said}", self.host),
-            },
+            StatusCode::NOT_FOUND => {
+                Error::NotFound { what: format!("manifest for {}/{repository} not found: {said}", self.host) }
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(repository, &said),
-            StatusCode::TOO_MANY_REQUESTS => Error::Unavailable { what: format!("toomanyrequests: {} limits how often it may be asked: {said}", self.host) },
-            status if status.is_server_error() => Error::Unavailable { what: format!("{} answered {status}: {said}", self.host) },
+            StatusCode::TOO_MANY_REQUESTS => Error::Unavailable {
+                what: format!("toomanyrequests: {} limits how often it may be asked: {said}", self.host),
+            },
+            status if status.is_server_error() => {
+                Error::Unavailable { what: format!("{} answered {status}: {said}", self.host) }
+            }
             status => Error::NotFound { what: format!("{} answered {status}: {said}", self.host) },
         })
     }
@@ -246,10 +278,15 @@ impl Client {
             access_token: String,
         }
         let fields = parse_challenge(challenge);
-        let realm = fields.get("realm").ok_or_else(|| Error::corrupt(format!("{} asks for a token, but not where", self.host)))?;
-        let is_safe = realm.starts_with("https://") || self.bases.iter().any(|base| base.starts_with("http:"));
+        let realm = fields
+            .get("realm")
+            .ok_or_else(|| Error::corrupt(format!("{} asks for a token, but not where", self.host)))?;
+        let is_safe =
+            realm.starts_with("https://") || self.bases.iter().any(|base| base.starts_with("http:"));
         if !is_safe {
-            return Err(Error::Denied { what: format!("{} wants credentials sent unencrypted to {realm}", self.host) });
+            return Err(Error::Denied {
+                what: format!("{} wants credentials sent unencrypted to {realm}", self.host),
+            });
         }
         let mut query = vec![("scope", fields.get("scope").cloned().unwrap_or_else(|| scope.to_owned()))];
         query.extend(fields.get("service").map(|service| ("service", service.clone())));
@@ -263,7 +300,11 @@ impl Client {
                     .header("content-type", "application/x-www-form-urlencoded")
                     .body(encode_form(&query))
             }
-            None => self.http.get(format!("{realm}{}{}", if realm.contains('?') { '&' } else { '?' }, encode_form(&query))),
+            None => self.http.get(format!(
+                "{realm}{}{}",
+                if realm.contains('?') { '&' } else { '?' },
+                encode_form(&query)
+            )),
         };
         if let Some(auth) = auth.filter(|auth| auth.identity_token.is_empty()) {
             request = request.header(AUTHORIZATION, basic(auth));
@@ -277,7 +318,11 @@ impl Client {
         let bytes = read_limited(response, 1 << 20).await;
         let answer: Answer = serde_json::from_slice(&bytes).unwrap_or_default();
         let token = if answer.token.is_empty() { answer.access_token } else { answer.token };
-        if token.is_empty() { Err(Error::corrupt(format!("{realm} answered without a token"))) } else { Ok(token) }
+        if token.is_empty() {
+            Err(Error::corrupt(format!("{realm} answered without a token")))
+        } else {
+            Ok(token)
+        }
     }
 
     pub(super) fn broke(&self, error: &reqwest::Error) -> Error {
@@ -304,8 +349,11 @@ pub(super) fn backoff(attempt: u32) -> Duration {
 }
 
 fn is_loopback(host: &str) -> bool {
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
-    name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+    name == "localhost"
+        || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Docker's `certs.d/HOST`: authorities in `*.crt`, a client's certificate and key in `*.cert` and `*.key`.
@@ -346,7 +394,8 @@ async fn said(response: Response) -> String {
     }
     let bytes = read_limited(response, 16 << 10).await;
     if let Ok(document) = serde_json::from_slice::<Document>(&bytes) {
-        let all: Vec<String> = document.errors.iter().map(|e| format!("{}: {}", e.code.to_lowercase(), e.message)).collect();
+        let all: Vec<String> =
+            document.errors.iter().map(|e| format!("{}: {}", e.code.to_lowercase(), e.message)).collect();
         return all.join("; ");
     }
     String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).take(200).collect()
@@ -369,7 +418,8 @@ fn basic(auth: &Auth) -> String {
     let text = format!("{}:{}", auth.username, auth.password);
     let mut out = String::from("Basic ");
     for chunk in text.as_bytes().chunks(3) {
-        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let bits =
+            chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for at in 0..4 {
             let digit = usize::try_from(bits >> (18 - 6 * at) & 63).unwrap_or(0);
             out.push(if at <= chunk.len() { char::from(DIGITS[digit]) } else { '=' });
@@ -416,11 +466,14 @@ mod tests {
 
     #[test]
     fn challenges_and_credentials_have_their_forms() {
-        let fields = parse_challenge(r#"realm="https://auth.example/token",service=reg,scope="repository:a/b:pull,push""#);
+        let fields = parse_challenge(
+            r#"realm="https://auth.example/token",service=reg,scope="repository:a/b:pull,push""#,
+        );
         assert_eq!(fields["realm"], "https://auth.example/token");
         assert_eq!(fields["service"], "reg");
         assert_eq!(fields["scope"], "repository:a/b:pull,push");
-        let auth = |u: &str, p: &str| Auth { username: u.into(), password: p.into(), identity_token: String::new() };
+        let auth =
+            |u: &str, p: &str| Auth { username: u.into(), password: p.into(), identity_token: String::new() };
         assert_eq!(basic(&auth("user", "pass")), "Basic dXNlcjpwYXNz");
         assert_eq!(basic(&auth("a", "b")), "Basic YTpi");
         assert_eq!(encode_form(&[("scope", "a:b c".into())]), "scope=a%3Ab%20c");

@@ -57,7 +57,9 @@ pub(super) async fn fetch_layer(task: &LayerTask, digest: Digest) -> Result<Laye
         let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
     }
     drop(sender);
-    let unpacked = unpacking.await.map_err(|error| Error::Unavailable { what: format!("unpacking was cut off: {error}") })?;
+    let unpacked = unpacking
+        .await
+        .map_err(|error| Error::Unavailable { what: format!("unpacking was cut off: {error}") })?;
     // What the network did explains what the thread then missed.
     let unpacked = match (downloaded, unpacked) {
         (Err(error @ Error::Unavailable { .. }), Err(_)) => return Err(error),
@@ -74,7 +76,12 @@ pub(super) async fn fetch_layer(task: &LayerTask, digest: Digest) -> Result<Laye
 }
 
 /// Feeds the blob's bytes from `offset` on into the channel, across breaks.
-async fn download(task: &LayerTask, digest: &Digest, mut offset: u64, sender: &mpsc::Sender<Chunk>) -> Result<()> {
+async fn download(
+    task: &LayerTask,
+    digest: &Digest,
+    mut offset: u64,
+    sender: &mpsc::Sender<Chunk>,
+) -> Result<()> {
     let total = task.descriptor.size;
     let id = digest.short();
     let (mut attempt, mut told) = (0, 0);
@@ -122,7 +129,8 @@ async fn stream(
     tell: &mut (impl FnMut(u64) + Send),
 ) -> Result<Stream> {
     let total = task.descriptor.size;
-    let (mut response, is_partial) = task.client.blob(&task.repository, digest, *offset, task.auth.as_ref()).await?;
+    let (mut response, is_partial) =
+        task.client.blob(&task.repository, digest, *offset, task.auth.as_ref()).await?;
     // A registry without ranges starts over: what is known of it is skipped.
     let mut skip = if is_partial { 0 } else { *offset };
     while let Some(mut chunk) = response.chunk().await.map_err(|error| task.client.broke(&error))? {
@@ -196,15 +204,24 @@ impl Work {
             Err(error) => return Err(feed.explain(error)),
         };
         // Bytes behind the end of the compressed stream belong to the blob all the same.
-        io::copy(&mut feed, &mut io::sink()).map_err(|source| Error::Os { doing: "read the layer".into(), source })?;
+        io::copy(&mut feed, &mut io::sink())
+            .map_err(|source| Error::Os { doing: "read the layer".into(), source })?;
         if feed.length != self.total {
             return Err(Error::Unavailable {
-                what: format!("layer {} ended after {} of {} bytes", self.digest.short(), feed.length, self.total),
+                what: format!(
+                    "layer {} ended after {} of {} bytes",
+                    self.digest.short(),
+                    feed.length,
+                    self.total
+                ),
             });
         }
         let found = Digest::sha256(feed.hasher.finalize().into());
         if found != self.digest {
-            return Err(Error::corrupt(format!("layer {} has the digest {found}: it is not what its manifest names", self.digest)));
+            return Err(Error::corrupt(format!(
+                "layer {} has the digest {found}: it is not what its manifest names",
+                self.digest
+            )));
         }
         if unpacked.diff_id != self.diff_id {
             return Err(Error::corrupt(format!(

@@ -33,7 +33,13 @@ impl Index {
 
     pub(super) fn add(&mut self, id: Digest, raw: Vec<u8>) -> Result<()> {
         let config = parse_config(&raw)?;
-        let size = config.rootfs.diff_ids.iter().filter_map(|diff_id| self.layers.get(diff_id)).map(|l| l.size).sum();
+        let size = config
+            .rootfs
+            .diff_ids
+            .iter()
+            .filter_map(|diff_id| self.layers.get(diff_id))
+            .map(|l| l.size)
+            .sum();
         let record = ImageRecord {
             id,
             repo_tags: Vec::new(),
@@ -84,7 +90,8 @@ impl Index {
     fn refresh(&mut self, id: &Digest) {
         let names = self.names_of(id);
         if let Some(image) = self.images.get_mut(id) {
-            let (digests, tags): (Vec<String>, Vec<String>) = names.iter().map(|name| familiar(name)).partition(|n| n.contains('@'));
+            let (digests, tags): (Vec<String>, Vec<String>) =
+                names.iter().map(|name| familiar(name)).partition(|n| n.contains('@'));
             let image = Arc::make_mut(image);
             image.repo_tags = tags;
             image.repo_digests = digests;
@@ -102,7 +109,11 @@ impl Index {
                 return Ok(image);
             }
             // With tag and digest both, the digest decides.
-            if let Some(image) = reference.digest().and_then(|digest| self.names.get(&reference.at(digest).to_string())).and_then(by_id) {
+            if let Some(image) = reference
+                .digest()
+                .and_then(|digest| self.names.get(&reference.at(digest).to_string()))
+                .and_then(by_id)
+            {
                 return Ok(image);
             }
         }

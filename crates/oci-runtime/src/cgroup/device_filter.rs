@@ -82,9 +82,9 @@ enum Test {
 fn number(value: Option<i64>) -> Result<Option<i32>> {
     match value {
         None | Some(-1) => Ok(None),
-        Some(n) => {
-            i32::try_from(n).map(Some).map_err(|_| Error::invalid(format!("device number {n} is out of range")))
-        }
+        Some(n) => i32::try_from(n)
+            .map(Some)
+            .map_err(|_| Error::invalid(format!("device number {n} is out of range"))),
     }
 }
 

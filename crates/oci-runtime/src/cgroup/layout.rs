@@ -50,8 +50,19 @@ impl Layout {
 
     fn add_v1(&mut self, point: &Path, options: &str) {
         const CONTROLLERS: [&str; 13] = [
-            "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls",
-            "net_prio", "perf_event", "rdma",
+            "cpu",
+            "cpuacct",
+            "cpuset",
+            "memory",
+            "devices",
+            "freezer",
+            "blkio",
+            "pids",
+            "hugetlb",
+            "net_cls",
+            "net_prio",
+            "perf_event",
+            "rdma",
         ];
         for option in options.split(',') {
             let is_new = !self.v1.iter().any(|(name, _)| name == option);
@@ -71,7 +82,8 @@ impl Layout {
     #[must_use]
     pub fn has_controller(&self, name: &str) -> bool {
         let v2_name = if name == "blkio" { "io" } else { name };
-        self.v1.iter().any(|(controller, _)| controller == name) || self.v2_controllers.iter().any(|c| c == v2_name)
+        self.v1.iter().any(|(controller, _)| controller == name)
+            || self.v2_controllers.iter().any(|c| c == v2_name)
     }
 
     pub(super) fn is_entered(&self, controller: &str, resources: Option<&Resources>) -> bool {
@@ -83,7 +95,9 @@ impl Layout {
             return true;
         }
         resources.is_some_and(|resources| match controller {
-            "cpuset" => resources.cpu.as_ref().is_some_and(|cpu| !cpu.cpus.is_empty() || !cpu.mems.is_empty()),
+            "cpuset" => {
+                resources.cpu.as_ref().is_some_and(|cpu| !cpu.cpus.is_empty() || !cpu.mems.is_empty())
+            }
             "hugetlb" => !resources.hugepage_limits.is_empty(),
             "net_cls" => resources.network.as_ref().is_some_and(|network| network.class_id.is_some()),
             "net_prio" => resources.network.as_ref().is_some_and(|network| !network.priorities.is_empty()),

@@ -125,13 +125,14 @@ fn memory(cgroups: &Cgroups, stats: &mut Stats) {
 }
 
 fn blkio(dir: &Path, io: &mut Vec<IoStat>) {
-    for (file, is_bytes) in [
-        ("blkio.throttle.io_service_bytes_recursive", true),
-        ("blkio.throttle.io_serviced_recursive", false),
-    ] {
+    for (file, is_bytes) in
+        [("blkio.throttle.io_service_bytes_recursive", true), ("blkio.throttle.io_serviced_recursive", false)]
+    {
         for line in read(&dir.join(file)).unwrap_or_default().lines() {
             let mut parts = line.split_whitespace();
-            let (Some(device), Some(what), Some(value)) = (parts.next(), parts.next(), parts.next()) else { continue };
+            let (Some(device), Some(what), Some(value)) = (parts.next(), parts.next(), parts.next()) else {
+                continue;
+            };
             let (Some(entry), Ok(value)) = (device_entry(device, io), value.parse::<u64>()) else { continue };
             match (what, is_bytes) {
                 ("Read", true) => entry.read_bytes = value,

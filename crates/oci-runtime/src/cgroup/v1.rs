@@ -42,7 +42,8 @@ fn set_pids(dir: &Path, resources: &Resources) -> Result<()> {
 fn set_memory(dir: &Path, memory: &Memory) -> Result<()> {
     let limit = dir.join("memory.limit_in_bytes");
     let both = dir.join("memory.memsw.limit_in_bytes");
-    let current = |file: &Path| read(file).ok().and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(i64::MAX);
+    let current =
+        |file: &Path| read(file).ok().and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(i64::MAX);
     // Memory may never exceed memory and swap: when both grow, the larger bound moves first.
     let grows = memory.swap.is_some_and(|swap| swap < 0 || swap > current(&both));
     if grows && let Some(swap) = memory.swap {
@@ -99,7 +100,9 @@ fn set_cpu(dir: &Path, cpu: &Cpu) -> Result<()> {
 
 /// A new cpuset is empty and takes no process: what isn't limited comes from its parent.
 fn set_cpuset(dir: &Path, cpu: Option<&Cpu>) -> Result<()> {
-    for (file, wanted) in [("cpuset.cpus", cpu.map(|cpu| &cpu.cpus)), ("cpuset.mems", cpu.map(|cpu| &cpu.mems))] {
+    for (file, wanted) in
+        [("cpuset.cpus", cpu.map(|cpu| &cpu.cpus)), ("cpuset.mems", cpu.map(|cpu| &cpu.mems))]
+    {
         if let Some(wanted) = wanted.filter(|value| !value.is_empty()) {
             inherit(dir.parent(), file)?;
             write(&dir.join(file), wanted)?;

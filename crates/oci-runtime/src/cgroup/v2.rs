@@ -161,7 +161,9 @@ fn attach_device_filter(dir: &Path, resources: &Resources) -> Result<()> {
     });
     match attached {
         // A user namespace may not load programs; there, no device node can be made either.
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !rustix::process::geteuid().is_root() => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !rustix::process::geteuid().is_root() => {
+            Ok(())
+        }
         other => other.doing(|| "attach the device filter"),
     }
 }

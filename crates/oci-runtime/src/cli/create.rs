@@ -27,19 +27,24 @@ struct Options {
 }
 
 fn parse(args: &mut Args) -> Result<Options> {
-    let mut options = Options { bundle: std::env::current_dir().doing(|| "find the current directory")?, ..Options::default() };
+    let mut options = Options {
+        bundle: std::env::current_dir().doing(|| "find the current directory")?,
+        ..Options::default()
+    };
     while let Some(word) = args.next_word() {
         match word.as_str() {
             "--bundle" | "-b" => {
                 let given = args.value(&word)?;
-                options.bundle = std::fs::canonicalize(&given).doing(|| format!("find the bundle {given:?}"))?;
+                options.bundle =
+                    std::fs::canonicalize(&given).doing(|| format!("find the bundle {given:?}"))?;
             }
             "--console-socket" => options.console_socket = Some(args.value(&word)?.into()),
             "--pid-file" => options.pid_file = Some(args.value(&word)?.into()),
             "--preserve-fds" => {
                 let text = args.value(&word)?;
-                options.preserved_fds =
-                    text.parse().map_err(|_| Error::invalid(format!("--preserve-fds {text:?} is no number")))?;
+                options.preserved_fds = text
+                    .parse()
+                    .map_err(|_| Error::invalid(format!("--preserve-fds {text:?} is no number")))?;
             }
             "--detach" | "-d" => options.is_detached = args.switch(),
             "--keep" => options.keeps = args.switch(),
@@ -87,7 +92,8 @@ fn make(root: &StateRoot, options: &Options, gate: Gate) -> Result<(Record, Laun
 
 fn make_in(dir: &Path, options: &Options, spec: Spec, gate: Gate) -> Result<(Record, Launched)> {
     let rootfs = spec.root.as_ref().map(|root| options.bundle.join(&root.path)).unwrap_or_default();
-    let filter = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()).map(seccomp::compile).transpose()?;
+    let filter =
+        spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()).map(seccomp::compile).transpose()?;
     let fifo = if gate == Gate::Closed { Some(make_gate(dir)?) } else { None };
     let (cgroups, cgroup_path) = container::make_cgroups(&spec, &options.id)?;
     let state = spec::State {
@@ -163,7 +169,9 @@ pub(super) fn start(root: &StateRoot, args: &mut Args) -> Result<()> {
     let dir = root.dir(&id)?;
     match record.status(&dir) {
         Status::Created => {}
-        status => return Err(Error::State { what: format!("container {id} is {}, not created", status.as_str()) }),
+        status => {
+            return Err(Error::State { what: format!("container {id} is {}, not created", status.as_str()) });
+        }
     }
     let fifo = dir.join("exec.fifo");
     let gate = rustix::fs::open(&fifo, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())

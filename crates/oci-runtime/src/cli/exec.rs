@@ -86,7 +86,8 @@ pub(super) fn exec(root: &StateRoot, args: &mut Args) -> Result<i32> {
     if process.terminal && options.is_detached && options.console_socket.is_none() {
         return Err(Error::invalid("a detached terminal needs --console-socket"));
     }
-    let filter = record.spec.linux.as_ref().and_then(|l| l.seccomp.as_ref()).map(seccomp::compile).transpose()?;
+    let filter =
+        record.spec.linux.as_ref().and_then(|l| l.seccomp.as_ref()).map(seccomp::compile).transpose()?;
     let cgroups = record.cgroups()?;
     let signals = if options.is_detached { None } else { Some(relay::Signals::catch()?) };
     let launched = launch_exec(&Exec {
@@ -113,7 +114,8 @@ pub(super) fn exec(root: &StateRoot, args: &mut Args) -> Result<i32> {
 fn process_of(options: &Options, base: Process) -> Result<Process> {
     if let Some(file) = &options.process_file {
         let bytes = std::fs::read(file).doing(|| format!("read {file:?}"))?;
-        return serde_json::from_slice(&bytes).map_err(|error| Error::invalid(format!("{}: {error}", file.display())));
+        return serde_json::from_slice(&bytes)
+            .map_err(|error| Error::invalid(format!("{}: {error}", file.display())));
     }
     if options.command.is_empty() {
         return Err(Error::invalid("exec needs a command or --process"));

@@ -46,9 +46,7 @@ fn example(is_rootless: bool) -> serde_json::Value {
         linux["resources"] = serde_json::json!({});
     }
     linux["namespaces"] = namespaces.iter().map(|name| serde_json::json!({ "type": name })).collect();
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        serde_json::json!({ "destination": destination, "type": kind, "source": source, "options": options })
-    };
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| serde_json::json!({ "destination": destination, "type": kind, "source": source, "options": options });
     let devpts: &[&str] = if is_rootless {
         &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
     } else {

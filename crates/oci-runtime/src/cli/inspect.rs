@@ -62,7 +62,12 @@ pub(super) fn list(root: &StateRoot, args: &mut Args) -> Result<()> {
         } else {
             let pid = record.oci_state(status).pid;
             let bundle = record.bundle.display();
-            text.push_str(&format!("{}\t{pid}\t{}\t{bundle}\t{}\n", record.id, status.as_str(), record.created));
+            text.push_str(&format!(
+                "{}\t{pid}\t{}\t{bundle}\t{}\n",
+                record.id,
+                status.as_str(),
+                record.created
+            ));
         }
     }
     print(&text);
@@ -117,7 +122,8 @@ pub(super) fn events(root: &StateRoot, args: &mut Args) -> Result<()> {
             "--interval" => {
                 let text = args.value(&word)?;
                 let seconds = text.trim_end_matches('s').parse::<f64>().ok().filter(|s| *s > 0.0);
-                let seconds = seconds.ok_or_else(|| Error::invalid(format!("--interval {text:?} is no time")))?;
+                let seconds =
+                    seconds.ok_or_else(|| Error::invalid(format!("--interval {text:?} is no time")))?;
                 interval = std::time::Duration::from_secs_f64(seconds);
             }
             _ => id = Some(word),
@@ -129,7 +135,11 @@ pub(super) fn events(root: &StateRoot, args: &mut Args) -> Result<()> {
     loop {
         let record = root.load(&id)?;
         if record.status(&dir) == Status::Stopped {
-            return if is_once { Err(Error::State { what: format!("container {id} is not running") }) } else { Ok(()) };
+            return if is_once {
+                Err(Error::State { what: format!("container {id} is not running") })
+            } else {
+                Ok(())
+            };
         }
         let cgroups = record.cgroups()?;
         let kills = cgroups.oom_kills();

@@ -197,7 +197,9 @@ fn enter_cgroups(entrances: &[OwnedFd]) -> Result<()> {
 }
 
 fn resize(master: &OwnedFd, process: &Process) -> Result<()> {
-    let Some(size) = process.console_size.filter(|size| size.height != 0 && size.width != 0) else { return Ok(()) };
+    let Some(size) = process.console_size.filter(|size| size.height != 0 && size.width != 0) else {
+        return Ok(());
+    };
     let size =
         rustix::termios::Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(master, size).doing(|| "size the terminal")

@@ -104,10 +104,11 @@ impl Stdio {
     pub(super) fn poll_fds<'a>(&'a self, is_blocked: bool, idle: &'a OwnedFd) -> [PollFd<'a>; 3] {
         let reads = if is_blocked { PollFlags::empty() } else { PollFlags::IN };
         let writes = if self.pending.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-        let entry = |fd: &'a Option<OwnedFd>, flags: PollFlags| match fd.as_ref().filter(|_| !flags.is_empty()) {
-            Some(fd) => PollFd::new(fd, flags),
-            None => PollFd::new(idle, PollFlags::empty()),
-        };
+        let entry =
+            |fd: &'a Option<OwnedFd>, flags: PollFlags| match fd.as_ref().filter(|_| !flags.is_empty()) {
+                Some(fd) => PollFd::new(fd, flags),
+                None => PollFd::new(idle, PollFlags::empty()),
+            };
         [entry(&self.stdout, reads), entry(&self.stderr, reads), entry(&self.stdin, writes)]
     }
 

@@ -240,8 +240,12 @@ mod tests {
     fn long_lines_come_in_parts_and_rotation_keeps_the_newest_files() {
         let dir = std::env::temp_dir().join(format!("monitor-log-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let target =
-            LogTarget { format: LogFormat::JsonFile, path: dir.join("c.log"), max_size: 40_000, max_files: 3 };
+        let target = LogTarget {
+            format: LogFormat::JsonFile,
+            path: dir.join("c.log"),
+            max_size: 40_000,
+            max_files: 3,
+        };
         let mut log = Log::open(&target).unwrap();
         log.write(Stream::Stdout, &[b'x'; MAX_LINE + 5]);
         log.write(Stream::Stdout, b"end\n");

@@ -125,7 +125,12 @@ impl Failure {
             Error::Os { source, .. } => (source.raw_os_error().unwrap_or(0), false),
             _ => (0, false),
         };
-        Self { message: error.chain(), errno, is_exec, is_unsupported: error.kind() == ErrorKind::Unsupported }
+        Self {
+            message: error.chain(),
+            errno,
+            is_exec,
+            is_unsupported: error.kind() == ErrorKind::Unsupported,
+        }
     }
 }
 
@@ -179,7 +184,11 @@ pub struct Filter {
 
 impl From<&seccomp::Program> for Filter {
     fn from(program: &seccomp::Program) -> Self {
-        Self { instructions: program.instructions.clone(), flags: program.flags, has_notify: program.has_notify }
+        Self {
+            instructions: program.instructions.clone(),
+            flags: program.flags,
+            has_notify: program.has_notify,
+        }
     }
 }
 

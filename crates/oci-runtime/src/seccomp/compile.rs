@@ -159,7 +159,10 @@ pub fn compile(seccomp: &Seccomp) -> Result<Program> {
     code.push(instruction(RETURN, 0, 0, RET_KILL_PROCESS));
     if code.len() > MAX_INSTRUCTIONS {
         return Err(Error::Unsupported {
-            what: format!("seccomp rules need {} instructions, the kernel takes {MAX_INSTRUCTIONS}", code.len()),
+            what: format!(
+                "seccomp rules need {} instructions, the kernel takes {MAX_INSTRUCTIONS}",
+                code.len()
+            ),
         });
     }
     Ok(Program { instructions: code, flags: super::flags(seccomp)?, has_notify })
@@ -313,8 +316,12 @@ fn check(condition: &Condition, rest: usize) -> Vec<u64> {
         ]
     };
     let steps = match condition.op {
-        Op::Eq => vec![load(offset + 4), (JUMP_EQ, Next, Fail, high), load(offset), (JUMP_EQ, Pass, Fail, low)],
-        Op::Ne => vec![load(offset + 4), (JUMP_EQ, Next, Pass, high), load(offset), (JUMP_EQ, Fail, Pass, low)],
+        Op::Eq => {
+            vec![load(offset + 4), (JUMP_EQ, Next, Fail, high), load(offset), (JUMP_EQ, Pass, Fail, low)]
+        }
+        Op::Ne => {
+            vec![load(offset + 4), (JUMP_EQ, Next, Pass, high), load(offset), (JUMP_EQ, Fail, Pass, low)]
+        }
         Op::Gt => ordered(Pass, Fail, JUMP_GT, Pass, Fail),
         Op::Ge => ordered(Pass, Fail, JUMP_GE, Pass, Fail),
         Op::Le => ordered(Fail, Pass, JUMP_GT, Fail, Pass),
