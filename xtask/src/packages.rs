@@ -20,6 +20,10 @@ const TEST: &[&str] = &[
     "xauth",
     "dbus-daemon",
     "fonts-dejavu-core",
+    // A registry, and runtimes and an engine of others that our own is tried with.
+    "docker-registry",
+    "crun",
+    "podman",
 ];
 
 /// What for.

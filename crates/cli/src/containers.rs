@@ -257,9 +257,9 @@ pub(crate) async fn logs(client: &Client, args: LogsArgs) -> Outcome {
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
         if is_raw {
-            printer::bytes(&chunk)
+            printer::bytes(&chunk);
         } else {
-            streams::demultiplex(&mut decoder, &chunk)
+            streams::demultiplex(&mut decoder, &chunk);
         }
         printer::flush();
     }

@@ -39,9 +39,9 @@ async fn carry_output(mut reader: Reader, is_multiplexed: bool) -> Outcome<()> {
         }
         let chunk = buffer.get(..length).unwrap_or_default();
         if is_multiplexed {
-            demultiplex(&mut decoder, chunk)
+            demultiplex(&mut decoder, chunk);
         } else {
-            printer::bytes(chunk)
+            printer::bytes(chunk);
         }
         printer::flush();
     }

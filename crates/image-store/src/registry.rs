@@ -7,6 +7,7 @@ mod fetch;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use model::{Digest, Platform, Reference};
 use tokio::sync::Semaphore;
@@ -28,11 +29,18 @@ pub struct Registries {
     pub mirrors: Vec<String>,
     /// Docker's `certs.d`: a directory a host with `*.crt`, `*.cert` and `*.key`.
     pub certs_dir: PathBuf,
+    /// How long a registry may be silent before it counts as stalled.
+    pub stall: Duration,
 }
 
 impl Default for Registries {
     fn default() -> Self {
-        Self { insecure: Vec::new(), mirrors: Vec::new(), certs_dir: "/etc/docker/certs.d".into() }
+        Self {
+            insecure: Vec::new(),
+            mirrors: Vec::new(),
+            certs_dir: "/etc/docker/certs.d".into(),
+            stall: STALL,
+        }
     }
 }
 
@@ -71,6 +79,8 @@ pub enum ProgressKind {
 
 /// Told of every step.
 pub(crate) type Tell = Arc<dyn Fn(Progress) + Send + Sync>;
+
+const STALL: Duration = Duration::from_secs(20);
 
 /// How many layers are fetched at once.
 const PARALLEL: usize = 4;
@@ -281,12 +291,12 @@ impl LayerTask {
         let digest = self.descriptor.digest()?;
         let id = digest.short();
         let flight = self.store.fetcher.flight(&self.diff_id);
-        let _turn = flight.lock().await;
+        let turn = flight.lock_owned().await;
         if let Some(layer) = self.store.known_layer(&self.diff_id) {
             (self.tell)(Progress { id, kind: ProgressKind::AlreadyExists });
             return Ok(layer);
         }
-        let layer = fetch::fetch_layer(&self, digest).await?;
+        let layer = fetch::fetch_layer(&self, digest, turn).await?;
         (self.tell)(Progress { id, kind: ProgressKind::PullComplete });
         Ok(layer)
     }

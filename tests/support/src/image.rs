@@ -99,6 +99,116 @@ pub fn docker_archive(name: &str, layers: &[Vec<u8>], config: &serde_json::Value
     Ok(archive.into_inner()?)
 }
 
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// `application/vnd.oci.image.layer.v1.tar`
+    None,
+    /// `…tar+gzip`
+    Gzip,
+    /// `…tar+zstd`
+    Zstd,
+}
+
+/// A layer as registries hold it.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Its media type.
+    pub media_type: &'static str,
+    /// As sent.
+    pub bytes: Vec<u8>,
+    /// SHA-256 of the archive inside, in hexadecimal.
+    pub diff_id: String,
+}
+
+impl Layer {
+    /// Packs an archive.
+    ///
+    /// # Errors
+    /// None but of memory.
+    pub fn pack(archive: &[u8], compression: Compression) -> Result<Self> {
+        use std::io::Write;
+        let (media_type, bytes) = match compression {
+            Compression::None => ("application/vnd.oci.image.layer.v1.tar", archive.to_vec()),
+            Compression::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(archive)?;
+                ("application/vnd.oci.image.layer.v1.tar+gzip", encoder.finish()?)
+            }
+            Compression::Zstd => {
+                ("application/vnd.oci.image.layer.v1.tar+zstd", zstd::encode_all(archive, 1)?)
+            }
+        };
+        Ok(Self { media_type, bytes, diff_id: sha256(archive) })
+    }
+}
+
+/// An image as registries hold it.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    /// The configuration.
+    pub config: Vec<u8>,
+    /// Lowest first.
+    pub layers: Vec<Layer>,
+    /// The manifest.
+    pub manifest: Vec<u8>,
+    /// The manifest's media type.
+    pub media_type: String,
+}
+
+impl Blobs {
+    /// An OCI image of these layers with this `config`.
+    #[must_use]
+    pub fn new(layers: Vec<Layer>, config: &serde_json::Value) -> Self {
+        let diff_ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
+        let config = serde_json::json!({
+            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+            "os": "linux",
+            "created": "2026-01-01T00:00:00Z",
+            "config": config,
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config = config.to_string().into_bytes();
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": media_type,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": format!("sha256:{}", sha256(&config)),
+                "size": config.len(),
+            },
+            "layers": layers.iter().map(|layer| serde_json::json!({
+                "mediaType": layer.media_type,
+                "digest": format!("sha256:{}", sha256(&layer.bytes)),
+                "size": layer.bytes.len(),
+            })).collect::<Vec<_>>(),
+        });
+        Self { config, layers, manifest: manifest.to_string().into_bytes(), media_type: media_type.into() }
+    }
+
+    /// The digest that names the image.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        format!("sha256:{}", sha256(&self.manifest))
+    }
+}
+
+/// Bytes that don't compress, the same for the same seed (xorshift).
+#[must_use]
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
 /// Writes `busybox:latest` to a file that `docker load` takes.
 ///
 /// # Errors

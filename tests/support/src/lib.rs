@@ -1,7 +1,8 @@
-//! Fixtures for tests: images made here, and a daemon with directories of its own.
+//! Fixtures for tests: images made here, registries, and a daemon with directories of its own.
 
 pub mod daemon;
 pub mod image;
+pub mod registry;
 
 /// Why a test can't run here.
 ///

@@ -18,8 +18,6 @@ use crate::error::{Doing, Error, Result};
 /// No honest manifest or configuration is larger.
 const MAX_MANIFEST: usize = 4 << 20;
 const MAX_CONFIG: u64 = 8 << 20;
-/// A registry that says nothing for so long has stalled.
-const STALL: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(10);
 /// How often a request that broke off is made again.
 const TRIES: u32 = 4;
@@ -54,7 +52,7 @@ impl Client {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("cove/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
-            .read_timeout(STALL)
+            .read_timeout(registries.stall)
             .redirect(reqwest::redirect::Policy::limited(5))
             .pool_max_idle_per_host(8)
             .pool_idle_timeout(Duration::from_secs(15));

@@ -30,7 +30,12 @@ const TELL_EVERY: u64 = 512 * 1024;
 
 type Chunk = io::Result<bytes::Bytes>;
 
-pub(super) async fn fetch_layer(task: &LayerTask, digest: Digest) -> Result<LayerRow> {
+/// Fetches it; `turn` is held until the thread is done, even where the pull itself is given up.
+pub(super) async fn fetch_layer(
+    task: &LayerTask,
+    digest: Digest,
+    turn: tokio::sync::OwnedMutexGuard<()>,
+) -> Result<LayerRow> {
     let total = task.descriptor.size;
     let partial = task.store.config.root.join("ingest").join(format!("{}.partial", digest.hex()));
     let kept = std::fs::metadata(&partial).map_or(0, |metadata| metadata.len());
@@ -50,7 +55,11 @@ pub(super) async fn fetch_layer(task: &LayerTask, digest: Digest) -> Result<Laye
         total,
     };
     let start = if work.is_kept { total } else { have };
-    let unpacking = tokio::task::spawn_blocking(move || work.run(receiver));
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let done = work.run(receiver);
+        drop(turn);
+        done
+    });
     let downloaded = download(task, &digest, start, &sender).await;
     if let Err(error) = &downloaded {
         // The thread must not take the end of the channel for the end of the blob.
@@ -85,6 +94,7 @@ async fn download(
     let total = task.descriptor.size;
     let id = digest.short();
     let (mut attempt, mut told) = (0, 0);
+    let mut cause = String::from("the registry ends its answer too early");
     while offset < total {
         let before = offset;
         let outcome = stream(task, digest, &mut offset, sender, &mut |current| {
@@ -97,7 +107,7 @@ async fn download(
         match outcome {
             Ok(Stream::Ended) => {}
             Ok(Stream::Unwanted) => return Ok(()),
-            Err(Error::Unavailable { .. }) if attempt < TRIES => {}
+            Err(Error::Unavailable { what }) => cause = what,
             Err(error) => return Err(error),
         }
         if offset < total {
@@ -105,7 +115,7 @@ async fn download(
             attempt = if offset > before { 0 } else { attempt + 1 };
             if attempt >= TRIES {
                 return Err(Error::Unavailable {
-                    what: format!("the registry keeps breaking off layer {id} at byte {offset} of {total}"),
+                    what: format!("layer {id} can't be had beyond byte {offset} of {total}: {cause}"),
                 });
             }
             tokio::time::sleep(backoff(attempt)).await;
@@ -196,6 +206,7 @@ impl Work {
             chunk: bytes::Bytes::new(),
             hasher: Sha256::new(),
             length: 0,
+            total: self.total,
             failure: None,
         };
         let unpacked = layer::unpack(&mut feed, tree, self.store.config.is_rootless);
@@ -204,8 +215,9 @@ impl Work {
             Err(error) => return Err(feed.explain(error)),
         };
         // Bytes behind the end of the compressed stream belong to the blob all the same.
-        io::copy(&mut feed, &mut io::sink())
-            .map_err(|source| Error::Os { doing: "read the layer".into(), source })?;
+        if let Err(source) = io::copy(&mut feed, &mut io::sink()) {
+            return Err(feed.explain(Error::Os { doing: "read the layer".into(), source }));
+        }
         if feed.length != self.total {
             return Err(Error::Unavailable {
                 what: format!(
@@ -249,6 +261,7 @@ struct Feed {
     chunk: bytes::Bytes,
     hasher: Sha256,
     length: u64,
+    total: u64,
     /// Why the stream ended early.
     failure: Option<Error>,
 }
@@ -261,6 +274,12 @@ impl Feed {
 
     fn next_chunk(&mut self) -> io::Result<bool> {
         match self.receiver.blocking_recv() {
+            None if self.length < self.total => {
+                self.failure = Some(Error::Unavailable {
+                    what: format!("the layer broke off after {} of {} bytes", self.length, self.total),
+                });
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
             None => Ok(false),
             Some(Err(error)) => {
                 self.failure = Some(Error::Unavailable { what: error.to_string() });

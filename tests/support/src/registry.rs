@@ -1,0 +1,308 @@
+//! Registries on a loopback port: Debian's own, and one that does what a test wants.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::image::{Blobs, sha256};
+
+/// Where Debian's package `docker-registry` puts it.
+const PROGRAM: &str = "/usr/bin/docker-registry";
+
+/// Debian's registry with a directory of its own; ended when dropped.
+#[derive(Debug)]
+pub struct Registry {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Registry {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// Where it is not installed, or does not answer.
+    pub fn start() -> Result<Self> {
+        ensure!(PathBuf::from(PROGRAM).exists(), "{PROGRAM} is missing: install docker-registry");
+        let dir = tempfile::Builder::new().prefix("cove-registry").tempdir()?;
+        // Another program may take the port in between; it then fails to start, and so does the test.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let config = dir.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
+            dir.path().join("data").display()
+        );
+        std::fs::write(&config, text)?;
+        let mut command = stdx::process::command(PROGRAM);
+        command.arg("serve").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let registry = Self { child: command.spawn()?, port, _dir: dir };
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            ensure!(began.elapsed() < Duration::from_secs(20), "docker-registry does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(registry)
+    }
+
+    /// Host and port, as in an image's name.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Puts an image there.
+    ///
+    /// # Errors
+    /// Where the registry refuses.
+    pub fn push(&self, repository: &str, tag: &str, image: &Blobs) -> Result<()> {
+        for blob in image.layers.iter().map(|layer| &layer.bytes).chain([&image.config]) {
+            let (head, _) = self.send("POST", &format!("/v2/{repository}/blobs/uploads/"), "", &[])?;
+            let location = head
+                .lines()
+                .find_map(|line| {
+                    line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("location"))
+                })
+                .map(|(_, value)| value.trim().to_owned())
+                .context("the registry names no place for an upload")?;
+            let path =
+                location.split_once("/v2/").map_or(location.clone(), |(_, rest)| format!("/v2/{rest}"));
+            let joint = if path.contains('?') { '&' } else { '?' };
+            let path = format!("{path}{joint}digest=sha256:{}", sha256(blob));
+            self.send("PUT", &path, "application/octet-stream", blob)?;
+        }
+        self.push_manifest(repository, tag, &image.media_type, &image.manifest)
+    }
+
+    /// Puts a manifest or index there.
+    ///
+    /// # Errors
+    /// Where the registry refuses.
+    pub fn push_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) -> Result<()> {
+        self.send("PUT", &format!("/v2/{repository}/manifests/{tag}"), media_type, bytes).map(drop)
+    }
+
+    fn send(&self, method: &str, path: &str, media_type: &str, body: &[u8]) -> Result<(String, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: {media_type}\r\nContent-Length: {}\r\n\r\n",
+            self.host(),
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("the registry's answer has no end")?;
+        if !head.starts_with("HTTP/1.1 2") {
+            bail!("{method} {path}: {answer}");
+        }
+        Ok((head.to_owned(), body.to_owned()))
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A request to a [`Scripted`] registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Path, without a query.
+    pub path: String,
+    /// First byte of a `Range: bytes=N-`.
+    pub from: Option<u64>,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+}
+
+/// What a [`Scripted`] registry does with one request.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// As in `200 OK`.
+    pub status: &'static str,
+    /// Beside the length.
+    pub headers: Vec<(&'static str, String)>,
+    /// What is sent.
+    pub body: Vec<u8>,
+    /// What the head says of the body's length; chunked where unset.
+    pub length: Option<u64>,
+    /// How often the body is sent, back to back.
+    pub times: usize,
+    /// Silence after the body, with the connection open.
+    pub stall: Duration,
+    /// A pause before each 16 KiB.
+    pub pace: Duration,
+}
+
+impl Answer {
+    /// 200 with a body.
+    #[must_use]
+    pub fn new(body: Vec<u8>) -> Self {
+        let length = Some(body.len() as u64);
+        Self {
+            status: "200 OK",
+            headers: Vec::new(),
+            body,
+            length,
+            times: 1,
+            stall: Duration::ZERO,
+            pace: Duration::ZERO,
+        }
+    }
+
+    /// Another status, without a body.
+    #[must_use]
+    pub fn status(status: &'static str) -> Self {
+        Self { status, ..Self::new(Vec::new()) }
+    }
+
+    /// With a header.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// With only the first bytes of the body sent, whatever the head says.
+    #[must_use]
+    pub fn cut(mut self, length: usize) -> Self {
+        self.body.truncate(length);
+        self
+    }
+}
+
+/// What an honest registry with one image answers; ranges are supported.
+#[must_use]
+pub fn honest(image: &Blobs, request: &Request) -> Answer {
+    if request.path.contains("/manifests/") {
+        return Answer::new(image.manifest.clone()).with("Content-Type", &image.media_type);
+    }
+    let wanted = request.path.rsplit(':').next().unwrap_or_default();
+    let blobs = image.layers.iter().map(|layer| &layer.bytes).chain([&image.config]);
+    let Some(blob) = blobs.into_iter().find(|blob| sha256(blob) == wanted) else {
+        return Answer::status("404 Not Found");
+    };
+    match request.from.and_then(|from| blob.get(usize::try_from(from).unwrap_or(usize::MAX)..)) {
+        Some(rest) => Answer { status: "206 Partial Content", ..Answer::new(rest.to_vec()) },
+        None => Answer::new(blob.clone()),
+    }
+}
+
+/// A registry whose answers a test writes.
+#[derive(Debug)]
+pub struct Scripted {
+    port: u16,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Scripted {
+    /// Listens until the test's process ends. `script` also gets how many requests for the same path came before.
+    ///
+    /// # Errors
+    /// Where there is no port.
+    pub fn serve(script: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (script, seen) = (Arc::new(script), Arc::clone(&requests));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+                // A client that hangs up early is what some tests are about.
+                std::thread::spawn(move || drop(serve_one(&stream, &*script, &seen)));
+            }
+        });
+        Ok(Self { port, requests })
+    }
+
+    /// Host and port, as in an image's name.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Everything it was asked so far.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn serve_one(
+    stream: &TcpStream,
+    script: &(dyn Fn(&Request, usize) -> Answer + Send + Sync),
+    seen: &Mutex<Vec<Request>>,
+) -> Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut writer = stream.try_clone()?;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        let path = path.split('?').next().unwrap_or_default().to_owned();
+        let (mut from, mut authorization) = (None, None);
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header)?;
+            let Some((name, value)) = header.trim_end().split_once(": ") else { break };
+            if name.eq_ignore_ascii_case("range") {
+                from = value.strip_prefix("bytes=").and_then(|v| v.trim_end_matches('-').parse().ok());
+            } else if name.eq_ignore_ascii_case("authorization") {
+                authorization = Some(value.to_owned());
+            }
+        }
+        let request = Request { path, from, authorization };
+        let before = {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = seen.iter().filter(|other| other.path == request.path).count();
+            seen.push(request.clone());
+            before
+        };
+        let answer = script(&request, before);
+        let mut head = format!("HTTP/1.1 {}\r\n", answer.status);
+        for (name, value) in &answer.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += &match answer.length {
+            Some(length) => format!("Content-Length: {length}\r\n\r\n"),
+            None => "Transfer-Encoding: chunked\r\n\r\n".into(),
+        };
+        writer.write_all(head.as_bytes())?;
+        let mut sent = 0;
+        for _ in 0..answer.times {
+            for part in answer.body.chunks(16 << 10) {
+                if !answer.pace.is_zero() {
+                    std::thread::sleep(answer.pace);
+                }
+                if answer.length.is_none() {
+                    writer.write_all(format!("{:x}\r\n", part.len()).as_bytes())?;
+                }
+                writer.write_all(part)?;
+                if answer.length.is_none() {
+                    writer.write_all(b"\r\n")?;
+                }
+                sent += part.len() as u64;
+            }
+        }
+        std::thread::sleep(answer.stall);
+        match answer.length {
+            None => writer.write_all(b"0\r\n\r\n")?,
+            // Whoever sends another length than announced can only hang up.
+            Some(length) if length != sent => {
+                stream.shutdown(std::net::Shutdown::Both)?;
+                return Ok(());
+            }
+            Some(_) => {}
+        }
+    }
+}
