@@ -93,7 +93,7 @@ pub(crate) fn bundle(container: &ContainerSpec, context: &Context<'_>) -> Result
         namespaces: namespaces(container, context)?,
         cgroups_path: String::new(),
         resources: context.has_limits.then_some(resources),
-        sysctl: sysctls(container),
+        sysctl: sysctls(container, context.is_rootless),
         masked_paths: list(&host.masked_paths, MASKED_PATHS),
         readonly_paths: list(&host.readonly_paths, READONLY_PATHS),
         devices,
@@ -205,14 +205,14 @@ pub(crate) fn process(
     })
 }
 
-fn sysctls(container: &ContainerSpec) -> std::collections::BTreeMap<String, String> {
+fn sysctls(container: &ContainerSpec, is_rootless: bool) -> std::collections::BTreeMap<String, String> {
     let mut sysctls = container.host.sysctls.clone();
     // With a network of its own, ports below 1024 and ping need no capability (Docker since 20.10).
     if container.host.network_mode != "host" && !container.host.network_mode.starts_with("container:") {
-        for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
-        {
-            sysctls.entry(name.into()).or_insert_with(|| value.into());
+        sysctls.entry("net.ipv4.ip_unprivileged_port_start".into()).or_insert_with(|| "0".into());
+        // The kernel takes only groups that the user namespace maps, so not all of them there.
+        if !is_rootless {
+            sysctls.entry("net.ipv4.ping_group_range".into()).or_insert_with(|| "0 2147483647".into());
         }
     }
     sysctls

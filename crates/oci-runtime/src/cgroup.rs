@@ -314,7 +314,9 @@ fn make_dir(dir: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
-    .doing(|| format!("make the cgroup {dir:?}"))
+    .doing(|| {
+        format!("make the cgroup {dir:?} (as a user, limits need a cgroup that was delegated to that user)")
+    })
 }
 
 /// Removes a cgroup and those below it. A process on its way out keeps it busy for a moment.
