@@ -254,7 +254,7 @@ fn mount(spec: &model::container::MountSpec) -> Mount {
             read_only_non_recursive: spec.is_readonly_non_recursive,
             read_only_force_recursive: spec.is_readonly_force_recursive,
         }),
-        tmpfs_options: (spec.kind == "tmpfs").then(|| api::container::TmpfsOptions {
+        tmpfs_options: (spec.kind == "tmpfs").then_some(api::container::TmpfsOptions {
             size_bytes: spec.tmpfs_size,
             mode: spec.tmpfs_mode,
             options: None,

@@ -49,7 +49,9 @@ pub(super) async fn start(
     let size = options.console_size.map(|[rows, columns]| (rows, columns));
     match engine.start_exec(&id, !options.detach, size).await? {
         Some(streams) => {
-            let exited = async move { drop(engine.wait_exec(&id).await) };
+            let exited = async move {
+                let _code = engine.wait_exec(&id).await;
+            };
             Ok(hijack.exec(streams, info.spec.tty.then_some(keys), exited))
         }
         None if options.detach => Ok(StatusCode::OK.into_response()),
