@@ -4,8 +4,11 @@
 //! reboot ends anyway (an `--rm` container, that a process runs) only has to outlive `kill -9`
 //! (`NORMAL`: in the write-ahead log, which the kernel keeps). Writes that wait together share a
 //! commit.
+//!
+//! A file of a megabyte beside it is given up when the disk is full, so that what makes room, a
+//! removal, can still be written.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use model::container::ContainerSpec;
@@ -90,11 +93,13 @@ impl Store {
         connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
         let records = read_all(&connection)?;
         let engine_id = engine_id(&connection)?;
+        let reserve = Reserve(path.with_file_name("reserve"));
+        reserve.make();
         let (jobs, inbox) = mpsc::channel();
         std::thread::Builder::new()
             .name("store".into())
             .stack_size(512 * 1024)
-            .spawn(move || serve(&connection, &inbox))
+            .spawn(move || serve(&connection, &inbox, &reserve))
             .map_err(|source| Error::Os { doing: "start the store's thread".into(), source })?;
         Ok((Self { jobs }, records, engine_id))
     }
@@ -162,8 +167,58 @@ fn engine_id(connection: &Connection) -> Result<String> {
     Ok(id)
 }
 
+/// Room on the disk for writes that can't be refused.
+struct Reserve(PathBuf);
+
+impl Reserve {
+    const SIZE: u64 = 1 << 20;
+
+    /// Takes the room, where there is some; without it only a full disk is harder to clear.
+    fn make(&self) {
+        if self.0.exists() {
+            return;
+        }
+        let made = std::fs::File::create(&self.0).and_then(|file| {
+            Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, Self::SIZE)?)
+        });
+        if made.is_err() {
+            self.give_up();
+        }
+    }
+
+    fn give_up(&self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Job {
+    /// Whether it makes room, or notes what has happened already.
+    fn is_essential(&self) -> bool {
+        matches!(self.write, Write::Remove(_)) || self.done.is_none()
+    }
+}
+
+fn is_disk_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+}
+
+/// Tells each who waits how the transaction that they shared has ended.
+fn answer(jobs: Vec<Job>, outcome: &rusqlite::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::error!(%error, "failed to write the state database");
+    }
+    for done in jobs.into_iter().filter_map(|job| job.done) {
+        let told = match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Error::Store { doing: "write", source: copy(error) }),
+        };
+        // The asker may have gone; the write stands.
+        let _ = done.send(told);
+    }
+}
+
 /// Takes whatever waits, writes it in one transaction, and answers.
-fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>) {
+fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve) {
     let mut is_full = None;
     while let Ok(first) = inbox.recv() {
         let mut jobs = vec![first];
@@ -178,20 +233,24 @@ fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>) {
             let _ = connection.pragma_update(None, "synchronous", if needs_full { "FULL" } else { "NORMAL" });
             is_full = Some(needs_full);
         }
-        let outcome = commit(connection, &jobs);
-        if let Err(error) = &outcome {
-            tracing::error!(%error, "failed to write the state database");
-        }
-        for job in jobs {
-            if let Some(done) = job.done {
-                let told = match &outcome {
-                    Ok(()) => Ok(()),
-                    Err(error) => Err(Error::Store { doing: "write", source: copy(error) }),
-                };
-                // The asker may have gone; the write stands.
-                let _ = done.send(told);
+        let mut outcome = commit(connection, &jobs);
+        if outcome.as_ref().is_err_and(is_disk_full) {
+            let (essential, refused): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_essential);
+            answer(refused, &outcome);
+            jobs = essential;
+            if jobs.is_empty() {
+                continue;
             }
+            reserve.give_up();
+            outcome = commit(connection, &jobs);
+            if outcome.is_ok() {
+                // Into the database's own pages, so that the log's room is there for the next.
+                let _ = connection.pragma_query(None, "wal_checkpoint", |_| Ok(()));
+            }
+        } else {
+            reserve.make();
         }
+        answer(jobs, &outcome);
     }
 }
 

@@ -186,6 +186,16 @@ impl Daemon {
         Ok(said(&command.output().context("failed to run docker (package docker-cli or docker.io)")?))
     }
 
+    /// `cove` against it.
+    ///
+    /// # Errors
+    /// Where it was not built.
+    pub fn cove(&self, args: &[&str]) -> Result<Said> {
+        let mut command = stdx::process::command(program("cove")?);
+        command.env("COVE_HOST", self.address()).args(args).stdin(Stdio::null());
+        Ok(said(&command.output()?))
+    }
+
     /// As [`Self::docker`], with input.
     ///
     /// # Errors

@@ -1,0 +1,115 @@
+//! Debian's registry, and a disk that fills up.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use support::daemon::Daemon;
+use support::image::{Blobs, Compression, Layer, busybox_layer, header, noise};
+use support::registry::Registry;
+use tar::{Builder, EntryType};
+
+/// Busybox and a file of this size that does not compress.
+fn image(size: usize) -> Result<Blobs> {
+    let mut large = Builder::new(Vec::new());
+    let data = noise(11, size);
+    large.append_data(&mut header(EntryType::Regular, 0o644, size as u64), "large", data.as_slice())?;
+    let layers = vec![
+        Layer::pack(&busybox_layer()?, Compression::Gzip)?,
+        Layer::pack(&large.into_inner()?, Compression::Zstd)?,
+    ];
+    Ok(Blobs::new(layers, &serde_json::json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] })))
+}
+
+#[test]
+fn an_image_of_a_real_registry_runs() -> Result<()> {
+    let registry = Registry::start()?;
+    let image = image(1 << 20)?;
+    registry.push("team/app", "1.0", &image)?;
+    let daemon = Daemon::start_empty(&[])?;
+    let name = format!("{}/team/app:1.0", registry.host());
+    let said = daemon.docker(&["pull", &name])?;
+    ensure!(said.code == 0, "{said:?}");
+    assert!(said.out.contains(&image.digest()), "{said:?}");
+    let said = daemon.docker(&["run", "--rm", "--network", "none", &name, "stat", "-c", "%s", "/large"])?;
+    assert_eq!(said.out, (1 << 20).to_string(), "{said:?}");
+
+    // By digest; and an image that is not there is pulled by run.
+    assert_eq!(daemon.docker(&["rmi", &name])?.code, 0);
+    let by_digest = format!("{}/team/app@{}", registry.host(), image.digest());
+    let said = daemon.cove(&["run", "--rm", "--network", "none", &by_digest, "echo", "pulled"])?;
+    assert_eq!((said.code, said.out.as_str()), (0, "pulled"), "{said:?}");
+
+    let said = daemon.docker(&["pull", &format!("{}/team/app:2.0", registry.host())])?;
+    assert_ne!(said.code, 0);
+    assert!(said.err.contains("not found") || said.err.contains("unknown"), "{said:?}");
+    Ok(())
+}
+
+/// A small tmpfs at a path; unmounted with the test.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, size: &str) -> Result<Self> {
+        let status = stdx::process::command("/bin/mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(at)
+            .status()?;
+        ensure!(status.success(), "mount failed");
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = stdx::process::command("/bin/umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_fails_what_needs_room_and_nothing_else() -> Result<()> {
+    if std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own))? != 0 {
+        support::skip("it mounts a tmpfs, which only root can");
+        return Ok(());
+    }
+    let registry = Registry::start()?;
+    registry.push("small", "1", &image(1 << 10)?)?;
+    registry.push("large", "1", &image(64 << 20)?)?;
+    let mut daemon = Daemon::start_empty(&[])?;
+    daemon.crash()?;
+    let disk = SmallDisk::mount(&daemon.dir().join("root"), "24m")?;
+    daemon.launch()?;
+
+    // In mid-pull.
+    let said = daemon.docker(&["pull", &format!("{}/large:1", registry.host())])?;
+    assert_ne!(said.code, 0, "{said:?}");
+    assert!(said.err.to_lowercase().contains("no space left"), "{said:?}");
+    assert_eq!(daemon.entries("root/images/ingest"), Vec::<String>::new(), "the failed pull left something");
+    let small = format!("{}/small:1", registry.host());
+    let said = daemon.docker(&["pull", &small])?;
+    assert_eq!(said.code, 0, "{said:?}");
+
+    // In mid-run: the container is told, the daemon goes on.
+    let fill = "dd if=/dev/zero of=/fill bs=1M count=100; echo ended with $?";
+    let said = daemon.docker(&["run", "--name", "fills", "--network", "none", &small, "sh", "-c", fill])?;
+    assert!(said.out.contains("ended with 1"), "{said:?}");
+    assert!(said.err.to_lowercase().contains("no space left"), "{said:?}");
+    let listed = daemon.docker(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"])?;
+    assert!(listed.out.starts_with("fills Exited (0)"), "{listed:?}");
+    // Full: what needs room is refused in words, what makes room works.
+    let said = daemon.docker(&["create", "--network", "none", &small, "true"])?;
+    assert!(
+        said.code == 0 || said.err.to_lowercase().contains("space") || said.err.contains("full"),
+        "{said:?}"
+    );
+    let removed = daemon.docker(&["rm", "-f", "fills"])?;
+    assert_eq!(removed.code, 0, "{removed:?}");
+    let said = daemon.docker(&["run", "--rm", "--network", "none", &small, "echo", "again"])?;
+    assert_eq!((said.code, said.out.as_str()), (0, "again"), "{said:?}");
+    let ids = daemon.docker(&["ps", "-aq"])?.out;
+    for id in ids.split_whitespace() {
+        daemon.docker(&["rm", "-f", id])?;
+    }
+    daemon.crash()?;
+    drop(disk);
+    Ok(())
+}
