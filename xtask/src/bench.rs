@@ -15,10 +15,40 @@ const RUNS: usize = 25;
 /// One line of the table.
 struct Row {
     what: String,
-    cove: Duration,
+    cove: Figure,
     peer: &'static str,
-    other: Option<Duration>,
+    other: Option<Figure>,
     bar: &'static str,
+}
+
+/// What was measured.
+#[derive(Clone, Copy)]
+enum Figure {
+    Time(Duration),
+    /// Bytes of memory.
+    Bytes(u64),
+}
+
+impl From<Duration> for Figure {
+    fn from(time: Duration) -> Self {
+        Self::Time(time)
+    }
+}
+
+impl Figure {
+    fn ratio(self, other: Self) -> Option<f64> {
+        match (self, other) {
+            (Self::Time(a), Self::Time(b)) => Some(a.as_secs_f64() / b.as_secs_f64()),
+            _ => None,
+        }
+    }
+
+    fn shown(self) -> String {
+        match self {
+            Self::Time(time) => format!("{:.2} ms", time.as_secs_f64() * 1000.0),
+            Self::Bytes(bytes) => format!("{} KiB", bytes >> 10),
+        }
+    }
 }
 
 /// Measures, prints the table, and keeps it in `docs/benchmarks.md`.
@@ -39,17 +69,16 @@ pub(crate) fn bench() -> Result<()> {
 
 fn table(rows: &[Row]) -> String {
     let mut text = String::from("| what | Cove | peer | ratio | bar |\n|---|---|---|---|---|\n");
-    let shown = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1000.0);
     for row in rows {
-        let (peer, ratio) = match row.other {
-            Some(other) => (
-                format!("{} {}", row.peer, shown(other)),
-                format!("{:.2}", row.cove.as_secs_f64() / other.as_secs_f64()),
-            ),
-            None => (format!("{} is not there", row.peer), "–".into()),
+        let peer = match row.other {
+            Some(other) => format!("{} {}", row.peer, other.shown()),
+            None if row.peer.is_empty() => "–".into(),
+            None => format!("{} is not there", row.peer),
         };
+        let ratio = row.other.and_then(|other| row.cove.ratio(other));
+        let ratio = ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}"));
         // Writing to a string can't fail.
-        let _ = writeln!(text, "| {} | {} | {peer} | {ratio} | {} |", row.what, shown(row.cove), row.bar);
+        let _ = writeln!(text, "| {} | {} | {peer} | {ratio} | {} |", row.what, row.cove.shown(), row.bar);
     }
     text
 }
@@ -124,7 +153,13 @@ fn bench_runtime(rows: &mut Vec<Row>) -> Result<()> {
                     .ok()?;
             whole.checked_sub(shell)
         });
-        rows.push(Row { what: format!("run of a bundle ({name})"), cove: ours, peer: name, other, bar });
+        rows.push(Row {
+            what: format!("run of a bundle ({name})"),
+            cove: ours.into(),
+            peer: name,
+            other: other.map(Figure::Time),
+            bar,
+        });
     }
     Ok(())
 }
@@ -169,9 +204,9 @@ fn bench_daemon(rows: &mut Vec<Row>) -> Result<()> {
     let run_args = ["run", "--rm", "--network", "none", "busybox", "true"];
     rows.push(Row {
         what: "run --rm of true".into(),
-        cove: ours(&run_args)?,
+        cove: ours(&run_args)?.into(),
         peer: "docker",
-        other: docker(&run_args),
+        other: docker(&run_args).map(Figure::Time),
         bar: "≤ 1/15",
     });
     let said = daemon.docker(&[
@@ -189,13 +224,162 @@ fn bench_daemon(rows: &mut Vec<Row>) -> Result<()> {
     let exec_args = ["exec", "cove-bench", "true"];
     rows.push(Row {
         what: "exec of true".into(),
-        cove: ours(&exec_args)?,
+        cove: ours(&exec_args)?.into(),
         peer: "docker",
-        other: docker(&exec_args),
+        other: docker(&exec_args).map(Figure::Time),
         bar: "≤ 1/12",
     });
     if let Some(host) = &docker_host {
         run("docker", &["-H", host, "rm", "-f", "cove-bench"])?;
     }
+    let clients: Vec<(&str, &str)> = [(cove.as_str(), address.as_str())]
+        .into_iter()
+        .chain(docker_host.as_deref().map(|h| ("docker", h)))
+        .collect();
+    let both = |measure: &dyn Fn(&str, &str) -> Result<Duration>| -> Result<(Figure, Option<Figure>)> {
+        let ours = clients.first().context("no client")?;
+        let other = clients.get(1).and_then(|(program, host)| measure(program, host).ok());
+        Ok((measure(ours.0, ours.1)?.into(), other.map(Figure::Time)))
+    };
+    let (cove, other) = both(&|program, host| start_many(program, host, 50))?;
+    rows.push(Row { what: "50 starts, 8 at once, each".into(), cove, peer: "docker", other, bar: "≤ 1/8" });
+    bench_memory(&daemon, &clients, rows)?;
+    bench_logs(&both, rows)?;
+    bench_pull(&both, rows)
+}
+
+/// One command that must succeed; its output goes nowhere.
+fn once(program: &str, host: &str, args: &[&str]) -> Result<Duration> {
+    let mut command = command(program, &[&["--host", host], args].concat());
+    let null = std::process::Stdio::null;
+    command.stdin(null()).stdout(null()).stderr(null());
+    let began = Instant::now();
+    let status = command.status().with_context(|| format!("failed to run {program}"))?;
+    ensure!(status.success(), "{program} {} failed ({status})", args.join(" "));
+    Ok(began.elapsed())
+}
+
+/// Names of the containers that [`start_many`] leaves running.
+fn many(count: usize) -> Vec<String> {
+    (0..count).map(|at| format!("bench-many-{at}")).collect()
+}
+
+/// Starts so many, eight at once; removes them again. The time of one.
+fn start_many(program: &str, host: &str, count: usize) -> Result<Duration> {
+    let took = run_many(program, host, count)?;
+    remove_many(program, host, count)?;
+    Ok(took)
+}
+
+fn run_many(program: &str, host: &str, count: usize) -> Result<Duration> {
+    let names = many(count);
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let began = Instant::now();
+    std::thread::scope(|scope| -> Result<()> {
+        let workers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    while let Some(name) = names.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                    {
+                        once(
+                            program,
+                            host,
+                            &["run", "-d", "--name", name, "--network", "none", "busybox", "sleep", "900"],
+                        )?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+        }
+        Ok(())
+    })?;
+    Ok(began.elapsed() / u32::try_from(count)?)
+}
+
+fn remove_many(program: &str, host: &str, count: usize) -> Result<()> {
+    let names = many(count);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    once(program, host, &[&["rm", "-f"], names.as_slice()].concat()).map(drop)
+}
+
+/// What the daemon and a monitor take, alone and with many containers.
+fn bench_memory(daemon: &Daemon, clients: &[(&str, &str)], rows: &mut Vec<Row>) -> Result<()> {
+    let (program, host) = clients.first().context("no client")?;
+    let socket = daemon.socket().display().to_string();
+    let pss = || memory(&["coved", &socket], "Pss:").context("coved is not to be found");
+    let count = 200;
+    let before = pss()?;
+    run_many(program, host, count)?;
+    let after = pss()?;
+    let monitor =
+        memory(&["cove-runtime", "monitor"], "Private_Dirty:").context("no monitor is to be found")?;
+    remove_many(program, host, count)?;
+    let mut add = |what: &str, bytes, bar| {
+        rows.push(Row { what: what.into(), cove: Figure::Bytes(bytes), peer: "", other: None, bar });
+    };
+    add("daemon with one container, PSS", before, "≤ 20480 KiB");
+    add("daemon for each of 200 more, PSS", after.saturating_sub(before) / 200, "≤ 60 KiB");
+    add("monitor, private", monitor, "≤ 512 KiB");
+    Ok(())
+}
+
+/// A field of `smaps_rollup` of the newest process whose command line has all these words.
+fn memory(words: &[&str], field: &str) -> Option<u64> {
+    let mut found = None;
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if words.iter().all(|word| line.contains(word)) && !line.contains("xtask") {
+            let rollup = std::fs::read_to_string(entry.path().join("smaps_rollup")).unwrap_or_default();
+            let line = rollup.lines().find_map(|line| line.strip_prefix(field).map(str::to_owned));
+            let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+            found = kib.map(|kib| kib << 10).or(found);
+        }
+    }
+    found
+}
+
+type Both<'a> = dyn Fn(&dyn Fn(&str, &str) -> Result<Duration>) -> Result<(Figure, Option<Figure>)> + 'a;
+
+/// A million lines of a hundred bytes: written, read back, and attached to.
+fn bench_logs(both: &Both<'_>, rows: &mut Vec<Row>) -> Result<()> {
+    let script = format!("yes {} | head -n 1000000", "x".repeat(99));
+    let body = ["--network", "none", "busybox", "sh", "-c", &script];
+    let (cove, other) = both(&|program, host| {
+        let began = Instant::now();
+        once(program, host, &[&["run", "-d", "--name", "bench-logs"], body.as_slice()].concat())?;
+        once(program, host, &["wait", "bench-logs"])?;
+        Ok(began.elapsed())
+    })?;
+    rows.push(Row {
+        what: "a million lines, written".into(),
+        cove,
+        peer: "docker",
+        other,
+        bar: "≤ podman's (0.7 s)",
+    });
+    let (cove, other) = both(&|program, host| once(program, host, &["logs", "bench-logs"]))?;
+    rows.push(Row {
+        what: "a million lines, read back".into(), cove, peer: "docker", other, bar: "≤ 1/12"
+    });
+    both(&|program, host| once(program, host, &["rm", "bench-logs"]))?;
+    let (cove, other) =
+        both(&|program, host| once(program, host, &[&["run", "--rm"], body.as_slice()].concat()))?;
+    rows.push(Row { what: "a million lines, attached".into(), cove, peer: "docker", other, bar: "≤ 1/3" });
+    Ok(())
+}
+
+/// An image of `BENCH_IMAGE`, which a loopback registry has.
+fn bench_pull(both: &Both<'_>, rows: &mut Vec<Row>) -> Result<()> {
+    let Ok(image) = std::env::var("BENCH_IMAGE") else { return Ok(()) };
+    let (cove, other) = both(&|program, host| {
+        let took = once(program, host, &["pull", &image])?;
+        once(program, host, &["rmi", &image])?;
+        Ok(took)
+    })?;
+    rows.push(Row { what: format!("pull of {image}"), cove, peer: "docker", other, bar: "≤ 1/4" });
     Ok(())
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oci_runtime::monitor::protocol::{self, Event, Failure, Request, SOCKET, StartRequest, Streams};
+use oci_runtime::monitor::protocol::{self, Event, Failure, LOCK, Request, SOCKET, StartRequest, Streams};
+use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -58,6 +59,26 @@ impl Link {
         }
     }
 
+    /// As [`Self::connect`], but waits for a monitor that is about to serve: a daemon that died in the
+    /// middle of a start has left one. `None` only where none will.
+    pub(crate) async fn find(state_dir: &Path) -> Result<Option<(Self, i32)>> {
+        let began = std::time::Instant::now();
+        loop {
+            // Asked first: a monitor that ends in between is found to have ended the next time.
+            let is_served = is_served(state_dir);
+            if let Some(found) = Self::connect(state_dir).await? {
+                return Ok(Some(found));
+            }
+            if !is_served {
+                return Ok(None);
+            }
+            if began.elapsed() > START_DEADLINE {
+                return Err(Error::state(format!("the monitor of {} does not listen", state_dir.display())));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     /// Asks a fresh monitor to start its container; returns the process's id.
     pub(crate) async fn start(
         &self,
@@ -65,7 +86,8 @@ impl Link {
         attach: &[OwnedFd],
     ) -> Result<std::result::Result<i32, Failure>> {
         let body = protocol::write_body(request).doing(|| "write the start request")?;
-        let mut fds = vec![body.as_fd()];
+        let lock = lock(&request.state_dir)?;
+        let mut fds = vec![body.as_fd(), lock.as_fd()];
         fds.extend(attach.iter().map(AsFd::as_fd));
         self.send(&Request::Start, &fds).await?;
         match tokio::time::timeout(START_DEADLINE, self.next()).await {
@@ -139,6 +161,23 @@ impl Link {
         self.send(&Request::Attach(streams), &[theirs.as_fd()]).await?;
         Ok(ours)
     }
+}
+
+/// The lock that tells a monitor from none. It goes with the last copy of its description, be that
+/// the monitor's, or one in a packet that nobody has read.
+fn lock(state_dir: &Path) -> Result<std::fs::File> {
+    let step = || format!("lock {}", state_dir.join(LOCK).display());
+    // The monitor of the run before may be on its way out, and hold the lock of the old file.
+    let _ = std::fs::remove_file(state_dir.join(LOCK));
+    let file = std::fs::File::create(state_dir.join(LOCK)).doing(step)?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).doing(step)?;
+    Ok(file)
+}
+
+/// Whether a monitor has the directory, or is about to.
+fn is_served(state_dir: &Path) -> bool {
+    std::fs::File::open(state_dir.join(LOCK))
+        .is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err())
 }
 
 /// The two ends of an attached stream.

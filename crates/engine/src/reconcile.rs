@@ -39,7 +39,7 @@ impl Engine {
         let state_dir = self.state_dir(&container.id);
         let before = container.state();
         if state_dir.exists() {
-            match Link::connect(&state_dir).await {
+            match Link::find(&state_dir).await {
                 Ok(Some((link, pid))) => {
                     self.adopt(container, link, pid, &before);
                     return;
@@ -120,7 +120,7 @@ impl Engine {
     async fn end_unknown(&self, id: &str, state_dir: &Path) {
         let cgroups = oci_runtime::cgroup::Cgroups::open(&self.cgroups, &Path::new("/cove").join(id));
         let _ = cgroups.kill();
-        if let Ok(Some((link, pid))) = Link::connect(state_dir).await {
+        if let Ok(Some((link, pid))) = Link::find(state_dir).await {
             let _ = oci_runtime::sys::kill(pid, libc::SIGKILL);
             // Its monitor ends with it and clears the cgroups.
             while matches!(link.next().await, Ok(Some(_))) {}

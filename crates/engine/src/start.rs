@@ -255,9 +255,23 @@ impl Engine {
             (restarts.then_some(dynamic.restart_delay), ran)
         };
         self.end_execs(container);
-        self.store.put_later(container.record());
+        // The monitor's own word of the end goes only once ours is kept. One that is about to be removed
+        // needs none.
+        let is_kept = spec.host.auto_remove
+            || match self.store.note(container.record()).await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(
+                        id = container.id,
+                        error = error.chain(),
+                        "failed to note a container's end"
+                    );
+                    false
+                }
+            };
         let state_dir = self.state_dir(&container.id);
-        if let Err(error) = std::fs::remove_dir_all(&state_dir)
+        if is_kept
+            && let Err(error) = std::fs::remove_dir_all(&state_dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(%error, dir = %state_dir.display(), "failed to remove a container's state");

@@ -52,6 +52,8 @@ pub(crate) enum Durability {
 
 enum Write {
     Put(Box<Record>),
+    /// As `Put`, of what has happened already and can't be refused.
+    Note(Box<Record>),
     Remove(String),
 }
 
@@ -114,10 +116,15 @@ impl Store {
     pub(crate) fn put_later(&self, record: Record) {
         // The writer ends only with the process.
         let _ = self.jobs.send(Job {
-            write: Write::Put(Box::new(record)),
+            write: Write::Note(Box::new(record)),
             durability: Durability::Process,
             done: None,
         });
+    }
+
+    /// Writes what has happened, and waits until that outlives a crash.
+    pub(crate) async fn note(&self, record: Record) -> Result<()> {
+        self.submit(Write::Note(Box::new(record)), Durability::Process).await
     }
 
     /// Forgets a container.
@@ -194,7 +201,7 @@ impl Reserve {
 impl Job {
     /// Whether it makes room, or notes what has happened already.
     fn is_essential(&self) -> bool {
-        matches!(self.write, Write::Remove(_)) || self.done.is_none()
+        matches!(self.write, Write::Remove(_) | Write::Note(_))
     }
 }
 
@@ -258,7 +265,7 @@ fn commit(connection: &Connection, jobs: &[Job]) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
     for job in jobs {
         match &job.write {
-            Write::Put(record) => {
+            Write::Put(record) | Write::Note(record) => {
                 let text = serde_json::to_string(record)
                     .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
                 transaction

@@ -53,10 +53,12 @@ pub fn main() -> Result<i32> {
     let request: Request = parse(bytes.get(..length).unwrap_or_default())?;
     drop(bytes);
     let Request::Start = request else { return Err(Error::invalid("the first request is not a start")) };
-    if fds.is_empty() {
-        return Err(Error::invalid("the start came without its body"));
+    if fds.len() < 2 {
+        return Err(Error::invalid("the start came without its body or its lock"));
     }
     let body = protocol::read_body(fds.remove(0)).doing(|| "read the request's body")?;
+    // Held until this process ends: whoever can lock `LOCK` knows that nobody serves the directory.
+    let _lock = fds.remove(0);
     let start: StartRequest = parse(&body)?;
     drop(body);
     match Monitor::start(start, control, signals, fds) {
@@ -182,7 +184,8 @@ impl Monitor {
         match made {
             Ok((stdio, pid)) => {
                 let start_time = container::process_stat(pid).map_or(0, |(_, started)| started);
-                send(control.as_fd(), &Event::Started { pid, start_time }, &[])?;
+                // A daemon that died meanwhile is told when it is back.
+                let _ = send(control.as_fd(), &Event::Started { pid, start_time }, &[]);
                 Ok((stdio, listener, log, cgroups, filter, request.id, pid, attachers))
             }
             Err(error) => {

@@ -94,7 +94,11 @@ fn fifty_crashes_at_any_moment_leave_nothing_behind() -> Result<()> {
                     .is_ok_and(|said| said.out != "running")
             })?;
             let state = daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name])?.out;
-            assert!(state == "created 0" || state == "exited 3", "round {round}: {name} is {state}");
+            assert!(
+                state == "created 0" || state == "exited 3",
+                "round {round}: {name} is {state}; the daemon's log:\n{}",
+                daemon.log()
+            );
             assert_eq!(daemon.docker(&["rm", "-f", name])?.code, 0, "round {round}");
         }
     }

@@ -17,6 +17,10 @@ use crate::rootfs::Overlay;
 use crate::seccomp;
 use crate::spec::{Process, Spec};
 
+/// In the state directory: locked by the description that comes with [`Request::Start`], from
+/// before that is sent until the monitor has ended.
+pub const LOCK: &str = "monitor.lock";
+
 /// The monitor's socket in the container's state directory.
 pub const SOCKET: &str = "monitor.sock";
 /// Where the end of the container is recorded, in its state directory: an [`Exit`] as JSON.
