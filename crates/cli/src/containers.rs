@@ -35,22 +35,35 @@ pub(crate) fn filters(list: &[String]) -> Outcome<Filters> {
     })
 }
 
-/// Does the same with each; prints the names that went well, and fails if one did not.
-async fn each<F: Future<Output = Result<(), api::client::Error>>>(
+/// Does the same with each; tells of those that failed, and then fails itself.
+pub(crate) async fn for_each<F: Future<Output = Result<(), api::client::Error>>>(
     names: &[String],
     act: impl Fn(String) -> F,
 ) -> Outcome {
     let mut worst = 0;
     for name in names {
-        match act(name.clone()).await {
-            Ok(()) => printer::line(name),
-            Err(error) => {
-                printer::failure(&error.into());
-                worst = 1;
-            }
+        if let Err(error) = act(name.clone()).await {
+            printer::failure(&error.into());
+            worst = 1;
         }
     }
     Ok(worst)
+}
+
+/// As [`for_each`], and prints the names that went well.
+pub(crate) async fn each<F: Future<Output = Result<(), api::client::Error>>>(
+    names: &[String],
+    act: impl Fn(String) -> F,
+) -> Outcome {
+    for_each(names, |name| {
+        let done = act(name.clone());
+        async move {
+            done.await?;
+            printer::line(name);
+            Ok(())
+        }
+    })
+    .await
 }
 
 /// Flags of `start`.

@@ -9,7 +9,7 @@ use clap::Args;
 use futures_util::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::containers::Name;
+use crate::containers::{Name, for_each};
 use crate::exit::{Failure, Outcome};
 use crate::table::{cut, print};
 use crate::{printer, units};
@@ -178,26 +178,19 @@ pub(crate) struct RemoveArgs {
 }
 
 pub(crate) async fn remove(client: &Client, args: RemoveArgs) -> Outcome {
-    let mut worst = 0;
-    for name in &args.names {
-        match client.remove_image(name, RemoveImage { force: args.force, ..RemoveImage::default() }).await {
-            Ok(removed) => {
-                for part in removed {
-                    if let Some(name) = part.untagged {
-                        printer::line(format_args!("Untagged: {name}"));
-                    }
-                    if let Some(id) = part.deleted {
-                        printer::line(format_args!("Deleted: {id}"));
-                    }
-                }
+    for_each(&args.names, |name| async move {
+        let options = RemoveImage { force: args.force, ..RemoveImage::default() };
+        for part in client.remove_image(&name, options).await? {
+            if let Some(name) = part.untagged {
+                printer::line(format_args!("Untagged: {name}"));
             }
-            Err(error) => {
-                printer::failure(&error.into());
-                worst = 1;
+            if let Some(id) = part.deleted {
+                printer::line(format_args!("Deleted: {id}"));
             }
         }
-    }
-    Ok(worst)
+        Ok(())
+    })
+    .await
 }
 
 /// Flags of `tag`.

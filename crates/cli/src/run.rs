@@ -7,7 +7,7 @@ use api::exec::{CreateExec, StartExec};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::containers::StartArgs;
+use crate::containers::{StartArgs, each};
 use crate::exit::{Failure, Outcome, USAGE, start_code};
 use crate::spec::SpecArgs;
 use crate::{images, printer, streams, terminal};
@@ -224,17 +224,7 @@ async fn pass_signals(client: &Client, id: &str, is_wanted: bool) -> Never {
 /// `start`, attached where asked.
 pub(crate) async fn start(client: &Client, args: StartArgs) -> Outcome {
     if !args.attach && !args.interactive {
-        let mut worst = 0;
-        for name in &args.names {
-            match client.start_container(name).await {
-                Ok(_) => printer::line(name),
-                Err(error) => {
-                    printer::failure(&error.into());
-                    worst = 1;
-                }
-            }
-        }
-        return Ok(worst);
+        return each(&args.names, |name| async move { client.start_container(&name).await.map(drop) }).await;
     }
     let [name] = args.names.as_slice() else {
         return Err(Failure::new("only one container can be started and attached at once"));
