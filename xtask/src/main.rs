@@ -19,12 +19,12 @@ Usage: cargo xtask COMMAND
   ci                          test, and what else a change must pass: formatting, lints, docs
   tidy                        check the house rules
   gen-types                   write the UI's types anew from the Rust ones
-  bench                       measure against crun, runc, podman and docker, where they are
+  bench                       measure against crun, runc and docker, where they are
 
 Examples:
   cargo xtask run
   CI=true cargo xtask test
-  PEERS=/path/with/bin cargo xtask bench";
+  PEERS=/path/with/bin BENCH_DOCKER_HOST=unix:///run/docker.sock BENCH_IMAGE=localhost:5000/big cargo xtask bench";
 
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
