@@ -19,7 +19,7 @@ Usage: cargo xtask COMMAND
   ci                          test, and what else a change must pass: formatting, lints, docs
   tidy                        check the house rules
   gen-types                   write the UI's types anew from the Rust ones
-  bench                       measure against crun, runc and docker, where they are
+  bench                       measure against crun, runc, podman and docker, where they are
 
 Examples:
   cargo xtask run
@@ -46,6 +46,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("tidy") => tidy::tidy(),
         Some("gen-types") => test::gen_types(),
         Some("bench") => bench::bench(),
+        Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
+        Some("measure-startup") => bench::measure_startup(),
         None | Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(())

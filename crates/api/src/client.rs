@@ -17,7 +17,8 @@ pub mod request;
 pub mod system;
 pub mod upgrade;
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use http::Method;
 pub use model::ErrorKind;
@@ -39,13 +40,18 @@ pub struct Client {
     /// `/v1.43`, or nothing for the engine's own version.
     prefix: String,
     connect_timeout: Duration,
+    /// What [`Self::connect_ahead`] opened, for the next request.
+    ready: Arc<Mutex<Option<(Instant, connect::Socket)>>>,
 }
+
+/// How long a connection made ahead may lie before it is used; a server may close it.
+const READY_FOR: Duration = Duration::from_secs(1);
 
 impl Client {
     /// A client of the engine at `endpoint`; nothing is connected yet.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, prefix: String::new(), connect_timeout: CONNECT_TIMEOUT }
+        Self { endpoint, prefix: String::new(), connect_timeout: CONNECT_TIMEOUT, ready: Arc::default() }
     }
 
     /// Speaks API version `version` (`1.43`) instead of the engine's newest.
@@ -73,10 +79,28 @@ impl Client {
     /// # Errors
     /// [`Error::Connect`], [`Error::Timeout`].
     pub async fn probe(&self) -> Result<(), Error> {
-        self.connect("connecting").await.map(drop)
+        self.open("connecting").await.map(drop)
+    }
+
+    /// As [`Self::probe`], but keeps the connection for a request that is made at once.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Timeout`].
+    pub async fn connect_ahead(&self) -> Result<(), Error> {
+        let socket = self.open("connecting").await?;
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), socket));
+        Ok(())
     }
 
     async fn connect(&self, what: &str) -> Result<connect::Socket, Error> {
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((_, socket)) = ready.filter(|(opened, _)| opened.elapsed() < READY_FOR) {
+            return Ok(socket);
+        }
+        self.open(what).await
+    }
+
+    async fn open(&self, what: &str) -> Result<connect::Socket, Error> {
         match tokio::time::timeout(self.connect_timeout, self.endpoint.connect()).await {
             Ok(Ok(socket)) => Ok(socket),
             Ok(Err(source)) => Err(Error::Connect { endpoint: self.endpoint.clone(), source }),

@@ -146,8 +146,8 @@ async fn foreground(
     passes_signals: bool,
     starts: bool,
 ) -> Outcome {
-    let connection = client.attach_container(id, attach).await?;
-    let waiting = client.begin_wait(id, Some(condition)).await?;
+    let (connection, waiting) =
+        tokio::try_join!(client.attach_container(id, attach), client.begin_wait(id, Some(condition)))?;
     if starts {
         start_one(client, id).await?;
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -193,6 +194,7 @@ pub(crate) fn attach_pair() -> Result<(UnixStream, OwnedFd)> {
 pub(crate) struct Monitors {
     program: std::path::PathBuf,
     spare: Mutex<Vec<Arc<Link>>>,
+    is_refilling: AtomicBool,
 }
 
 /// How many wait: enough for a few starts at once, at under half a megabyte each.
@@ -200,7 +202,7 @@ const SPARES: usize = 2;
 
 impl Monitors {
     pub(crate) fn new(program: std::path::PathBuf) -> Self {
-        Self { program, spare: Mutex::default() }
+        Self { program, spare: Mutex::default(), is_refilling: AtomicBool::new(false) }
     }
 
     /// A monitor without a container.
@@ -209,8 +211,14 @@ impl Monitors {
         spare.map_or_else(|| self.spawn(), Ok)
     }
 
+    /// Whether [`Self::refill`] is to be called, which it is once however many ask.
+    pub(crate) fn is_to_be_refilled(&self) -> bool {
+        !self.is_refilling.swap(true, Ordering::Relaxed)
+    }
+
     /// Fills up what was taken.
     pub(crate) fn refill(&self) {
+        self.is_refilling.store(false, Ordering::Relaxed);
         while self.spare.lock().unwrap_or_else(PoisonError::into_inner).len() < SPARES {
             match self.spawn() {
                 Ok(link) => self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(link),

@@ -10,6 +10,15 @@ use crate::names;
 use crate::start::refusal;
 use crate::store::Durability;
 
+/// Whether those who wait for a removal hear of it before or after its files are gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    /// Nobody can find it any more, so `run --rm` need not wait for the disk.
+    First,
+    /// Who asks for a removal may count on the space.
+    Last,
+}
+
 impl Engine {
     /// Removes a container; with `is_forced` it is killed first.
     ///
@@ -27,7 +36,7 @@ impl Engine {
         }
         let _turn = container.turn.lock().await;
         match container.state().decide(Request::Remove) {
-            Ok(Decision::Act) => self.remove_now(&container).await,
+            Ok(Decision::Act) => self.remove_now(&container, Answers::Last).await,
             Ok(Decision::Nothing) if is_forced => Ok(()),
             Ok(Decision::Nothing) => {
                 Err(Error::state(format!("removal of container {name} is already in progress")))
@@ -39,7 +48,7 @@ impl Engine {
 
     /// The end of an `--rm` container; the caller holds the turn.
     pub(crate) async fn remove_ended(&self, container: &Arc<Container>) {
-        if let Err(error) = self.remove_now(container).await {
+        if let Err(error) = self.remove_now(container, Answers::First).await {
             tracing::warn!(
                 id = container.id,
                 error = error.chain(),
@@ -58,7 +67,7 @@ impl Engine {
     }
 
     /// Forgets it first, on disk, then takes apart what it had: start-up sweeps what a crash leaves.
-    async fn remove_now(&self, container: &Arc<Container>) -> Result<()> {
+    async fn remove_now(&self, container: &Arc<Container>, answers: Answers) -> Result<()> {
         let before = {
             let mut dynamic = container.dynamic();
             std::mem::replace(&mut dynamic.state, State::Removing)
@@ -71,6 +80,11 @@ impl Engine {
         }
         self.forget_execs(container);
         self.containers.remove(container);
+        if answers == Answers::First {
+            self.is_gone(container);
+            // Whoever waited runs before what follows, not behind it on this thread.
+            tokio::task::yield_now().await;
+        }
         if let Err(error) = self.images.remove_snapshot(&container.id) {
             tracing::warn!(id = container.id, %error, "failed to remove a container's file system");
         }
@@ -81,12 +95,19 @@ impl Engine {
                 tracing::warn!(%error, dir = %dir.display(), "failed to remove a container's directory");
             }
         }
+        if answers == Answers::Last {
+            self.is_gone(container);
+        }
+        Ok(())
+    }
+
+    /// Tells everyone who waits for that.
+    fn is_gone(&self, container: &Arc<Container>) {
         self.container_event(container, "destroy", &[]);
         container.progress.send_modify(|progress| {
             progress.is_removed = true;
             progress.is_running = false;
         });
-        Ok(())
     }
 
     /// Gives a container another name.

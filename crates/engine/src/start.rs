@@ -20,6 +20,8 @@ use crate::oci::{self, Context, HostFiles};
 /// The first and the longest pause before a restart by policy (Docker's).
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// How long after a start a monitor is made in place of the one it took.
+const REFILL_AFTER: Duration = Duration::from_millis(5);
 /// A container that ran so long starts its pauses anew.
 const STABLE_AFTER: u64 = 10_000_000_000;
 
@@ -134,11 +136,22 @@ impl Engine {
         };
         let link = self.monitors.take()?;
         let started = link.start(&request, &fds).await?;
-        let engine = self.clone();
-        self.spawn(async move { engine.monitors.refill() });
+        self.refill_monitors();
         match started {
             Ok(pid) => Ok((link, pid)),
             Err(failure) => Err(start_error(container, failure)),
+        }
+    }
+
+    /// Starts monitors for the containers to come, a moment later: now the processors are wanted for
+    /// the program that has just been started.
+    fn refill_monitors(&self) {
+        if self.monitors.is_to_be_refilled() {
+            let engine = self.clone();
+            self.spawn(async move {
+                tokio::time::sleep(REFILL_AFTER).await;
+                engine.monitors.refill();
+            });
         }
     }
 
@@ -172,9 +185,15 @@ impl Engine {
         Ok(match snapshot {
             Snapshot::Copy { rootfs } => (rootfs, None),
             Snapshot::Overlay { lowers, upper, work, is_userxattr } => {
+                // What an `--rm` container writes goes with it, so nothing of it need reach the disk.
+                let is_volatile = spec.host.auto_remove;
+                if is_volatile {
+                    // The kernel's mark of an earlier run; a crash of the machine removes the container.
+                    let _ = std::fs::remove_dir_all(work.join("work/incompat"));
+                }
                 // Any directory will do to mount on: the mount exists only inside.
                 let point = upper.clone();
-                (point, Some(oci_runtime::Overlay { lowers, upper, work, is_userxattr }))
+                (point, Some(oci_runtime::Overlay { lowers, upper, work, is_userxattr, is_volatile }))
             }
         })
     }
@@ -269,8 +288,10 @@ impl Engine {
                     false
                 }
             };
+        let is_removed_next = spec.host.auto_remove && restarts_in.is_none();
         let state_dir = self.state_dir(&container.id);
         if is_kept
+            && !is_removed_next
             && let Err(error) = std::fs::remove_dir_all(&state_dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -281,7 +302,6 @@ impl Engine {
         }
         let (code, seconds) = (exit.code.to_string(), (ran / 1_000_000_000).to_string());
         self.container_event(container, "die", &[("exitCode", &code), ("execDuration", &seconds)]);
-        let is_removed_next = spec.host.auto_remove && restarts_in.is_none();
         container.progress.send_modify(|progress| {
             progress.ends += 1;
             progress.code = exit.code;

@@ -32,7 +32,7 @@ pub async fn connect(host: Option<&str>) -> Result<Client, Error> {
 /// Any [`Error`].
 pub async fn ensure(target: &Target) -> Result<Client, Error> {
     let client = Client::new(target.endpoint.clone());
-    let Err(source) = client.probe().await else {
+    let Err(source) = client.connect_ahead().await else {
         return Ok(client);
     };
     // An engine that is there but slow, or not ours to talk to, is not helped by a second one.

@@ -44,34 +44,50 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Makes the directories of `path` (below each hierarchy's root) and sets the limits.
+    /// Plans the directories of `path` (below each hierarchy's root) and makes the one of v2, which
+    /// the container's first process is cloned into. [`Self::complete`] makes the others.
     ///
     /// # Errors
-    /// Where a directory or a limit is refused; what was made is removed then.
-    pub fn create(
+    /// Where it is refused, unless that is tolerated and there is nothing to limit.
+    pub fn begin(
         layout: &Layout,
         path: &Path,
         resources: Option<&Resources>,
         missing: Missing,
     ) -> Result<Self> {
         let mut cgroups = Self { layout: layout.clone(), path: path.to_owned(), ..Self::default() };
-        let made = cgroups.make_dirs(resources).and_then(|()| {
-            let defaults = Resources::default();
-            cgroups.apply(resources.unwrap_or(&defaults), Phase::Create)
-        });
-        match made {
-            Ok(()) => Ok(cgroups),
-            Err(error) => {
-                // The first failure is the one to tell; what remains is an empty directory at worst.
-                let _ = cgroups.delete();
-                let wants_limits = resources.is_some_and(has_limits);
-                let is_refused = matches!(&error, Error::Os { source, .. }
-                    if matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT)));
-                if missing == Missing::Tolerate && is_refused && !wants_limits {
-                    return Ok(Self { layout: layout.clone(), ..Self::default() });
-                }
-                Err(error)
+        if let Some(root) = &layout.v2 {
+            let dir = root.join(relative(path));
+            match make_dir(&dir) {
+                Err(error) if is_tolerable(&error, resources, missing) => return Ok(cgroups),
+                other => other?,
             }
+            v2::enable_controllers(root, relative(path), layout.is_unified(), resources)?;
+            cgroups.v2 = Some(dir);
+        }
+        for (controller, root) in &layout.v1 {
+            if layout.is_entered(controller, resources) {
+                cgroups.v1.push((controller.clone(), root.join(relative(path))));
+            }
+        }
+        Ok(cgroups)
+    }
+
+    /// Makes what was planned and sets the limits. It runs beside the container's first process,
+    /// which goes no further than its namespaces meanwhile.
+    ///
+    /// # Errors
+    /// Where a directory or a limit is refused; the caller deletes what was made.
+    pub fn complete(&mut self, resources: Option<&Resources>, missing: Missing) -> Result<()> {
+        match self.v1.iter().try_for_each(|(_, dir)| make_dir(dir)) {
+            Err(error) if is_tolerable(&error, resources, missing) => {
+                let _ = remove_dirs(self.v1.drain(..).map(|(_, dir)| dir));
+            }
+            other => other?,
+        }
+        match self.apply(resources.unwrap_or(&Resources::default()), Phase::Create) {
+            Err(error) if is_tolerable(&error, resources, missing) => Ok(()),
+            other => other,
         }
     }
 
@@ -89,42 +105,50 @@ impl Cgroups {
         Self { v1, v2, layout: layout.clone(), path: path.to_owned() }
     }
 
-    fn make_dirs(&mut self, resources: Option<&Resources>) -> Result<()> {
-        for (controller, root) in &self.layout.v1 {
-            if !self.layout.is_entered(controller, resources) {
-                continue;
-            }
-            let dir = root.join(relative(&self.path));
-            make_dir(&dir)?;
-            self.v1.push((controller.clone(), dir));
-        }
-        if let Some(root) = &self.layout.v2 {
-            let dir = root.join(relative(&self.path));
-            make_dir(&dir)?;
-            self.v2 = Some(dir);
-            v2::enable_controllers(root, relative(&self.path), self.layout.is_unified(), resources)?;
-        }
-        Ok(())
-    }
-
     /// Whether there is a cgroup at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.v1.is_empty() && self.v2.is_none()
     }
 
-    /// Files that a process writes `0` to in order to enter, opened now while paths still resolve.
+    /// The v2 directory, for `CLONE_INTO_CGROUP`: a process that is born inside need not be moved,
+    /// which would wait until no process of the machine forks.
+    ///
+    /// # Errors
+    /// Any error of opening it.
+    pub fn birthplace(&self) -> Result<Option<OwnedFd>> {
+        use rustix::fs::{Mode, OFlags};
+        let Some(dir) = &self.v2 else { return Ok(None) };
+        rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map(Some)
+            .doing(|| format!("open {dir:?}"))
+    }
+
+    /// Files that a process with one thread writes `0` to in order to enter v1's hierarchies, opened
+    /// while paths still resolve. They are v1's `tasks`: unlike `cgroup.procs`, they let a thread move
+    /// itself without a lock on every fork of the machine (kernel/cgroup, `cgroup_procs_write_start`).
     ///
     /// # Errors
     /// Any error of opening them.
     pub fn entrances(&self) -> Result<Vec<OwnedFd>> {
-        self.dirs()
-            .map(|dir| {
-                let file = dir.join("cgroup.procs");
+        self.v1
+            .iter()
+            .map(|(_, dir)| {
+                let file = dir.join("tasks");
                 let open = OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(&file);
                 open.map(OwnedFd::from).doing(|| format!("open {file:?}"))
             })
             .collect()
+    }
+
+    /// Without v1's, as where they were refused.
+    pub(crate) fn without_v1(&self) -> Self {
+        Self { v1: Vec::new(), ..self.clone() }
+    }
+
+    /// How many v1 directories there are or will be.
+    pub(crate) fn v1_count(&self) -> usize {
+        self.v1.len()
     }
 
     /// Moves a process in.
@@ -252,17 +276,25 @@ impl Cgroups {
     /// # Errors
     /// The first of all failures.
     pub fn delete(&self) -> Result<()> {
-        let mut first = None;
-        for dir in self.dirs() {
-            if let Err(error) = remove_dir(dir) {
-                first.get_or_insert((dir, error));
-            }
-        }
-        match first {
-            None => Ok(()),
-            Some((dir, error)) => Err(error).doing(|| format!("remove the cgroup {dir:?}")),
-        }
+        remove_dirs(self.dirs())
     }
+}
+
+/// Goes on after an error and returns the first.
+fn remove_dirs<P: AsRef<Path>>(dirs: impl Iterator<Item = P>) -> Result<()> {
+    let mut first = Ok(());
+    for dir in dirs {
+        let dir = dir.as_ref();
+        first = first.and(remove_dir(dir).doing(|| format!("remove the cgroup {dir:?}")));
+    }
+    first
+}
+
+/// Whether a container without limits may go on without what was refused.
+fn is_tolerable(error: &Error, resources: Option<&Resources>, missing: Missing) -> bool {
+    let is_refused = matches!(error, Error::Os { source, .. }
+        if matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT)));
+    missing == Missing::Tolerate && is_refused && !resources.is_some_and(has_limits)
 }
 
 /// Whether values are set for the first time or changed.

@@ -14,15 +14,17 @@ use rustix::net::{
 
 use crate::error::{Doing, Error, Result};
 
-/// What crosses the pair. The child asks or tells; the parent answers only with [`Message::Go`].
+/// What crosses the pair. The child asks or tells; the parent answers with [`Message::Go`].
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Child: my user namespace needs its id maps. Answered.
-    NeedIdMaps,
+    /// Parent, with descriptors: the cgroups stand, enter them here.
+    Cgroups(Vec<OwnedFd>),
     /// Child: namespaces and mounts stand, the root is not entered yet. Answered, after the hooks.
     NeedHooks,
     /// Child, with a descriptor: the master of my terminal.
     Terminal(OwnedFd),
+    /// Child, with a descriptor: the root I mounted.
+    Root(OwnedFd),
     /// Child, with a descriptor: the listener of my seccomp filter. Answered.
     SeccompListener(OwnedFd),
     /// Child: everything stands, I wait at the gate.
@@ -39,6 +41,9 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
 
+/// How many descriptors cross in one packet: cgroup v1 has 13 controllers.
+const MAX_FDS: usize = 16;
+
 /// The longest error text that crosses whole.
 const MAX_MESSAGE: usize = 4096;
 
@@ -51,9 +56,13 @@ impl Channel {
 
     pub(crate) fn send(&self, message: &Message) -> Result<()> {
         match message {
-            Message::NeedIdMaps => self.send_bytes(b"M", None),
+            Message::Cgroups(fds) => {
+                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                send_with_fds(self.0.as_fd(), b"N", &fds)
+            }
             Message::NeedHooks => self.send_bytes(b"H", None),
             Message::Terminal(fd) => self.send_bytes(b"T", Some(fd.as_fd())),
+            Message::Root(fd) => self.send_bytes(b"R", Some(fd.as_fd())),
             Message::SeccompListener(fd) => self.send_bytes(b"S", Some(fd.as_fd())),
             Message::Created => self.send_bytes(b"C", None),
             Message::Go => self.send_bytes(b"G", None),
@@ -80,6 +89,11 @@ impl Channel {
     /// Sends and waits for [`Message::Go`].
     pub(crate) fn ask(&self, message: &Message) -> Result<()> {
         self.send(message)?;
+        self.await_go()
+    }
+
+    /// Waits for [`Message::Go`].
+    pub(crate) fn await_go(&self) -> Result<()> {
         match self.receive()? {
             Some(Message::Go) => Ok(()),
             other => Err(Error::State { what: format!("the parent process gave up ({other:?})") }),
@@ -89,18 +103,21 @@ impl Channel {
     /// The next message; `None` at the end of the stream.
     pub(crate) fn receive(&self) -> Result<Option<Message>> {
         let mut bytes = [0; MAX_MESSAGE];
-        let (length, fd) =
-            receive_with_fd(self.0.as_fd(), &mut bytes).doing(|| "hear from the container's process")?;
+        let (length, mut fds) =
+            receive_with_fds(self.0.as_fd(), &mut bytes).doing(|| "hear from the container's process")?;
         let bytes = bytes.get(..length).unwrap_or_default();
         let number =
             |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
-        Ok(Some(match (bytes.first(), fd) {
+        if bytes.first() == Some(&b'N') {
+            return Ok(Some(Message::Cgroups(fds)));
+        }
+        Ok(Some(match (bytes.first(), fds.pop()) {
             (None, _) => return Ok(None),
-            (Some(b'M'), _) => Message::NeedIdMaps,
             (Some(b'H'), _) => Message::NeedHooks,
             (Some(b'C'), _) => Message::Created,
             (Some(b'G'), _) => Message::Go,
             (Some(b'T'), Some(fd)) => Message::Terminal(fd),
+            (Some(b'R'), Some(fd)) => Message::Root(fd),
             (Some(b'S'), Some(fd)) => Message::SeccompListener(fd),
             (Some(b'P'), _) => Message::Pid(number(1).unwrap_or(-1)),
             (Some(b'E'), _) => Message::Failed(Error::Child {
@@ -119,7 +136,7 @@ impl Channel {
 
 /// Sends bytes, and descriptors beside them.
 pub(crate) fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -128,18 +145,12 @@ pub(crate) fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[Borrowe
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// Receives bytes and the first descriptor beside them.
-fn receive_with_fd(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let (length, fds) = receive_with_fds(socket, bytes)?;
-    Ok((length, fds.into_iter().next()))
-}
-
-/// Receives bytes and the descriptors beside them, up to eight.
+/// Receives bytes and the descriptors beside them, up to [`MAX_FDS`].
 pub(crate) fn receive_with_fds(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         match recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {

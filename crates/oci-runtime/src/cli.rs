@@ -130,7 +130,7 @@ fn kill(root: &StateRoot, args: &mut Args) -> Result<()> {
     let id = words.first().ok_or_else(|| Error::invalid("kill needs a container id"))?;
     let signal = container::parse_signal(words.get(1).map_or("TERM", String::as_str))?;
     let record = root.load(id)?;
-    container::kill(&record, &root.dir(id)?, signal, is_all)
+    container::kill(&record, &root.file(id)?, signal, is_all)
 }
 
 fn delete(root: &StateRoot, args: &mut Args) -> Result<()> {
@@ -143,16 +143,15 @@ fn delete(root: &StateRoot, args: &mut Args) -> Result<()> {
         }
     }
     let id = id.ok_or_else(|| Error::invalid("delete needs a container id"))?;
-    let dir = root.dir(&id)?;
+    let file = root.file(&id)?;
     let record = match root.load(&id) {
         Err(Error::NotFound { .. }) if is_forced => {
-            // A creation that was cut off leaves a directory without state.
-            let _ = std::fs::remove_dir_all(&dir);
-            return Ok(());
+            // A creation that was cut off leaves a file without state.
+            return container::forget(&file);
         }
         other => other?,
     };
-    match record.status(&dir) {
+    match record.status(&file) {
         Status::Stopped => {}
         Status::Created | Status::Running | Status::Paused if is_forced => {
             // cgroup.kill reaches frozen processes too; without cgroups, the first process takes
@@ -166,7 +165,7 @@ fn delete(root: &StateRoot, args: &mut Args) -> Result<()> {
             return Err(Error::State { what });
         }
     }
-    record.delete(&dir)
+    record.delete(&file)
 }
 
 fn wait_until_gone(record: &container::Record) -> Result<()> {
@@ -183,7 +182,7 @@ fn wait_until_gone(record: &container::Record) -> Result<()> {
 fn freeze(root: &StateRoot, args: &mut Args, is_frozen: bool) -> Result<()> {
     let id = args.next_word().ok_or_else(|| Error::invalid("a container id is missing"))?;
     let record = root.load(&id)?;
-    match (record.status(&root.dir(&id)?), is_frozen) {
+    match (record.status(&root.file(&id)?), is_frozen) {
         (Status::Running | Status::Created, true) | (Status::Paused, false) => {
             record.cgroups()?.freeze(is_frozen)
         }

@@ -1,11 +1,10 @@
-//! Containers as `create`, `start` and `delete` know them: a directory each, with their state.
+//! Containers as `create`, `start` and `delete` know them: a file each, with their state.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use stdx::fs::Durability;
 
 use crate::cgroup::{Cgroups, Layout, Missing};
 use crate::error::{Doing, Error, Result};
@@ -16,13 +15,16 @@ use crate::sys;
 /// The version of the specification this runtime follows.
 pub const OCI_VERSION: &str = "1.2.0";
 
-/// What is kept of a container between two commands: `state.json` in its directory.
+/// The longest id: with what is put behind it, it must fit a file name of 255 bytes.
+const MAX_ID: usize = 200;
+
+/// What is kept of a container between two commands, as `ID.json` in the state root.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The container's id.
     pub id: String,
-    /// The first process, in the pid namespace of the state directory's owner.
+    /// The first process, in the pid namespace of the state root's owner.
     pub pid: i32,
     /// When it started, in clock ticks after boot, which tells it from a later process of the same id.
     pub start_time: u64,
@@ -64,7 +66,7 @@ impl Status {
     }
 }
 
-/// The directory of all containers of one state root.
+/// The directory that holds the state of all containers of one caller.
 #[derive(Debug, Clone)]
 pub struct StateRoot(PathBuf);
 
@@ -78,38 +80,43 @@ impl StateRoot {
         }))
     }
 
-    /// The directory of one container.
+    /// The state file of one container.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the id is no plain name.
-    pub fn dir(&self, id: &str) -> Result<PathBuf> {
+    pub fn file(&self, id: &str) -> Result<PathBuf> {
         let is_plain =
             id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+'));
-        if id.is_empty() || id.len() > 255 || !is_plain || id == "." || id == ".." {
+        if id.is_empty() || id.len() > MAX_ID || !is_plain || id == "." || id == ".." {
             return Err(Error::invalid(format!(
-                "container id {id:?} is not made of letters, digits and _+-."
+                "container id {id:?} is not made of up to {MAX_ID} letters, digits and _+-."
             )));
         }
-        Ok(self.0.join(id))
+        Ok(self.0.join(format!("{id}.json")))
     }
 
-    /// Makes the directory of a new container.
+    /// Takes the id: makes the file that becomes the state file. Returns the latter's path.
     ///
     /// # Errors
     /// [`Error::State`] where the id is taken.
     pub fn reserve(&self, id: &str) -> Result<PathBuf> {
-        let dir = self.dir(id)?;
+        let file = self.file(id)?;
+        let taken = || Error::State { what: format!("container {id} exists already") };
         DirBuilder::new()
             .recursive(true)
             .mode(0o711)
             .create(&self.0)
             .doing(|| format!("make {:?}", self.0))?;
-        match DirBuilder::new().mode(0o711).create(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(Error::State { what: format!("container {id} exists already") })
-            }
-            other => other.doing(|| format!("make {dir:?}")).map(|()| dir),
+        let draft = draft_of(&file);
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(taken()),
+            other => drop(other.doing(|| format!("make {draft:?}"))?),
         }
+        if file.exists() {
+            std::fs::remove_file(&draft).doing(|| format!("remove {draft:?}"))?;
+            return Err(taken());
+        }
+        Ok(file)
     }
 
     /// Reads a container's state.
@@ -117,7 +124,7 @@ impl StateRoot {
     /// # Errors
     /// [`Error::NotFound`] where there is none.
     pub fn load(&self, id: &str) -> Result<Record> {
-        let file = self.dir(id)?.join("state.json");
+        let file = self.file(id)?;
         let bytes = match std::fs::read(&file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::NotFound { id: id.to_owned() });
@@ -138,8 +145,8 @@ impl StateRoot {
         };
         let mut ids: Vec<String> = entries
             .flatten()
-            .filter(|entry| entry.path().join("state.json").exists())
             .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
             .collect();
         ids.sort();
         Ok(ids)
@@ -147,22 +154,25 @@ impl StateRoot {
 }
 
 impl Record {
-    /// Writes `state.json`.
+    /// Writes the state file of a reserved id, whole or not at all.
     ///
     /// # Errors
     /// Any error of writing it.
-    pub fn save(&self, dir: &Path) -> Result<()> {
+    pub fn save(&self, file: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
-        let file = dir.join("state.json");
-        stdx::fs::write_atomic(&file, &bytes, Durability::Process).doing(|| format!("write {file:?}"))
+        let draft = draft_of(file);
+        // Nothing is replaced: ext4 would write the file out at once (its `auto_da_alloc`).
+        std::fs::write(&draft, bytes)
+            .and_then(|()| std::fs::rename(&draft, file))
+            .doing(|| format!("write {file:?}"))
     }
 
     /// Asks the kernel.
     #[must_use]
-    pub fn status(&self, dir: &Path) -> Status {
+    pub fn status(&self, file: &Path) -> Status {
         if !is_alive(self.pid, self.start_time) {
             Status::Stopped
-        } else if dir.join("exec.fifo").exists() {
+        } else if gate_of(file).exists() {
             Status::Created
         } else if self.cgroups().is_ok_and(|cgroups| cgroups.is_frozen()) {
             Status::Paused
@@ -196,11 +206,18 @@ impl Record {
     ///
     /// # Errors
     /// The first failure.
-    pub fn delete(&self, dir: &Path) -> Result<()> {
-        let cgroups = self.cgroups()?;
+    pub fn delete(&self, file: &Path) -> Result<()> {
+        self.delete_with(file, &self.cgroups()?)
+    }
+
+    /// As [`Self::delete`], where its cgroups are known.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn delete_with(&self, file: &Path, cgroups: &Cgroups) -> Result<()> {
         let killed = cgroups.kill();
         let removed = cgroups.delete();
-        let gone = std::fs::remove_dir_all(dir).doing(|| format!("remove {dir:?}"));
+        let gone = forget(file);
         if let Some(all) = &self.spec.hooks {
             // The container is gone whatever they say (runtime.md, "Lifecycle", step 13).
             for error in hooks::run_all("poststop", &all.poststop, &self.oci_state(Status::Stopped)) {
@@ -209,6 +226,29 @@ impl Record {
         }
         killed.and(removed).and(gone)
     }
+}
+
+/// The pipe that a created container waits at, beside its state file.
+pub(crate) fn gate_of(file: &Path) -> PathBuf {
+    file.with_extension("fifo")
+}
+
+/// What becomes the state file.
+fn draft_of(file: &Path) -> PathBuf {
+    file.with_extension("new")
+}
+
+/// Removes the files of a container.
+///
+/// # Errors
+/// Any error of removing them, but that they are gone.
+pub(crate) fn forget(file: &Path) -> Result<()> {
+    [gate_of(file), draft_of(file), file.to_owned()].iter().try_for_each(|file| {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.doing(|| format!("remove {file:?}")),
+        }
+    })
 }
 
 /// Reads a bundle's `config.json`.
@@ -226,11 +266,11 @@ pub fn read_bundle(bundle: &Path) -> Result<Spec> {
     Ok(spec)
 }
 
-/// The container's cgroup, made with its limits. `cgroupsPath` is taken below each hierarchy's root.
+/// The container's cgroup, begun. `cgroupsPath` is taken below each hierarchy's root.
 ///
 /// # Errors
-/// As [`Cgroups::create`].
-pub fn make_cgroups(spec: &Spec, id: &str) -> Result<(Cgroups, PathBuf)> {
+/// As [`Cgroups::begin`].
+pub fn begin_cgroups(spec: &Spec, id: &str, missing: Missing) -> Result<(Cgroups, PathBuf)> {
     let linux = spec.linux.as_ref();
     let wanted = linux.map(|linux| linux.cgroups_path.as_str()).filter(|path| !path.is_empty());
     let path = match wanted {
@@ -244,9 +284,8 @@ pub fn make_cgroups(spec: &Spec, id: &str) -> Result<(Cgroups, PathBuf)> {
     if path.components().any(|part| part == std::path::Component::ParentDir) {
         return Err(Error::invalid(format!("cgroupsPath {path:?} climbs")));
     }
-    let missing = if crate::process::is_host_root() { Missing::Refuse } else { Missing::Tolerate };
     let resources = linux.and_then(|linux| linux.resources.as_ref());
-    Cgroups::create(&Layout::detect()?, &path, resources, missing).map(|cgroups| (cgroups, path))
+    Cgroups::begin(&Layout::detect()?, &path, resources, missing).map(|cgroups| (cgroups, path))
 }
 
 /// Whether `pid` is still the process that started at `start_time`, and no zombie.
@@ -260,7 +299,7 @@ pub fn is_alive(pid: i32, start_time: u64) -> bool {
 /// State letter and start time of a process (proc_pid_stat(5), fields 3 and 22).
 #[must_use]
 pub fn process_stat(pid: i32) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = stdx::fs::read_kernel_text(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, parentheses included.
     let rest = text.rsplit_once(") ")?.1;
     let mut fields = rest.split(' ');
@@ -301,7 +340,7 @@ pub fn parse_signal(text: &str) -> Result<i32> {
 ///
 /// # Errors
 /// Where it has stopped, or kill(2) refuses.
-pub fn kill(record: &Record, dir: &Path, signal: i32, is_all: bool) -> Result<()> {
+pub fn kill(record: &Record, file: &Path, signal: i32, is_all: bool) -> Result<()> {
     if is_all && signal == libc::SIGKILL {
         return record.cgroups()?.kill();
     }
@@ -312,7 +351,7 @@ pub fn kill(record: &Record, dir: &Path, signal: i32, is_all: bool) -> Result<()
         }
         return Ok(());
     }
-    if record.status(dir) == Status::Stopped {
+    if record.status(file) == Status::Stopped {
         return Err(Error::State { what: format!("container {} is not running", record.id) });
     }
     sys::kill(record.pid, signal).doing(|| format!("send signal {signal} to container {}", record.id))

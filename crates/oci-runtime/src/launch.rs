@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  caller                                   child
-//!    │ open bind sources, cgroup entrances    │
-//!    ├── clone3(new namespaces) ─────────────>│
-//!    │<───────────── need id maps ────────────┤ (with a new user namespace)
-//!    │  write uid_map, gid_map ──── go ──────>│ enter cgroups, mount the root and all in it
+//!    │ open bind sources, make the v2 cgroup  │
+//!    ├── clone3(into it, pid, user) ─────────>│
+//!    │  write uid_map, gid_map ──── go ──────>│ (with a new user namespace)
+//!    │  make the other cgroups, set limits    │ make the other namespaces
+//!    ├─────────────── cgroups ───────────────>│ enter them, mount the root and all in it
 //!    │<───────────── need hooks ──────────────┤ (with hooks)
 //!    │  prestart, createRuntime ─── go ──────>│ createContainer hooks, pivot_root, mask
 //!    │<───────────── terminal ────────────────┤ (with one)
@@ -22,11 +23,11 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Missing};
 use crate::channel::{Channel, Message};
 use crate::error::{Doing, Error, Result};
 use crate::hooks;
-use crate::namespaces::{self, CLONE_NEWTIME, Namespaces};
+use crate::namespaces::{self, Namespaces};
 use crate::rootfs::{self, Overlay};
 use crate::seccomp;
 use crate::spec::{Hooks, Mount, Process, Spec, State};
@@ -43,8 +44,8 @@ pub struct Launch<'a> {
     pub rootfs: &'a Path,
     /// Mounted in the container's own namespace.
     pub overlay: Option<&'a Overlay>,
-    /// Entered by the process.
-    pub cgroups: &'a Cgroups,
+    /// Whether it may do without cgroups.
+    pub missing_cgroups: Missing,
     /// The compiled filter.
     pub filter: Option<&'a seccomp::Program>,
     /// The standard streams; ignored with a terminal.
@@ -81,28 +82,53 @@ pub struct Launched {
     pub pid: i32,
     /// The master of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// Its overlay. Held by the caller until the container's end is told: the last holder waits for
+    /// what was written to reach the disk.
+    pub root: Option<OwnedFd>,
 }
 
-/// Makes the container. Returns when its program runs, or waits at the gate.
+/// Makes the container and what `cgroups` lacks of its groups. Returns when its program runs, or waits
+/// at the gate.
 ///
 /// # Errors
-/// Whatever step failed, the child's included; the child is gone then and reaped.
-pub fn launch(launch: &Launch<'_>) -> Result<Launched> {
+/// Whatever step failed, the child's included; the child is gone then and reaped. The caller deletes
+/// `cgroups`.
+pub fn launch(launch: &Launch<'_>, cgroups: &mut Cgroups) -> Result<Launched> {
     let empty = crate::spec::Linux::default();
     let linux = launch.spec.linux.as_ref().unwrap_or(&empty);
     let namespaces = Namespaces::new(&linux.namespaces)?;
     check(launch.spec, &namespaces)?;
     let mounts = rootfs::prepare(launch.spec, |mount| idmap_for(mount, linux))?;
-    let entrances = launch.cgroups.entrances()?;
+    let birthplace = cgroups.birthplace()?;
     let (ours, theirs) = Channel::pair()?;
-    let init = init::Init { launch, namespaces: &namespaces, mounts: &mounts, entrances: &entrances };
-    let pid = spawn(&namespaces, &ours, theirs, |channel| init.run(channel))?;
-    let hooks = launch.spec.hooks.as_ref();
-    let answered = attend(&ours, pid, hooks, &launch.state, linux, launch.gate.is_some());
+    let init = init::Init { launch, cgroups, namespaces: &namespaces, mounts: &mounts };
+    let pid = spawn(&namespaces, birthplace.as_ref(), &ours, theirs, |channel| init.run(channel))?;
+    let answered = settle(&ours, pid, launch, &namespaces, cgroups).and_then(|()| {
+        attend(&ours, pid, launch.spec.hooks.as_ref(), &launch.state, linux, launch.gate.is_some())
+    });
     if answered.is_err() {
         abandon(pid);
     }
-    answered.map(|terminal| Launched { pid, terminal })
+    answered.map(|given| Launched { pid, terminal: given.terminal, root: given.root })
+}
+
+/// Gives the child its ids and its cgroups while it makes its namespaces.
+fn settle(
+    channel: &Channel,
+    pid: i32,
+    launch: &Launch<'_>,
+    namespaces: &Namespaces,
+    cgroups: &mut Cgroups,
+) -> Result<()> {
+    let linux = launch.spec.linux.as_ref();
+    // A child that failed meanwhile hears nothing; what it said of that is read later.
+    if let Some(linux) = linux.filter(|_| namespaces.has_new(libc::CLONE_NEWUSER)) {
+        namespaces::write_id_maps(pid, linux)?;
+        let _ = channel.send(&Message::Go);
+    }
+    cgroups.complete(linux.and_then(|linux| linux.resources.as_ref()), launch.missing_cgroups)?;
+    let _ = channel.send(&Message::Cgroups(cgroups.entrances()?));
+    Ok(())
 }
 
 /// Starts the process. Returns when its program runs.
@@ -111,14 +137,16 @@ pub fn launch(launch: &Launch<'_>) -> Result<Launched> {
 /// As [`launch()`].
 pub fn exec(exec: &Exec<'_>) -> Result<Launched> {
     let namespaces = Namespaces::of(exec.pid)?;
-    let entrances = exec.cgroups.entrances()?;
+    let (birthplace, entrances) = (exec.cgroups.birthplace()?, exec.cgroups.entrances()?);
     let (ours, theirs) = Channel::pair()?;
-    let pid = spawn(&namespaces, &ours, theirs, |channel| init::join(exec, &entrances, channel))?;
+    let pid = spawn(&namespaces, birthplace.as_ref(), &ours, theirs, |channel| {
+        init::join(exec, &entrances, channel)
+    })?;
     let answered = attend(&ours, pid, None, &exec.state, &crate::spec::Linux::default(), false);
     if answered.is_err() {
         abandon(pid);
     }
-    answered.map(|terminal| Launched { pid, terminal })
+    answered.map(|given| Launched { pid, terminal: given.terminal, root: given.root })
 }
 
 fn abandon(pid: i32) {
@@ -178,22 +206,26 @@ fn idmap_for(mount: &Mount, linux: &crate::spec::Linux) -> Result<Option<OwnedFd
 }
 
 /// Clones the child, through an intermediate where namespaces are joined, and runs `body` in it.
+///
+/// Only the namespaces that a process can't move into by itself are made here; the others are made by
+/// the child, while the parent goes on.
 fn spawn(
     namespaces: &Namespaces,
+    birthplace: Option<&OwnedFd>,
     ours: &Channel,
     theirs: Channel,
     body: impl FnOnce(&Channel) -> Result<Infallible>,
 ) -> Result<i32> {
-    // These two are made later: a cgroup namespace is rooted where its maker is, and a time
-    // namespace must get its offsets before anyone is in it.
-    let new = namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME);
+    let new = namespaces.new & (libc::CLONE_NEWUSER | libc::CLONE_NEWPID);
+    let birthplace = birthplace.map(AsFd::as_fd);
     if namespaces.joined.is_empty() {
-        return match sys::clone3(new, None).doing(|| "clone the container's process")? {
+        return match sys::clone3(new, birthplace).doing(|| "clone the container's process")? {
             Fork::Parent(pid) => Ok(pid),
             Fork::Child => run_child(&theirs, body),
         };
     }
-    match sys::clone3(0, None).doing(|| "clone the process that joins namespaces")? {
+    // Born in the cgroup before it joins a cgroup namespace, from which the way in could not be seen.
+    match sys::clone3(0, birthplace).doing(|| "clone the process that joins namespaces")? {
         Fork::Parent(intermediate) => {
             drop(theirs);
             let told = ours.receive();
@@ -227,6 +259,13 @@ fn run_child(channel: &Channel, body: impl FnOnce(&Channel) -> Result<Infallible
     sys::exit_now(1)
 }
 
+/// What the child handed over.
+#[derive(Default)]
+struct Given {
+    terminal: Option<OwnedFd>,
+    root: Option<OwnedFd>,
+}
+
 /// Answers the child until its program runs or it waits at the gate.
 fn attend(
     channel: &Channel,
@@ -235,19 +274,15 @@ fn attend(
     state: &State,
     linux: &crate::spec::Linux,
     has_gate: bool,
-) -> Result<Option<OwnedFd>> {
-    let mut terminal = None;
+) -> Result<Given> {
+    let mut given = Given::default();
     loop {
         match channel.receive()? {
             None => {
                 // The end of the stream is an exec, unless the child was killed on its way.
-                return Ok(terminal);
+                return Ok(given);
             }
-            Some(Message::Created) if has_gate => return Ok(terminal),
-            Some(Message::NeedIdMaps) => {
-                namespaces::write_id_maps(pid, linux)?;
-                channel.send(&Message::Go)?;
-            }
+            Some(Message::Created) if has_gate => return Ok(given),
             Some(Message::NeedHooks) => {
                 if let Some(all) = hooks {
                     let state = State { pid, status: "creating".into(), ..state.clone() };
@@ -256,13 +291,14 @@ fn attend(
                 }
                 channel.send(&Message::Go)?;
             }
-            Some(Message::Terminal(fd)) => terminal = Some(fd),
+            Some(Message::Terminal(fd)) => given.terminal = Some(fd),
+            Some(Message::Root(fd)) => given.root = Some(fd),
             Some(Message::SeccompListener(fd)) => {
                 send_listener(linux.seccomp.as_ref(), &fd, pid, state)?;
                 channel.send(&Message::Go)?;
             }
             Some(Message::Failed(error)) => return Err(error),
-            Some(other @ (Message::Created | Message::Pid(_) | Message::Go)) => {
+            Some(other @ (Message::Created | Message::Cgroups(_) | Message::Pid(_) | Message::Go)) => {
                 return Err(Error::State {
                     what: format!("the container's process said {other:?} out of turn"),
                 });

@@ -90,6 +90,16 @@ struct Child {
 }
 
 struct Monitor {
+    container: Running,
+    signals: OwnedFd,
+    controls: Vec<OwnedFd>,
+    children: Vec<Child>,
+    /// Exits of processes that ended before their start was announced.
+    exit: Option<Exit>,
+}
+
+/// A container that was started, and what its monitor serves it with.
+struct Running {
     id: String,
     pid: i32,
     cgroups: Cgroups,
@@ -97,13 +107,10 @@ struct Monitor {
     filter: Option<seccomp::Program>,
     stdio: Stdio,
     log: Log,
-    signals: OwnedFd,
     listener: OwnedFd,
-    controls: Vec<OwnedFd>,
     attachers: Vec<Attacher>,
-    children: Vec<Child>,
-    /// Exits of processes that ended before their start was announced.
-    exit: Option<Exit>,
+    /// Keeps the root mounted until the end has been told: taking it down waits for the disk.
+    _root: Option<OwnedFd>,
 }
 
 impl Monitor {
@@ -114,33 +121,14 @@ impl Monitor {
         fds: Vec<OwnedFd>,
     ) -> std::result::Result<Self, (Error, OwnedFd)> {
         match Self::try_start(request, &control, fds) {
-            Ok((stdio, listener, log, cgroups, filter, id, pid, attachers)) => Ok(Self {
-                id,
-                pid,
-                cgroups,
-                filter,
-                stdio,
-                log,
-                signals,
-                listener,
-                controls: vec![control],
-                attachers,
-                children: Vec::new(),
-                exit: None,
-            }),
+            Ok(container) => {
+                Ok(Self { container, signals, controls: vec![control], children: Vec::new(), exit: None })
+            }
             Err(error) => Err((error, control)),
         }
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "the parts of a Monitor, which owns the control socket in either case"
-    )]
-    fn try_start(
-        request: StartRequest,
-        control: &OwnedFd,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(Stdio, OwnedFd, Log, Cgroups, Option<seccomp::Program>, String, i32, Vec<Attacher>)> {
+    fn try_start(request: StartRequest, control: &OwnedFd, fds: Vec<OwnedFd>) -> Result<Running> {
         std::env::set_current_dir(&request.state_dir).doing(|| format!("enter {:?}", request.state_dir))?;
         // An exit of an earlier run must not be taken for one of this run.
         let _ = std::fs::remove_file(EXIT_FILE);
@@ -155,7 +143,7 @@ impl Monitor {
         let resources = request.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         let layout = Layout::detect()?;
         let missing = if request.tolerates_missing_cgroups { Missing::Tolerate } else { Missing::Refuse };
-        let cgroups = Cgroups::create(&layout, &request.cgroup_path, resources, missing)?;
+        let mut cgroups = Cgroups::begin(&layout, &request.cgroup_path, resources, missing)?;
         let state = State {
             oci_version: container::OCI_VERSION.into(),
             id: request.id.clone(),
@@ -166,27 +154,38 @@ impl Monitor {
         let has_terminal = request.spec.process.as_ref().is_some_and(|process| process.terminal);
         let made = Stdio::new(has_terminal, request.opens_stdin, request.closes_stdin_once).and_then(
             |(mut stdio, theirs)| {
-                let launched = launch(&Launch {
+                let wanted = Launch {
                     spec: &request.spec,
                     state,
                     rootfs: &request.rootfs,
                     overlay: request.overlay.as_ref(),
-                    cgroups: &cgroups,
+                    missing_cgroups: missing,
                     filter: filter.as_ref(),
                     stdio: theirs.as_fds(),
                     gate: None,
                     preserved_fds: 0,
-                })?;
+                };
+                let launched = launch(&wanted, &mut cgroups)?;
                 stdio.set_terminal(launched.terminal)?;
-                Ok((stdio, launched.pid))
+                Ok((stdio, launched.pid, launched.root))
             },
         );
         match made {
-            Ok((stdio, pid)) => {
+            Ok((stdio, pid, root)) => {
                 let start_time = container::process_stat(pid).map_or(0, |(_, started)| started);
                 // A daemon that died meanwhile is told when it is back.
                 let _ = send(control.as_fd(), &Event::Started { pid, start_time }, &[]);
-                Ok((stdio, listener, log, cgroups, filter, request.id, pid, attachers))
+                Ok(Running {
+                    id: request.id,
+                    pid,
+                    cgroups,
+                    filter,
+                    stdio,
+                    log,
+                    listener,
+                    attachers,
+                    _root: root,
+                })
             }
             Err(error) => {
                 let _ = cgroups.kill();
@@ -206,15 +205,17 @@ impl Monitor {
 
     /// Waits for something to happen and handles all of it.
     fn turn(&mut self) -> Result<()> {
-        let is_blocked = self.attachers.iter().any(Attacher::is_behind);
-        let mut fds =
-            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
+        let is_blocked = self.container.attachers.iter().any(Attacher::is_behind);
+        let mut fds = vec![
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.container.listener, PollFlags::IN),
+        ];
         fds.extend(self.controls.iter().map(|control| PollFd::new(control, PollFlags::IN)));
         let attachers_at = fds.len();
-        let takes_input = self.stdio.takes_input();
-        fds.extend(self.attachers.iter().map(|attacher| attacher.poll_fd(takes_input)));
+        let takes_input = self.container.stdio.takes_input();
+        fds.extend(self.container.attachers.iter().map(|attacher| attacher.poll_fd(takes_input)));
         let stdio_at = fds.len();
-        fds.extend(self.stdio.poll_fds(is_blocked, &self.listener));
+        fds.extend(self.container.stdio.poll_fds(is_blocked, &self.container.listener));
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).doing(|| "wait for the container"),
@@ -225,10 +226,10 @@ impl Monitor {
 
         for at in (attachers_at..stdio_at).rev() {
             if !ready(at).is_empty() && !self.serve_attacher(at - attachers_at, ready(at)) {
-                self.attachers.remove(at - attachers_at);
+                self.container.attachers.remove(at - attachers_at);
             }
         }
-        self.stdio.flush_input(ready(stdio_at + 2))?;
+        self.container.stdio.flush_input(ready(stdio_at + 2))?;
         if !is_blocked {
             for which in 0..2 {
                 if !ready(stdio_at + which).is_empty() {
@@ -252,31 +253,31 @@ impl Monitor {
 
     /// Output of the container: to the log and to every client.
     fn carry_output(&mut self, which: usize) {
-        let Some((stream, bytes)) = self.stdio.read_output(which) else { return };
-        self.log.write(stream, &bytes);
-        let is_raw = self.stdio.is_terminal();
-        self.attachers.retain_mut(|attacher| attacher.send(stream, &bytes, is_raw));
+        let Some((stream, bytes)) = self.container.stdio.read_output(which) else { return };
+        self.container.log.write(stream, &bytes);
+        let is_raw = self.container.stdio.is_terminal();
+        self.container.attachers.retain_mut(|attacher| attacher.send(stream, &bytes, is_raw));
     }
 
     /// `false` when the client is gone.
     fn serve_attacher(&mut self, at: usize, events: PollFlags) -> bool {
-        let Some(attacher) = self.attachers.get_mut(at) else { return true };
+        let Some(attacher) = self.container.attachers.get_mut(at) else { return true };
         if events.contains(PollFlags::OUT) && !attacher.flush() {
             return false;
         }
         if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             let has_hung_up = events.intersects(PollFlags::HUP | PollFlags::ERR);
-            return attacher.take_input(&mut self.stdio, has_hung_up);
+            return attacher.take_input(&mut self.container.stdio, has_hung_up);
         }
         true
     }
 
     fn accept(&mut self) {
         // A client that gave up between poll and accept is no failure.
-        if let Ok(fd) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+        if let Ok(fd) = rustix::net::accept_with(&self.container.listener, SocketFlags::CLOEXEC) {
             let hello = Event::Started {
-                pid: self.pid,
-                start_time: container::process_stat(self.pid).map_or(0, |(_, started)| started),
+                pid: self.container.pid,
+                start_time: container::process_stat(self.container.pid).map_or(0, |(_, started)| started),
             };
             if send(fd.as_fd(), &hello, &[]).is_ok() {
                 self.controls.push(fd);
@@ -307,15 +308,15 @@ impl Monitor {
                 if let Some(fd) = fds.pop()
                     && let Ok(attacher) = Attacher::new(fd, streams)
                 {
-                    self.attachers.push(attacher);
+                    self.container.attachers.push(attacher);
                 }
             }
-            Request::Resize { rows, columns } => self.stdio.resize(rows, columns),
+            Request::Resize { rows, columns } => self.container.stdio.resize(rows, columns),
             Request::Signal { signal } => {
                 // Not reaped yet, so the id is still the container's; a zombie takes any signal.
-                let _ = sys::kill(self.pid, signal);
+                let _ = sys::kill(self.container.pid, signal);
             }
-            Request::Rotate => self.log.reopen(),
+            Request::Rotate => self.container.log.reopen(),
             Request::Exec { id } => {
                 let outcome = self.exec(&id, fds);
                 let (event, terminal) = match outcome {
@@ -340,11 +341,11 @@ impl Monitor {
         let null = open_null()?;
         let stream = |at: usize| fds.get(at).map_or(null.as_fd(), AsFd::as_fd);
         let launched = exec(&Exec {
-            pid: self.pid,
+            pid: self.container.pid,
             process: &request.process,
-            cgroups: &self.cgroups,
-            filter: if request.is_unconfined { None } else { self.filter.as_ref() },
-            state: State { id: self.id.clone(), ..State::default() },
+            cgroups: &self.container.cgroups,
+            filter: if request.is_unconfined { None } else { self.container.filter.as_ref() },
+            state: State { id: self.container.id.clone(), ..State::default() },
             stdio: [stream(0), stream(1), stream(2)],
             preserved_fds: 0,
         })?;
@@ -362,8 +363,8 @@ impl Monitor {
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
                 Err(error) => return Err(error).doing(|| "wait for the container"),
             };
-            if reaped.pid == self.pid {
-                let is_oom = self.cgroups.oom_kills() > 0;
+            if reaped.pid == self.container.pid {
+                let is_oom = self.container.cgroups.oom_kills() > 0;
                 self.exit = Some(Exit { code: reaped.code, is_oom, at: nanos() });
             } else if let Some(at) = self.children.iter().position(|child| child.pid == reaped.pid) {
                 let child = self.children.swap_remove(at);
@@ -375,13 +376,13 @@ impl Monitor {
     /// Records the end, hands out what is left of the output, and cleans up.
     fn finish(&mut self) -> Result<i32> {
         // With the host's pid namespace, others may live on and hold the pipes open.
-        let killed = self.cgroups.kill();
-        while let Some((stream, bytes)) = self.stdio.drain() {
-            self.log.write(stream, &bytes);
-            let is_raw = self.stdio.is_terminal();
-            self.attachers.retain_mut(|attacher| attacher.send(stream, &bytes, is_raw));
+        let killed = self.container.cgroups.kill();
+        while let Some((stream, bytes)) = self.container.stdio.drain() {
+            self.container.log.write(stream, &bytes);
+            let is_raw = self.container.stdio.is_terminal();
+            self.container.attachers.retain_mut(|attacher| attacher.send(stream, &bytes, is_raw));
         }
-        self.log.close();
+        self.container.log.close();
         let Some(exit) = self.exit.take() else { return Ok(0) };
         let record = serde_json::to_vec(&exit).unwrap_or_default();
         let written = stdx::fs::write_atomic(&PathBuf::from(EXIT_FILE), &record, Durability::Process)
@@ -389,11 +390,11 @@ impl Monitor {
         for child in std::mem::take(&mut self.children) {
             self.announce(&Event::ExecExited { id: child.id, code: 137 });
         }
-        let deleted = self.cgroups.delete();
+        let deleted = self.container.cgroups.delete();
         self.announce(&Event::Exited(exit));
         // From here on a daemon that connects must read the file.
         let _ = std::fs::remove_file(SOCKET);
-        for attacher in &mut self.attachers {
+        for attacher in &mut self.container.attachers {
             attacher.finish();
         }
         killed.and(written).and(deleted).map(|()| 0)

@@ -33,6 +33,10 @@ pub struct Overlay {
     /// Whether overlay's own attributes are `user.overlay.*` (a daemon without root).
     #[serde(default)]
     pub is_userxattr: bool,
+    /// Whether nothing of it need reach the disk: the kernel then syncs nothing for it, not even at
+    /// the end (Documentation/filesystems/overlayfs.rst, "Volatile mount").
+    #[serde(default)]
+    pub is_volatile: bool,
 }
 
 /// A mount of the bundle, its options sorted, its source perhaps opened already.
@@ -371,6 +375,11 @@ impl Overlay {
         if self.is_userxattr {
             data.extend(b",userxattr");
         }
+        if self.is_volatile {
+            data.extend(b",volatile");
+        }
+        // The overlay of the run before may still be on its way to the disk.
+        data.extend(b",index=off");
         if data.len() >= 4096 {
             return self.mount_by_steps(target);
         }
@@ -394,6 +403,10 @@ impl Overlay {
         if self.is_userxattr {
             rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr").doing(step)?;
         }
+        if self.is_volatile {
+            rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile").doing(step)?;
+        }
+        rustix::mount::fsconfig_set_string(fs.as_fd(), "index", "off").doing(step)?;
         rustix::mount::fsconfig_create(fs.as_fd()).doing(step)?;
         let mount =
             rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
@@ -419,20 +432,33 @@ fn escape(path: &Path, into: &mut Vec<u8>) {
     }
 }
 
-/// Hides paths of the entered root: files behind `/dev/null`, directories behind an empty tmpfs.
+/// Hides paths of the entered root: files behind `/dev/null`, directories behind one empty tmpfs.
 pub(crate) fn mask(paths: &[String]) -> Result<()> {
+    // The first directory's, copied for the others.
+    let mut empty: Option<OwnedFd> = None;
     for path in paths {
-        let target = text(path)?;
-        match sys::mount(Some(c"/dev/null"), &target, None, libc::MS_BIND, None) {
-            Ok(()) => {}
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ENOENT) => {}
-                Some(libc::ENOTDIR) => {
-                    sys::mount(Some(c"tmpfs"), &target, Some(c"tmpfs"), libc::MS_RDONLY, Some(c"size=0k"))
-                        .doing(|| format!("mask {path}"))?;
-                }
-                _ => return Err(error).doing(|| format!("mask {path}")),
-            },
+        let step = || format!("mask {path}");
+        // A mount that is refused costs the kernel a grace period, so the kind is asked for first.
+        let target = match rustix::fs::open(path.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            other => other.doing(step)?,
+        };
+        let stat = rustix::fs::fstat(&target).doing(step)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            sys::mount(Some(c"/dev/null"), &text(path)?, None, libc::MS_BIND, None).doing(step)?;
+        } else if let Some(empty) = &empty {
+            let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::AT_EMPTY_PATH;
+            let copy = rustix::mount::open_tree(empty, "", flags).doing(step)?;
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            rustix::mount::move_mount(&copy, "", &target, "", flags).doing(step)?;
+        } else {
+            let target = text(path)?;
+            sys::mount(Some(c"tmpfs"), &target, Some(c"tmpfs"), libc::MS_RDONLY, Some(c"size=0k"))
+                .doing(step)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            empty = Some(rustix::fs::open(path.as_str(), flags, Mode::empty()).doing(step)?);
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! File writes that a crash can't tear: temp file, optional fsync, rename.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -52,6 +52,18 @@ fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()
 /// Any error of opening or syncing the directory.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+/// Reads a file of procfs, sysfs or cgroupfs. Their sizes are unknown, and the kernel makes the text
+/// anew for each read, so it is asked for with one large buffer instead of growing ones.
+///
+/// # Errors
+/// Any error of opening or reading, and text that is not UTF-8.
+pub fn read_kernel_text(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(16 << 10);
+    File::open(path)?.read_to_string(&mut text)?;
+    text.shrink_to_fit();
+    Ok(text)
 }
 
 #[cfg(test)]

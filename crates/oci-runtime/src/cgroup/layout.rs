@@ -24,10 +24,11 @@ impl Layout {
     /// # Errors
     /// Any error of reading it.
     pub fn detect() -> Result<Self> {
-        let text = std::fs::read_to_string("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo")?;
+        let text =
+            stdx::fs::read_kernel_text("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo")?;
         let mut layout = Self::parse(&text);
         if let Some(root) = &layout.v2 {
-            let controllers = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+            let controllers = stdx::fs::read_kernel_text(root.join("cgroup.controllers")).unwrap_or_default();
             layout.v2_controllers = controllers.split_whitespace().map(str::to_owned).collect();
         }
         Ok(layout)

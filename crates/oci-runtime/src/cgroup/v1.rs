@@ -1,9 +1,11 @@
 //! Limits as files of cgroup v1.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::Path;
 
 use super::{Cgroups, Phase, read, with_default_devices, write, write_if_there};
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::spec::{BlockIo, Cpu, DeviceRule, Memory, Resources};
 
 pub(super) fn apply(cgroups: &Cgroups, resources: &Resources, phase: Phase) -> Result<()> {
@@ -155,12 +157,19 @@ fn set_block_io(dir: &Path, io: &BlockIo) -> Result<()> {
 }
 
 fn set_devices(dir: &Path, rules: &[DeviceRule]) -> Result<()> {
+    let open = |name: &str| {
+        let file = dir.join(name);
+        OpenOptions::new().write(true).open(&file).doing(|| format!("open {}", file.display()))
+    };
+    let (mut allow, mut deny) = (open("devices.allow")?, open("devices.deny")?);
     for rule in with_default_devices(rules) {
         let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or("*".to_owned(), |n| n.to_string());
         let kind = if rule.kind.is_empty() { "a" } else { &rule.kind };
         let access = if rule.access.is_empty() { "rwm" } else { &rule.access };
-        let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-        write(&dir.join(file), format!("{kind} {}:{} {access}", number(rule.major), number(rule.minor)))?;
+        let line = format!("{kind} {}:{} {access}", number(rule.major), number(rule.minor));
+        // Each write is a rule.
+        let file = if rule.allow { &mut allow } else { &mut deny };
+        file.write_all(line.as_bytes()).doing(|| format!("set the device rule {line:?} of {dir:?}"))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::args::Args;
+use crate::cgroup::{Cgroups, Missing};
 use crate::container::{self, OCI_VERSION, Record, StateRoot, Status};
 use crate::error::{Doing, Error, Result};
 use crate::hooks;
@@ -73,29 +74,37 @@ enum Gate {
     None,
 }
 
+/// A container that was made.
+struct Made {
+    record: Record,
+    launched: Launched,
+    cgroups: Cgroups,
+}
+
 /// Makes the container; what was made of it is removed where that fails.
-fn make(root: &StateRoot, options: &Options, gate: Gate) -> Result<(Record, Launched)> {
+fn make(root: &StateRoot, options: &Options, gate: Gate) -> Result<Made> {
     let spec = container::read_bundle(&options.bundle)?;
     let wants_terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     let is_apart = gate == Gate::Closed || options.is_detached;
     if wants_terminal && is_apart && options.console_socket.is_none() {
         return Err(Error::invalid("process.terminal needs --console-socket"));
     }
-    let dir = root.reserve(&options.id)?;
-    let made = make_in(&dir, options, spec, gate);
+    let file = root.reserve(&options.id)?;
+    let made = make_at(&file, options, spec, gate);
     if made.is_err() {
         // The first failure is the one to tell.
-        let _ = std::fs::remove_dir_all(&dir);
+        let _ = container::forget(&file);
     }
     made
 }
 
-fn make_in(dir: &Path, options: &Options, spec: Spec, gate: Gate) -> Result<(Record, Launched)> {
+fn make_at(file: &Path, options: &Options, spec: Spec, gate: Gate) -> Result<Made> {
     let rootfs = spec.root.as_ref().map(|root| options.bundle.join(&root.path)).unwrap_or_default();
     let filter =
         spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()).map(seccomp::compile).transpose()?;
-    let fifo = if gate == Gate::Closed { Some(make_gate(dir)?) } else { None };
-    let (cgroups, cgroup_path) = container::make_cgroups(&spec, &options.id)?;
+    let fifo = if gate == Gate::Closed { Some(make_gate(file)?) } else { None };
+    let missing = if crate::process::is_host_root() { Missing::Refuse } else { Missing::Tolerate };
+    let (mut cgroups, cgroup_path) = container::begin_cgroups(&spec, &options.id, missing)?;
     let state = spec::State {
         oci_version: OCI_VERSION.into(),
         id: options.id.clone(),
@@ -104,17 +113,18 @@ fn make_in(dir: &Path, options: &Options, spec: Spec, gate: Gate) -> Result<(Rec
         bundle: options.bundle.clone(),
         annotations: spec.annotations.clone(),
     };
-    let launched = launch(&Launch {
+    let launch_of = Launch {
         spec: &spec,
         state,
         rootfs: &rootfs,
         overlay: None,
-        cgroups: &cgroups,
+        missing_cgroups: missing,
         filter: filter.as_ref(),
         stdio: [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
         gate: fifo.as_ref().map(AsFd::as_fd),
         preserved_fds: options.preserved_fds,
-    });
+    };
+    let launched = launch(&launch_of, &mut cgroups);
     let made = launched.and_then(|launched| {
         let start_time = container::process_stat(launched.pid).map_or(0, |(_, started)| started);
         let record = Record {
@@ -127,23 +137,23 @@ fn make_in(dir: &Path, options: &Options, spec: Spec, gate: Gate) -> Result<(Rec
             cgroup_path,
             spec,
         };
-        publish(dir, options, &record, &launched).map(|()| (record, launched))
+        publish(file, options, &record, &launched).map(|()| (record, launched))
     });
     if made.is_err() {
         // What is in it goes first, or it can't be removed.
         let _ = cgroups.kill();
         let _ = cgroups.delete();
     }
-    made
+    made.map(|(record, launched)| Made { record, launched, cgroups })
 }
 
-fn publish(dir: &Path, options: &Options, record: &Record, launched: &Launched) -> Result<()> {
-    record.save(dir)?;
+fn publish(file: &Path, options: &Options, record: &Record, launched: &Launched) -> Result<()> {
+    record.save(file)?;
     if let (Some(socket), Some(terminal)) = (&options.console_socket, &launched.terminal) {
         send_terminal(socket, terminal.as_fd())?;
     }
-    if let Some(file) = &options.pid_file {
-        std::fs::write(file, launched.pid.to_string()).doing(|| format!("write {file:?}"))?;
+    if let Some(path) = &options.pid_file {
+        std::fs::write(path, launched.pid.to_string()).doing(|| format!("write {path:?}"))?;
     }
     Ok(())
 }
@@ -156,8 +166,8 @@ pub(super) fn send_terminal(socket: &Path, master: BorrowedFd<'_>) -> Result<()>
 }
 
 /// A pipe with a name, open at both ends, that the program waits on.
-fn make_gate(dir: &Path) -> Result<OwnedFd> {
-    let path = dir.join("exec.fifo");
+fn make_gate(file: &Path) -> Result<OwnedFd> {
+    let path = container::gate_of(file);
     rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
         .doing(|| format!("make {path:?}"))?;
     rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).doing(|| format!("open {path:?}"))
@@ -166,14 +176,14 @@ fn make_gate(dir: &Path) -> Result<OwnedFd> {
 pub(super) fn start(root: &StateRoot, args: &mut Args) -> Result<()> {
     let id = args.next_word().ok_or_else(|| Error::invalid("start needs a container id"))?;
     let record = root.load(&id)?;
-    let dir = root.dir(&id)?;
-    match record.status(&dir) {
+    let file = root.file(&id)?;
+    match record.status(&file) {
         Status::Created => {}
         status => {
             return Err(Error::State { what: format!("container {id} is {}, not created", status.as_str()) });
         }
     }
-    let fifo = dir.join("exec.fifo");
+    let fifo = container::gate_of(&file);
     let gate = rustix::fs::open(&fifo, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
         .doing(|| format!("open {fifo:?}"))?;
     std::fs::File::from(gate).write_all(b"0").doing(|| format!("start container {id}"))?;
@@ -189,20 +199,19 @@ fn run_poststart(record: &Record) -> Result<()> {
 pub(super) fn run(root: &StateRoot, args: &mut Args) -> Result<i32> {
     let options = parse(args)?;
     let signals = if options.is_detached { None } else { Some(relay::Signals::catch()?) };
-    let (record, launched) = make(root, &options, Gate::None)?;
-    let dir = root.dir(&options.id)?;
+    let Made { record, launched, cgroups } = make(root, &options, Gate::None)?;
+    let file = root.file(&options.id)?;
     let started = run_poststart(&record);
     let Some(signals) = signals.filter(|_| started.is_ok()) else {
         if started.is_err() {
-            let _ = record.cgroups()?.kill();
-            let _ = record.delete(&dir);
+            let _ = record.delete_with(&file, &cgroups);
         }
         return started.map(|()| 0);
     };
     let terminal = if options.console_socket.is_some() { None } else { launched.terminal.as_ref() };
     let code = relay::until_exit(launched.pid, terminal, &signals)?;
     if !options.keeps {
-        record.delete(&dir)?;
+        record.delete_with(&file, &cgroups)?;
     }
     Ok(code)
 }

@@ -74,7 +74,7 @@ fn parse(args: &mut Args) -> Result<Options> {
 pub(super) fn exec(root: &StateRoot, args: &mut Args) -> Result<i32> {
     let options = parse(args)?;
     let record = root.load(&options.id)?;
-    match record.status(&root.dir(&options.id)?) {
+    match record.status(&root.file(&options.id)?) {
         Status::Running | Status::Created => {}
         Status::Paused if options.ignores_pause => {}
         status => {

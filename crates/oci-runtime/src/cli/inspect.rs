@@ -13,7 +13,7 @@ fn id_of(args: &mut Args) -> Result<String> {
 pub(super) fn state(root: &StateRoot, args: &mut Args) -> Result<()> {
     let id = id_of(args)?;
     let record = root.load(&id)?;
-    let status = record.status(&root.dir(&id)?);
+    let status = record.status(&root.file(&id)?);
     print(&format!("{:#}\n", describe(&record, status)));
     Ok(())
 }
@@ -43,7 +43,7 @@ pub(super) fn list(root: &StateRoot, args: &mut Args) -> Result<()> {
     for id in root.ids()? {
         // One that is deleted meanwhile is no longer to be listed.
         if let Ok(record) = root.load(&id) {
-            let status = record.status(&root.dir(&id)?);
+            let status = record.status(&root.file(&id)?);
             records.push((record, status));
         }
     }
@@ -130,11 +130,11 @@ pub(super) fn events(root: &StateRoot, args: &mut Args) -> Result<()> {
         }
     }
     let id = id.ok_or_else(|| Error::invalid("events needs a container id"))?;
-    let dir = root.dir(&id)?;
+    let file = root.file(&id)?;
     let mut oom_kills = 0;
     loop {
         let record = root.load(&id)?;
-        if record.status(&dir) == Status::Stopped {
+        if record.status(&file) == Status::Stopped {
             return if is_once {
                 Err(Error::State { what: format!("container {id} is not running") })
             } else {

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Exec, Launch};
+use crate::cgroup::Cgroups;
 use crate::channel::{Channel, Message};
 use crate::devices;
 use crate::error::{Doing, Error, Result};
@@ -19,9 +20,9 @@ use crate::users;
 /// Everything the first process needs; read-only, as the parent left it.
 pub(super) struct Init<'a> {
     pub(super) launch: &'a Launch<'a>,
+    pub(super) cgroups: &'a Cgroups,
     pub(super) namespaces: &'a Namespaces,
     pub(super) mounts: &'a [PreparedMount<'a>],
-    pub(super) entrances: &'a [OwnedFd],
 }
 
 impl Init<'_> {
@@ -33,18 +34,19 @@ impl Init<'_> {
         let default_process = Process::default();
         let process = spec.process.as_ref().unwrap_or(&default_process);
         if self.namespaces.has_new(libc::CLONE_NEWUSER) {
-            channel.ask(&Message::NeedIdMaps)?;
+            channel.await_go()?;
             namespaces::become_root()?;
         }
         // /proc/self of the host's proc still names this process here.
         process::set_oom_score(process)?;
-        enter_cgroups(self.entrances)?;
-        self.unshare_late(linux)?;
+        self.unshare_early()?;
         self.name_host()?;
         if self.namespaces.has_new(libc::CLONE_NEWNET) {
             sys::loopback_up().doing(|| "bring the loopback interface up")?;
         }
-        let terminal = self.build_root(channel)?;
+        let cgroups = self.enter_cgroups(channel)?;
+        self.unshare_late(linux)?;
+        let terminal = self.build_root(channel, &cgroups)?;
         self.close_root(linux)?;
         let process = &*users::resolve(process)?;
         if let Some(personality) = &linux.personality {
@@ -63,6 +65,30 @@ impl Init<'_> {
         self.finish(process, channel)
     }
 
+    /// The namespaces that ask nothing of the cgroups.
+    fn unshare_early(&self) -> Result<()> {
+        let new = self.namespaces.new
+            & (libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET);
+        if new == 0 {
+            return Ok(());
+        }
+        sys::unshare(new).doing(|| "make the namespaces")
+    }
+
+    /// Waits for the cgroups and enters them. Returns those there are.
+    fn enter_cgroups(&self, channel: &Channel) -> Result<Cgroups> {
+        match channel.receive()? {
+            Some(Message::Cgroups(entrances)) => {
+                enter(&entrances)?;
+                let has_all = entrances.len() == self.cgroups.v1_count();
+                Ok(if has_all { self.cgroups.clone() } else { self.cgroups.without_v1() })
+            }
+            other => Err(Error::State { what: format!("the parent process gave up ({other:?})") }),
+        }
+    }
+
+    /// A cgroup namespace is rooted where its maker is, and a time namespace must get its offsets
+    /// before anyone is in it.
     fn unshare_late(&self, linux: &crate::spec::Linux) -> Result<()> {
         if self.namespaces.has_new(libc::CLONE_NEWCGROUP) {
             sys::unshare(libc::CLONE_NEWCGROUP).doing(|| "make a cgroup namespace")?;
@@ -86,8 +112,8 @@ impl Init<'_> {
     }
 
     /// Mounts everything, runs the hooks that come before the root is entered, and enters it.
-    fn build_root(&self, channel: &Channel) -> Result<Option<(OwnedFd, OwnedFd)>> {
-        let Launch { spec, rootfs, overlay, cgroups, .. } = self.launch;
+    fn build_root(&self, channel: &Channel, cgroups: &Cgroups) -> Result<Option<(OwnedFd, OwnedFd)>> {
+        let Launch { spec, rootfs, overlay, .. } = self.launch;
         if self.namespaces.joins(libc::CLONE_NEWNS) {
             return Ok(None);
         }
@@ -97,6 +123,9 @@ impl Init<'_> {
             return Ok(None);
         }
         let root = Rootfs::mount(spec, rootfs, *overlay)?;
+        if overlay.is_some() {
+            channel.send(&Message::Root(root.fd().try_clone_to_owned().doing(|| "copy the root")?))?;
+        }
         let has_cgroup_namespace = self.namespaces.has_new(libc::CLONE_NEWCGROUP);
         for mount in self.mounts {
             root.apply(mount, cgroups, has_cgroup_namespace)?;
@@ -152,7 +181,7 @@ impl Init<'_> {
 
 /// Joins a running container; the namespaces are entered already.
 pub(super) fn join(exec: &Exec<'_>, entrances: &[OwnedFd], channel: &Channel) -> Result<Infallible> {
-    enter_cgroups(entrances)?;
+    enter(entrances)?;
     let process = &*users::resolve(exec.process)?;
     if let Some(affinity) = &process.exec_cpu_affinity {
         let cpus = if affinity.after.is_empty() { &affinity.initial } else { &affinity.after };
@@ -192,7 +221,7 @@ fn become_program(
     Err(program.exec())
 }
 
-fn enter_cgroups(entrances: &[OwnedFd]) -> Result<()> {
+fn enter(entrances: &[OwnedFd]) -> Result<()> {
     entrances.iter().try_for_each(|fd| rustix::io::write(fd, b"0").map(drop).doing(|| "enter the cgroup"))
 }
 

@@ -413,8 +413,9 @@ mod tests {
 
     #[test]
     fn each_operator_compares_all_64_bits() {
+        type Holds = fn(u64, u64) -> bool;
         let big = 0x1_0000_0005_u64;
-        let cases: [(&str, fn(u64, u64) -> bool); 6] = [
+        let cases: [(&str, Holds); 6] = [
             ("SCMP_CMP_EQ", |a, v| a == v),
             ("SCMP_CMP_NE", |a, v| a != v),
             ("SCMP_CMP_LT", |a, v| a < v),

@@ -1,0 +1,178 @@
+//! The same commands by each engine's own command line.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use support::daemon::Daemon;
+
+use super::runtimes::Crun;
+use super::{Table, median, memory, once, peer, time};
+use crate::shell::root;
+
+/// How often what takes seconds is measured.
+const LONG_RUNS: usize = 3;
+/// How many containers are started at once.
+const AT_ONCE: usize = 8;
+
+/// An engine by its command line.
+pub(super) struct Client {
+    name: &'static str,
+    program: String,
+    /// What tells it which engine to talk to.
+    host: Vec<String>,
+}
+
+impl Client {
+    pub(super) fn cove(daemon: &Daemon) -> Self {
+        let program = root().join("target/release/cove").display().to_string();
+        Self { name: "cove", program, host: vec!["--host".into(), daemon.address()] }
+    }
+
+    /// The engine at `BENCH_DOCKER_HOST`.
+    pub(super) fn docker() -> Option<Self> {
+        let host = std::env::var("BENCH_DOCKER_HOST").ok()?;
+        let program = peer("docker")?.display().to_string();
+        Some(Self { name: "docker", program, host: vec!["--host".into(), host] })
+    }
+
+    /// podman, where it can list its images.
+    pub(super) fn podman() -> Option<Self> {
+        let program = peer("podman-peer").or_else(|| peer("podman"))?.display().to_string();
+        let podman = Self { name: "podman", program, host: Vec::new() };
+        podman.once(&["images"]).is_ok().then_some(podman)
+    }
+
+    fn args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+        self.host.iter().map(String::as_str).chain(args.iter().copied()).collect()
+    }
+
+    fn once(&self, args: &[&str]) -> Result<Duration> {
+        once(&self.program, &self.args(args))
+    }
+
+    fn time(&self, args: &[&str]) -> Result<Duration> {
+        time(&self.program, &self.args(args))
+    }
+
+    /// Starts so many, eight at once. The time of one.
+    pub(super) fn run_many(&self, count: usize) -> Result<Duration> {
+        let names = many(count);
+        let next = AtomicUsize::new(0);
+        let began = Instant::now();
+        std::thread::scope(|scope| -> Result<()> {
+            let worker = || -> Result<()> {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    self.once(&[&["run", "-d", "--name", name], SLEEPER].concat())?;
+                }
+                Ok(())
+            };
+            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().map_err(|_| anyhow!("a worker panicked"))?)
+        })?;
+        Ok(began.elapsed() / u32::try_from(count)?)
+    }
+
+    pub(super) fn remove_many(&self, count: usize) -> Result<()> {
+        let names = many(count);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        // podman waits ten seconds for each unless told not to; docker's rm has no such flag.
+        let quick: &[&str] = if self.name == "podman" { &["-t", "0"] } else { &[] };
+        self.once(&[&["rm", "-f"], quick, names.as_slice()].concat()).map(drop)
+    }
+}
+
+/// Names of the containers that [`Client::run_many`] leaves running.
+fn many(count: usize) -> Vec<String> {
+    (0..count).map(|at| format!("bench-many-{at}")).collect()
+}
+
+const SLEEPER: &[&str] = &["--network", "none", "busybox", "sleep", "900"];
+
+pub(super) fn bench(
+    table: &mut Table,
+    daemon: &Daemon,
+    ours: &Client,
+    others: &[Client],
+    crun: &Crun,
+) -> Result<()> {
+    let image = root().join("target/bench/busybox.tar");
+    support::image::write_busybox(&image)?;
+    for other in others {
+        other.once(&["load", "-i", &image.display().to_string()])?;
+    }
+    for client in others.iter().chain([ours]) {
+        client.once(&[&["run", "-d", "--name", "bench-exec"], SLEEPER].concat())?;
+    }
+    let run: &[&str] = &["run", "--rm", "--network", "none", "busybox", "true"];
+    let exec: &[&str] = &["exec", "bench-exec", "true"];
+    for (what, args, crun, crun_bar, bar) in [
+        ("run --rm of true", run, crun.run, "≤ 1", "≤ 1/15 of docker"),
+        ("exec of true", exec, crun.exec, "≤ 1.2", "≤ 1/12 of docker"),
+    ] {
+        let took = ours.time(args)?;
+        table.compare(what, took, "crun alone", crun, crun_bar);
+        for other in others {
+            table.compare(what, took, other.name, other.time(args).ok(), bar);
+        }
+    }
+    memory::bench(table, daemon, ours)?;
+    for client in others.iter().chain([ours]) {
+        let quick: &[&str] = if client.name == "podman" { &["-t", "0"] } else { &[] };
+        client.once(&[&["rm", "-f"], quick, &["bench-exec"]].concat())?;
+    }
+    let both =
+        |table: &mut Table, what: &str, bar, measure: &dyn Fn(&Client) -> Result<Duration>| -> Result<()> {
+            let took = thrice(|| measure(ours))?;
+            for other in others {
+                table.compare(what, took, other.name, thrice(|| measure(other)).ok(), bar);
+            }
+            if others.is_empty() {
+                table.compare(what, took, "docker", None, bar);
+            }
+            Ok(())
+        };
+    for count in [50, 200] {
+        both(table, &format!("{count} starts, 8 at once, each"), "≤ 1/8", &|client| {
+            let took = client.run_many(count)?;
+            client.remove_many(count)?;
+            Ok(took)
+        })?;
+    }
+    let script = format!("yes {} | head -n 1000000", "x".repeat(99));
+    let body = ["--network", "none", "busybox", "sh", "-c", &script];
+    both(table, "a million lines, written", "≤ 1 of podman", &|client| {
+        let began = Instant::now();
+        client.once(&[&["run", "-d", "--name", "bench-logs"], body.as_slice()].concat())?;
+        client.once(&["wait", "bench-logs"])?;
+        let took = began.elapsed();
+        client.once(&["rm", "bench-logs"])?;
+        Ok(took)
+    })?;
+    for client in others.iter().chain([ours]) {
+        client.once(&[&["run", "--name", "bench-logs"], body.as_slice()].concat())?;
+    }
+    both(table, "a million lines, read back", "≤ 1/12 of docker", &|client| {
+        client.once(&["logs", "bench-logs"])
+    })?;
+    for client in others.iter().chain([ours]) {
+        client.once(&["rm", "bench-logs"])?;
+    }
+    both(table, "a million lines, attached", "≤ 1/3 of docker", &|client| {
+        client.once(&[&["run", "--rm"], body.as_slice()].concat())
+    })?;
+    // An image that a loopback registry has.
+    let Ok(image) = std::env::var("BENCH_IMAGE") else { return Ok(()) };
+    both(table, &format!("pull of {image}"), "≤ 1/4", &|client| {
+        let took = client.once(&["pull", &image])?;
+        client.once(&["rmi", &image])?;
+        Ok(took)
+    })
+}
+
+/// The median of three.
+fn thrice(measure: impl Fn() -> Result<Duration>) -> Result<Duration> {
+    (0..LONG_RUNS).map(|_| measure()).collect::<Result<Vec<_>>>().map(median)
+}
