@@ -27,8 +27,8 @@ three that do not count; what takes seconds is the median of three. A ratio belo
 quicker, and the bar is for the ratio unless it has a unit. Peers that are not installed (or not named by
 `PEERS=DIR`, whose `DIR/bin` is searched first) are left out.
 
-Runtimes run in a mount namespace that shows version 1 of the cgroups only, because crun and runc refuse
-a hybrid, and keep their state on a tmpfs. podman is called as its wrapper, if there is one.
+crun and runc run in a mount namespace that shows version 1 of the cgroups only, because they refuse a
+hybrid; all runtimes keep their state on a tmpfs. podman is called as its wrapper, if there is one.
 
 ";
 

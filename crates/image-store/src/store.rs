@@ -132,6 +132,7 @@ impl ImageStore {
                 .create(&path)
                 .doing(|| format!("make {}", path.display()))?;
         }
+        spread_children(&config.root.join("ingest"));
         let database = Database::open(&config.root.join("images.db"))?;
         let index = Index::load(&database)?;
         let uses_overlay = !config.forces_copy && crate::snapshot::overlay_works(&config);
@@ -480,3 +481,17 @@ pub(crate) fn parse_config(raw: &[u8]) -> Result<ConfigFile> {
 
 /// Names by image.
 pub(crate) type Names = BTreeMap<String, Digest>;
+
+/// Has ext4 lay the trees made below far from each other (its Orlov allocator, `FS_TOPDIR_FL`): layers
+/// that are unpacked side by side then don't crowd one block group, nor search one that is full of
+/// inodes just deleted, which ext4 leaves alone for minutes. A pull after a removal took three times as
+/// long without.
+fn spread_children(dir: &Path) {
+    use rustix::fs::{IFlags, Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // Other file systems have no such flag, and no such need.
+    let _ = rustix::fs::open(dir, flags, Mode::empty()).and_then(|dir| {
+        let flags = rustix::fs::ioctl_getflags(&dir)?;
+        rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR)
+    });
+}
