@@ -1,10 +1,12 @@
 //! The grammar of the command line, and which verb does what.
 
+use std::ffi::OsString;
+
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
-use crate::{containers, images, run, system};
+use crate::{containers, images, listing, run, system};
 
 /// Runs containers.
 #[derive(Parser, Debug)]
@@ -19,7 +21,9 @@ Examples:
   cove run --network host cove/welcome    a page that shows a container from inside
   cove run -it --rm alpine sh             a shell, gone when it ends
   cove ps -a                              what there is
-  cove web                                the window, in a browser"
+  cove web                                the window, in a browser
+
+Docker's long forms work too: cove container ls, cove image rm, cove system df."
 )]
 pub(crate) struct Args {
     /// The engine: unix:///path/to/socket
@@ -51,7 +55,7 @@ pub(crate) enum Verb {
     Rm(containers::RemoveArgs),
     /// List containers
     #[command(visible_alias = "list")]
-    Ps(containers::ListArgs),
+    Ps(listing::PsArgs),
     /// Show a container's output
     Logs(containers::LogsArgs),
     /// Run a command in a running container
@@ -63,9 +67,9 @@ pub(crate) enum Verb {
     /// List the processes of a container
     Top(containers::TopArgs),
     /// Show what containers use
-    Stats(containers::StatsArgs),
+    Stats(listing::StatsArgs),
     /// Show all about containers or images, as JSON
-    Inspect(containers::Names),
+    Inspect(containers::InspectArgs),
     /// List what a container changed
     Diff(containers::Name),
     /// Write a container's file system as a tar archive
@@ -81,13 +85,13 @@ pub(crate) enum Verb {
     /// Pull an image
     Pull(images::PullArgs),
     /// List images
-    Images(images::ListArgs),
+    Images(listing::ImagesArgs),
     /// Remove images
     Rmi(images::RemoveArgs),
     /// Give an image another name
     Tag(images::TagArgs),
     /// Show how an image was made
-    History(containers::Name),
+    History(listing::HistoryArgs),
     /// Write images to a tar archive
     Save(images::SaveArgs),
     /// Load images from a tar archive
@@ -95,13 +99,13 @@ pub(crate) enum Verb {
     /// Show what happens
     Events(system::EventsArgs),
     /// Show the engine and its computer
-    Info,
+    Info(system::ValueArgs),
     /// Show versions
-    Version,
+    Version(system::ValueArgs),
     /// Remove stopped containers and unused images
     Prune(system::PruneArgs),
     /// Show disk usage
-    Df,
+    Df(listing::DfArgs),
     /// Serve the window to a browser
     Web(system::WebArgs),
     /// Check this computer
@@ -117,6 +121,52 @@ pub(crate) struct CompletionArgs {
 }
 
 /// Does what was asked.
+/// Docker's long forms: `container`, `image` and `system`, and the verbs behind them.
+const LONG_FORMS: &[(&str, &str, &[&str])] = &[
+    ("container", "ls", &["ps"]),
+    ("container", "list", &["ps"]),
+    ("container", "prune", &["prune", "--only", "containers"]),
+    ("container", "inspect", &["inspect", "--type", "container"]),
+    ("image", "ls", &["images"]),
+    ("image", "list", &["images"]),
+    ("image", "rm", &["rmi"]),
+    ("image", "remove", &["rmi"]),
+    ("image", "prune", &["prune", "--only", "images"]),
+    ("image", "inspect", &["inspect", "--type", "image"]),
+];
+
+/// Verbs that keep their name behind such a word.
+const KEPT: &[(&str, &[&str])] = &[
+    (
+        "container",
+        &[
+            "attach", "commit", "cp", "create", "diff", "exec", "export", "kill", "logs", "pause", "ps",
+            "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait",
+        ],
+    ),
+    ("image", &["history", "load", "pull", "save", "tag"]),
+    ("system", &["df", "events", "info", "prune"]),
+];
+
+/// Writes Docker's long forms (`container ls`) as the short ones (`ps`).
+pub(crate) fn expand(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    // The word may stand behind the one flag that comes before verbs.
+    let mut at = 1;
+    while let Some(flag) = args.get(at).and_then(|arg| arg.to_str()).filter(|arg| arg.starts_with('-')) {
+        at += if matches!(flag, "-H" | "--host") { 2 } else { 1 };
+    }
+    let word = |at: usize| args.get(at).and_then(|arg| arg.to_str()).unwrap_or_default().to_owned();
+    let (group, verb) = (word(at), word(at + 1));
+    let long = LONG_FORMS.iter().find(|(known, long, _)| *known == group && *long == verb);
+    if let Some((_, _, short)) = long {
+        args.splice(at..at + 2, short.iter().map(OsString::from));
+    } else if KEPT.iter().any(|(known, verbs)| *known == group && verbs.contains(&verb.as_str())) {
+        args.remove(at);
+    }
+    args
+}
+
 pub(crate) async fn dispatch(args: Args) -> Outcome {
     if let Verb::Completion(completion) = &args.verb {
         let mut script = Vec::new();
@@ -143,12 +193,12 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Pause(names) => containers::pause(&client, names).await,
         Verb::Unpause(names) => containers::unpause(&client, names).await,
         Verb::Rm(args) => containers::remove(&client, args).await,
-        Verb::Ps(args) => containers::list(&client, args).await,
+        Verb::Ps(args) => listing::ps(&client, args).await,
         Verb::Logs(args) => containers::logs(&client, args).await,
         Verb::Wait(names) => containers::wait(&client, names).await,
         Verb::Top(args) => containers::top(&client, args).await,
-        Verb::Stats(args) => containers::stats(&client, args).await,
-        Verb::Inspect(names) => containers::inspect(&client, names).await,
+        Verb::Stats(args) => listing::stats(&client, args).await,
+        Verb::Inspect(args) => containers::inspect(&client, args).await,
         Verb::Diff(name) => containers::diff(&client, name).await,
         Verb::Export(args) => containers::export(&client, args).await,
         Verb::Cp(args) => containers::copy(&client, args).await,
@@ -156,17 +206,52 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Commit(args) => containers::commit(&client, args).await,
         Verb::Update(args) => containers::update(&client, args).await,
         Verb::Pull(args) => images::pull_verb(&client, args).await,
-        Verb::Images(args) => images::list(&client, args).await,
+        Verb::Images(args) => listing::images(&client, args).await,
         Verb::Rmi(args) => images::remove(&client, args).await,
         Verb::Tag(args) => images::tag(&client, args).await,
-        Verb::History(name) => images::history(&client, name).await,
+        Verb::History(args) => listing::history(&client, args).await,
         Verb::Save(args) => images::save(&client, args).await,
         Verb::Load(args) => images::load(&client, args).await,
         Verb::Events(args) => system::events(&client, args).await,
-        Verb::Info => system::info(&client).await,
-        Verb::Version => system::version(&client).await,
+        Verb::Info(args) => system::info(&client, args).await,
+        Verb::Version(args) => system::version(&client, args).await,
         Verb::Prune(args) => system::prune(&client, args).await,
-        Verb::Df => system::disk_usage(&client).await,
+        Verb::Df(args) => listing::df(&client, args).await,
         Verb::Web(_) | Verb::Doctor | Verb::Completion(_) => Ok(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_forms_are_written_short() {
+        for (given, expected) in [
+            ("cove container ls -a", "cove ps -a"),
+            ("cove -H unix:///x image rm a", "cove -H unix:///x rmi a"),
+            (
+                "cove --host=unix:///x container run -it a container ls",
+                "cove --host=unix:///x run -it a container ls",
+            ),
+            ("cove system df", "cove df"),
+            ("cove run container ls", "cove run container ls"),
+            ("cove container frob", "cove container frob"),
+            ("cove", "cove"),
+        ] {
+            let expanded = expand(given.split(' ').map(OsString::from));
+            assert_eq!(expanded, expected.split(' ').map(OsString::from).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_grammar_is_sound_and_knows_every_verb_of_the_long_forms() {
+        let command = Args::command();
+        command.clone().debug_assert();
+        let verbs =
+            KEPT.iter().flat_map(|(_, verbs)| verbs.iter()).chain(LONG_FORMS.iter().map(|(.., to)| &to[0]));
+        for verb in verbs {
+            assert!(command.find_subcommand(verb).is_some(), "{verb}");
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! Verbs about containers that put no streams on the terminal.
 
-use api::client::containers::{ListContainers, Logs, RemoveContainer};
+use api::client::containers::{Logs, RemoveContainer};
 use api::client::{Body, Client, Filters, FrameDecoder};
-use api::container::{ContainerSummary, Resources, RestartPolicy, Stats, UpdateContainer};
+use api::container::{Resources, RestartPolicy, UpdateContainer};
 use clap::Args;
 use futures_util::StreamExt;
 
 use crate::exit::{Failure, Outcome};
-use crate::table::{cut, print};
+use crate::table::{print_cells, print_value};
 use crate::{printer, streams, units};
 
 /// One name.
@@ -153,70 +153,6 @@ pub(crate) async fn remove(client: &Client, args: RemoveArgs) -> Outcome {
     each(&args.names, |name| async move { client.remove_container(&name, remove).await }).await
 }
 
-/// Flags of `ps`.
-#[derive(Args, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
-pub(crate) struct ListArgs {
-    /// Also those that don't run
-    #[arg(short, long)]
-    all: bool,
-    /// Print only ids
-    #[arg(short, long)]
-    quiet: bool,
-    /// Print ids and commands in full
-    #[arg(long)]
-    no_trunc: bool,
-    /// The newest so many
-    #[arg(short = 'n', long)]
-    last: Option<u32>,
-    /// The newest
-    #[arg(short, long)]
-    latest: bool,
-    /// status=…, name=…, label=…, ancestor=…
-    #[arg(short, long)]
-    filter: Vec<String>,
-    /// json
-    #[arg(long, value_parser = ["json", "table"])]
-    format: Option<String>,
-}
-
-pub(crate) async fn list(client: &Client, args: ListArgs) -> Outcome {
-    let limit = if args.latest { Some(1) } else { args.last };
-    let list = ListContainers { all: args.all, limit, size: false, filters: filters(&args.filter)? };
-    let all = client.list_containers(&list).await?;
-    let is_json = args.format.as_deref() == Some("json");
-    let mut rows = Vec::new();
-    for container in &all {
-        let id: String =
-            if args.no_trunc { container.id.clone() } else { container.id.chars().take(12).collect() };
-        if is_json {
-            printer::line(serde_json::to_string(container).unwrap_or_default());
-        } else if args.quiet {
-            printer::line(id);
-        } else {
-            rows.push(row(container, id, args.no_trunc));
-        }
-    }
-    if !is_json && !args.quiet {
-        print(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"], &rows);
-    }
-    Ok(0)
-}
-
-fn row(container: &ContainerSummary, id: String, is_whole: bool) -> Vec<String> {
-    let command = if is_whole { container.command.clone() } else { cut(&container.command, 20) };
-    let names: Vec<&str> = container.names.iter().map(|name| name.trim_start_matches('/')).collect();
-    vec![
-        id,
-        container.image.clone(),
-        format!("\"{command}\""),
-        units::ago(container.created),
-        container.status.clone(),
-        String::new(),
-        names.join(","),
-    ]
-}
-
 /// Flags of `logs`.
 #[derive(Args, Debug)]
 pub(crate) struct LogsArgs {
@@ -301,92 +237,64 @@ pub(crate) async fn top(client: &Client, args: TopArgs) -> Outcome {
     let table =
         client.top_container(&args.name, Some(options.as_str()).filter(|text| !text.is_empty())).await?;
     let heads: Vec<&str> = table.titles.iter().map(String::as_str).collect();
-    print(&heads, &table.processes);
+    print_cells(&heads, &table.processes);
     Ok(0)
 }
 
-/// Flags of `stats`.
+/// Flags of `inspect`.
 #[derive(Args, Debug)]
-pub(crate) struct StatsArgs {
-    /// Print once and end
-    #[arg(long)]
-    no_stream: bool,
-    /// Names or ids; all that run, if none is given
+pub(crate) struct InspectArgs {
+    /// json, or a Go template: '{{.State.Status}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// container or image, where both have the name
+    #[arg(long = "type", value_name = "KIND", value_parser = ["container", "image"])]
+    kind: Option<String>,
+    /// Names or ids
+    #[arg(required = true)]
     names: Vec<String>,
 }
 
-pub(crate) async fn stats(client: &Client, args: StatsArgs) -> Outcome {
-    loop {
-        let names = if args.names.is_empty() {
-            let list = client.list_containers(&ListContainers::default()).await?;
-            list.into_iter().map(|container| container.id).collect()
-        } else {
-            args.names.clone()
-        };
-        let samples =
-            futures_util::future::join_all(names.iter().map(|name| client.container_stats_once(name))).await;
-        let rows = samples.into_iter().map(|sample| Ok(stats_row(&sample?))).collect::<Outcome<Vec<_>>>()?;
-        if !args.no_stream && printer::is_terminal() {
-            printer::bytes(b"\x1b[2J\x1b[H");
-        }
-        print(&["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "PIDS"], &rows);
-        if args.no_stream {
-            return Ok(0);
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    }
-}
-
-fn stats_row(stats: &Stats) -> Vec<String> {
-    // In hundredths of a percent, to stay in whole numbers.
-    let hundredths = |part: u64, whole: u64| part.saturating_mul(10_000).checked_div(whole).unwrap_or(0);
-    let percent = |n: u64| format!("{}.{:02}%", n / 100, n % 100);
-    let used = stats.cpu_stats.cpu_usage.total_usage.saturating_sub(stats.precpu_stats.cpu_usage.total_usage);
-    let system = stats
-        .cpu_stats
-        .system_cpu_usage
-        .unwrap_or(0)
-        .saturating_sub(stats.precpu_stats.system_cpu_usage.unwrap_or(0));
-    let cpu = hundredths(used, system) * u64::from(stats.cpu_stats.online_cpus.unwrap_or(1));
-    let cache = ["inactive_file", "total_inactive_file"]
-        .iter()
-        .find_map(|key| stats.memory_stats.stats.get(*key))
-        .copied()
-        .unwrap_or(0);
-    let memory = stats.memory_stats.usage.unwrap_or(0).saturating_sub(cache);
-    let limit = stats.memory_stats.limit.unwrap_or(0);
-    vec![
-        stats.id.chars().take(12).collect(),
-        stats.name.trim_start_matches('/').to_owned(),
-        percent(cpu),
-        format!("{} / {}", units::memory(memory), units::memory(limit)),
-        percent(hundredths(memory, limit)),
-        stats.pids_stats.current.unwrap_or(0).to_string(),
-    ]
-}
-
-pub(crate) async fn inspect(client: &Client, args: Names) -> Outcome {
+pub(crate) async fn inspect(client: &Client, args: InspectArgs) -> Outcome {
     let mut found = Vec::new();
     let mut worst = 0;
     for name in &args.names {
-        let value = match client.inspect_container(name).await {
-            Ok(info) => serde_json::to_value(info),
-            Err(error) if error.kind() == api::client::ErrorKind::NotFound => {
-                match client.inspect_image(name).await {
-                    Ok(image) => serde_json::to_value(image),
-                    Err(_) => {
-                        printer::failure(&Failure::new(format!("No such object: {name}")));
-                        worst = 1;
-                        continue;
-                    }
-                }
+        match find(client, name, args.kind.as_deref()).await? {
+            Some(value) => found.push(value),
+            None => {
+                printer::failure(&Failure::new(format!("No such object: {name}")));
+                worst = 1;
             }
-            Err(error) => return Err(error.into()),
-        };
-        found.push(value.map_err(|error| Failure::new(error.to_string()))?);
+        }
     }
-    printer::line(serde_json::to_string_pretty(&found).unwrap_or_default());
+    match args.format.as_deref() {
+        None | Some("") => printer::line(serde_json::to_string_pretty(&found).unwrap_or_default()),
+        Some("json") => printer::line(serde_json::Value::from(found)),
+        Some(format) => found.iter().try_for_each(|value| print_value(format, value))?,
+    }
     Ok(worst)
+}
+
+/// A container or an image of that name.
+async fn find(client: &Client, name: &str, kind: Option<&str>) -> Outcome<Option<serde_json::Value>> {
+    let value = |value: Result<serde_json::Value, serde_json::Error>| {
+        value.map(Some).map_err(|error| Failure::new(error.to_string()))
+    };
+    if kind != Some("image") {
+        match client.inspect_container(name).await {
+            Ok(info) => return value(serde_json::to_value(info)),
+            Err(error) if error.kind() == api::client::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if kind != Some("container") {
+        match client.inspect_image(name).await {
+            Ok(image) => return value(serde_json::to_value(image)),
+            Err(error) if error.kind() == api::client::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
 }
 
 pub(crate) async fn diff(client: &Client, args: Name) -> Outcome {

@@ -9,10 +9,9 @@ use clap::Args;
 use futures_util::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::containers::{Name, for_each};
+use crate::containers::for_each;
 use crate::exit::{Failure, Outcome};
-use crate::table::{cut, print};
-use crate::{printer, units};
+use crate::printer;
 
 /// Flags of `pull`.
 #[derive(Args, Debug)]
@@ -107,65 +106,6 @@ impl View {
     }
 }
 
-/// Flags of `images`.
-#[derive(Args, Debug)]
-pub(crate) struct ListArgs {
-    /// Print only ids
-    #[arg(short, long)]
-    quiet: bool,
-    /// Print ids in full
-    #[arg(long)]
-    no_trunc: bool,
-    /// dangling=true, label=…, reference=…
-    #[arg(short, long)]
-    filter: Vec<String>,
-    /// json
-    #[arg(long, value_parser = ["json", "table"])]
-    format: Option<String>,
-    /// Only images of this name
-    name: Option<String>,
-}
-
-pub(crate) async fn list(client: &Client, args: ListArgs) -> Outcome {
-    let mut filters = crate::containers::filters(&args.filter)?;
-    if let Some(name) = &args.name {
-        filters = filters.with("reference", name);
-    }
-    let images = client.list_images(false, &filters).await?;
-    let mut rows = Vec::new();
-    for image in images {
-        if args.format.as_deref() == Some("json") {
-            printer::line(serde_json::to_string(&image).unwrap_or_default());
-            continue;
-        }
-        let plain = image.id.trim_start_matches("sha256:");
-        let id = if args.no_trunc { image.id.clone() } else { plain.chars().take(12).collect() };
-        if args.quiet {
-            printer::line(id);
-            continue;
-        }
-        let names = if image.repo_tags.is_empty() {
-            vec!["<none>:<none>".to_owned()]
-        } else {
-            image.repo_tags.clone()
-        };
-        for name in names {
-            let (repository, tag) = name.rsplit_once(':').unwrap_or((&name, "<none>"));
-            rows.push(vec![
-                repository.to_owned(),
-                tag.to_owned(),
-                id.clone(),
-                units::ago(image.created),
-                units::size(image.size),
-            ]);
-        }
-    }
-    if args.format.as_deref() != Some("json") && !args.quiet {
-        print(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows);
-    }
-    Ok(0)
-}
-
 /// Flags of `rmi`.
 #[derive(Args, Debug)]
 pub(crate) struct RemoveArgs {
@@ -209,26 +149,6 @@ pub(crate) async fn tag(client: &Client, args: TagArgs) -> Outcome {
         _ => (args.target.as_str(), None),
     };
     client.tag_image(&args.source, repository, tag).await?;
-    Ok(0)
-}
-
-pub(crate) async fn history(client: &Client, args: Name) -> Outcome {
-    let rows: Vec<Vec<String>> = client
-        .image_history(&args.name)
-        .await?
-        .into_iter()
-        .map(|entry| {
-            let id = entry.id.trim_start_matches("sha256:").chars().take(12).collect();
-            vec![
-                id,
-                units::ago(entry.created),
-                cut(&entry.created_by, 45),
-                units::size(entry.size),
-                entry.comment,
-            ]
-        })
-        .collect();
-    print(&["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows);
     Ok(0)
 }
 

@@ -4,19 +4,21 @@ mod args;
 mod containers;
 mod exit;
 mod images;
+mod listing;
 mod printer;
 mod run;
 mod spec;
 mod streams;
 mod system;
 mod table;
+mod template;
 mod terminal;
 mod units;
 
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
-    let args = match args::Args::try_parse() {
+    let args = match args::Args::try_parse_from(args::expand(std::env::args_os())) {
         Ok(args) => args,
         Err(error) => {
             // Help and version are no errors; anything else is Docker's 125.

@@ -2,14 +2,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use api::client::{Client, Filters};
+use api::client::Client;
 use clap::Args;
 use futures_util::StreamExt;
 use host::engine::{Surroundings, Target};
 use host::web::{Assets, Web};
 
 use crate::exit::{Failure, Outcome};
-use crate::table::print;
+use crate::table::print_value;
 use crate::{containers, printer, units};
 
 /// Flags of `events`.
@@ -24,8 +24,8 @@ pub(crate) struct EventsArgs {
     /// container=…, event=…, label=…
     #[arg(short, long)]
     filter: Vec<String>,
-    /// json
-    #[arg(long, value_parser = ["json"])]
+    /// json, or a Go template: '{{.Action}} {{.Actor.ID}}'
+    #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
 }
 
@@ -36,8 +36,8 @@ pub(crate) async fn events(client: &Client, args: EventsArgs) -> Outcome {
     let mut events = client.events(since.as_deref(), until.as_deref(), &filters).await?;
     while let Some(event) = events.next().await {
         let event = event?;
-        if args.format.is_some() {
-            printer::line(serde_json::to_string(&event).unwrap_or_default());
+        if let Some(format) = &args.format {
+            print_value(format, &serde_json::to_value(&event).unwrap_or_default())?;
             continue;
         }
         let at = jiff::Timestamp::from_nanosecond(i128::from(event.time_nano)).unwrap_or_default();
@@ -54,8 +54,20 @@ pub(crate) async fn events(client: &Client, args: EventsArgs) -> Outcome {
     Ok(0)
 }
 
-pub(crate) async fn info(client: &Client) -> Outcome {
+/// `--format` of verbs that print one thing.
+#[derive(Args, Debug)]
+pub(crate) struct ValueArgs {
+    /// json, or a Go template: '{{.ServerVersion}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+pub(crate) async fn info(client: &Client, args: ValueArgs) -> Outcome {
     let info = client.info().await?;
+    if let Some(format) = &args.format {
+        print_value(format, &serde_json::to_value(&info).unwrap_or_default())?;
+        return Ok(0);
+    }
     for (name, value) in [
         ("Containers", info.containers.to_string()),
         (" Running", info.containers_running.to_string()),
@@ -82,8 +94,16 @@ pub(crate) async fn info(client: &Client) -> Outcome {
     Ok(0)
 }
 
-pub(crate) async fn version(client: &Client) -> Outcome {
+pub(crate) async fn version(client: &Client, args: ValueArgs) -> Outcome {
     let server = client.version().await?;
+    if let Some(format) = &args.format {
+        let both = serde_json::json!({
+            "Client": { "Version": env!("CARGO_PKG_VERSION"), "Os": std::env::consts::OS, "Arch": server.arch },
+            "Server": server,
+        });
+        print_value(format, &both)?;
+        return Ok(0);
+    }
     printer::line(format_args!("Client: {}", env!("CARGO_PKG_VERSION")));
     printer::line(format_args!(
         "Engine: {} (API {}, at least {})",
@@ -102,12 +122,24 @@ pub(crate) struct PruneArgs {
     /// Don't ask
     #[arg(short, long)]
     force: bool,
+    /// label=…, until=… (a time, or how long ago)
+    #[arg(long)]
+    filter: Vec<String>,
+    /// containers or images, and not the other
+    #[arg(long, value_name = "KIND", value_parser = ["containers", "images"])]
+    only: Option<String>,
 }
 
 pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
+    let takes = |kind: &str| args.only.as_deref().is_none_or(|only| only == kind);
     if !args.force {
         let images = if args.all { "all images no container uses" } else { "images without a name" };
-        printer::note(format_args!("This removes all stopped containers, with their logs, and {images}."));
+        let what = match (takes("containers"), takes("images")) {
+            (true, true) => format!("all stopped containers, with their logs, and {images}"),
+            (true, false) => "all stopped containers, with their logs".to_owned(),
+            _ => images.to_owned(),
+        };
+        printer::note(format_args!("This removes {what}."));
         if !crate::terminal::is_input() {
             return Err(Failure::new("nobody can be asked here: use --force"));
         }
@@ -118,9 +150,16 @@ pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
             return Ok(0);
         }
     }
-    let containers = client.prune_containers(&Filters::default()).await?;
-    let filters = Filters::default().with("dangling", if args.all { "false" } else { "true" });
-    let images = client.prune_images(&filters).await?;
+    let filters = containers::filters(&args.filter)?;
+    let mut containers = api::container::PruneContainersResponse::default();
+    if takes("containers") {
+        containers = client.prune_containers(&filters).await?;
+    }
+    let mut images = api::image::PruneImagesResponse::default();
+    if takes("images") {
+        let filters = filters.with("dangling", if args.all { "false" } else { "true" });
+        images = client.prune_images(&filters).await?;
+    }
     for id in containers.containers_deleted.iter().flatten() {
         printer::line(id);
     }
@@ -134,30 +173,6 @@ pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
         "Total reclaimed space: {}",
         units::size(i64::try_from(bytes).unwrap_or(i64::MAX))
     ));
-    Ok(0)
-}
-
-pub(crate) async fn disk_usage(client: &Client) -> Outcome {
-    let usage = client.disk_usage().await?;
-    let in_use = usage.images.iter().filter(|image| image.containers > 0).count();
-    let running = usage.containers.iter().filter(|container| container.state == "running").count();
-    let written: i64 = usage.containers.iter().filter_map(|container| container.size_rw).sum();
-    let unused: i64 = usage
-        .images
-        .iter()
-        .filter(|image| image.containers == 0)
-        .map(|image| image.size - image.shared_size.max(0))
-        .sum();
-    let row = |name: &str, total: usize, active: usize, size: i64, free: i64| {
-        vec![name.to_owned(), total.to_string(), active.to_string(), units::size(size), units::size(free)]
-    };
-    print(
-        &["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"],
-        &[
-            row("Images", usage.images.len(), in_use, usage.layers_size, unused),
-            row("Containers", usage.containers.len(), running, written, 0),
-        ],
-    );
     Ok(0)
 }
 

@@ -64,3 +64,46 @@ fn what_goes_wrong_is_said_and_has_its_exit_code() -> Result<()> {
     assert_eq!(said.code, 125, "{said:?}");
     Ok(())
 }
+
+/// Docker's own command line is asked the same of the same engine.
+#[test]
+fn lists_and_templates_print_what_dockers_print() -> Result<()> {
+    let daemon = Daemon::start()?;
+    for (name, label) in [("one", "a=1"), ("two", "b=2")] {
+        let run = ["run", "-d", "--name", name, "--label", label, "--label", "c.d=x", "--network", "none"];
+        assert_eq!(daemon.cove(&[run.as_slice(), &["busybox", "sleep", "1000"]].concat())?.code, 0);
+    }
+    for args in [
+        &["ps", "--format", "{{.ID}} {{.Names}} {{.Image}} {{.Command}} {{.State}} {{.CreatedAt}}"][..],
+        &["ps", "--format", "{{.Names}}|{{.Label \"c.d\"}}|{{upper .Image}}|{{json .Names}}|{{.Mounts}}"],
+        &["ps", "--format", "table {{.Names}}\\t{{.Image}}\\t{{.Status}}"],
+        &["ps", "-aq", "--no-trunc"],
+        &["images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}} {{.Size}}"],
+        &["images", "--format", "table {{.Repository}}\\t{{.Size}}"],
+        &["inspect", "-f", "{{.State.Status}} {{.Name}} {{.Config.Image}}", "one", "two"],
+        &["inspect", "-f", "{{range .Config.Env}}{{.}};{{end}} {{.HostConfig.RestartPolicy.Name}} {{json .Config.Cmd}}", "one"],
+        &["inspect", "-f", "{{if and .State.Running (eq .State.ExitCode 0)}}up{{else}}down{{end}}", "one"],
+        &["inspect", "-f", "{{index .Config.Labels \"a\"}}-{{len .Mounts}}-{{.Config.Labels}}", "one"],
+        &["inspect", "-f", "{{printf \"%s %5d %-6v|\" .Name .State.ExitCode .State.Paused}}", "one"],
+        &["inspect", "--type", "image", "-f", "{{.Os}}/{{.Architecture}} {{slice .Id 0 12}}", "busybox"],
+        &["history", "--format", "{{.ID}} {{.CreatedBy}}", "busybox"],
+        &["info", "--format", "{{.ServerVersion}} {{.NCPU}} {{.OSType}}"],
+        &["version", "--format", "{{.Server.Version}} {{.Server.Os}}"],
+    ] {
+        let (cove, docker) = (daemon.cove(args)?, daemon.docker(args)?);
+        assert_eq!(
+            (cove.code, cove.out),
+            (docker.code, docker.out),
+            "{args:?}: {} / {}",
+            cove.err,
+            docker.err
+        );
+    }
+    // The long forms.
+    assert_eq!(daemon.cove(&["container", "ls", "-q"])?.out, daemon.docker(&["container", "ls", "-q"])?.out);
+    assert_eq!(daemon.cove(&["image", "ls", "-q"])?.out, daemon.docker(&["image", "ls", "-q"])?.out);
+    let said = daemon.cove(&["ps", "--format", "{{.Nmes}}"])?;
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("template parsing error") && said.err.contains("Names"), "{said:?}");
+    Ok(())
+}
