@@ -474,6 +474,9 @@ pub(crate) struct CommitArgs {
     /// What it is
     #[arg(short, long, default_value = "")]
     message: String,
+    /// A Dockerfile instruction to apply: 'CMD ["sh"]', 'ENV A=1'
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
     /// Go on running meanwhile
     #[arg(long)]
     no_pause: bool,
@@ -497,6 +500,7 @@ pub(crate) async fn commit(client: &Client, args: CommitArgs) -> Outcome {
         .query("author", &args.author)
         .query("comment", &args.message)
         .query("pause", if args.no_pause { "0" } else { "1" })
+        .query_opt("changes", Some(args.change.join("\n")).filter(|text| !text.is_empty()).as_deref())
         .fetch()
         .await?;
     printer::line(answer.id);

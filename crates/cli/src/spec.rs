@@ -112,6 +112,9 @@ pub(crate) struct SpecArgs {
     /// All capabilities, all devices, nothing hidden
     #[arg(long)]
     privileged: bool,
+    /// A small init as its first process: passes signals on and reaps what is left to it
+    #[arg(long)]
+    init: bool,
     /// Its root can't be written
     #[arg(long)]
     read_only: bool,
@@ -289,6 +292,7 @@ impl SpecArgs {
             uts_mode: self.uts.clone().unwrap_or_default(),
             oom_score_adj: self.oom_score_adj.unwrap_or(0),
             privileged: self.privileged,
+            init: self.init.then_some(true),
             readonly_rootfs: self.read_only,
             security_opt: self.security_options()?,
             shm_size: size(&self.shm_size)?,

@@ -221,9 +221,6 @@ fn check(spec: &ContainerSpec) -> Result<()> {
             spec.working_dir
         )));
     }
-    if host.init {
-        return Err(Error::unsupported("--init is not supported yet"));
-    }
     if !matches!(host.pid_mode.as_str(), "" | "host" | "private") && !host.pid_mode.starts_with("container:")
     {
         return Err(Error::invalid(format!("invalid PID mode: {}", host.pid_mode)));

@@ -10,6 +10,23 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Subject};
 use crate::lifecycle::State;
 
+/// What an image made of a container is to be.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// Its name.
+    pub reference: Option<Reference>,
+    /// Who made it.
+    pub author: String,
+    /// Free text.
+    pub comment: String,
+    /// Its configuration; the container's where there is none.
+    pub config: Option<ImageConfig>,
+    /// Dockerfile instructions applied to that.
+    pub changes: Vec<String>,
+    /// Whether the container is paused, so that nothing changes meanwhile.
+    pub pauses: bool,
+}
+
 impl Engine {
     /// Removes an image, or one of its names.
     ///
@@ -57,30 +74,26 @@ impl Engine {
         Ok(self.images.prune(is_all, &in_use)?)
     }
 
-    /// Makes an image of a container's file system; with `pauses` nothing changes meanwhile.
+    /// Makes an image of a container's file system.
     ///
     /// # Errors
-    /// Where there is no such container, or it has no image of its own.
-    pub async fn commit(
-        &self,
-        name: &str,
-        reference: Option<Reference>,
-        author: &str,
-        comment: &str,
-        config: Option<ImageConfig>,
-        pauses: bool,
-    ) -> Result<String> {
+    /// Where there is no such container, it has no image of its own, or a change is malformed.
+    pub async fn commit(&self, name: &str, wanted: Commit) -> Result<String> {
         let container = self.containers.find(name)?;
         if container.image_id.is_empty() {
             return Err(Error::unsupported("a container that runs a directory has no layers to commit"));
         }
+        let mut config = wanted.config.unwrap_or_else(|| config_of(&container.spec()));
+        for change in &wanted.changes {
+            image_store::instructions::apply(&mut config, change)?;
+        }
         let is_running = matches!(container.state(), State::Running(_));
-        let has_paused = pauses && is_running && self.pause(name).await.is_ok();
+        let has_paused = wanted.pauses && is_running && self.pause(name).await.is_ok();
         let options = CommitOptions {
-            config: config.unwrap_or_else(|| config_of(&container.spec())),
-            reference,
-            author: author.to_owned(),
-            comment: comment.to_owned(),
+            config,
+            reference: wanted.reference,
+            author: wanted.author,
+            comment: wanted.comment,
             base: container.image_id.parse().ok(),
         };
         let committed = self.images.commit(&container.id, options).await;

@@ -40,6 +40,7 @@ pub use error::{Error, Result};
 pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
+pub use images::Commit;
 pub use info::{ContainerInfo, SystemInfo};
 pub use oci_runtime::monitor::protocol::Streams;
 pub use stop::Ended;

@@ -130,6 +130,7 @@ impl Engine {
             spec: bundle,
             filter: filter.as_ref().map(Into::into),
             log: crate::logs::target(&spec, &self.container_dir(&container.id), &container.id)?,
+            has_init: spec.host.init,
             opens_stdin: spec.open_stdin,
             closes_stdin_once: spec.stdin_once,
             attach,

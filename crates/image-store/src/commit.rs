@@ -17,7 +17,7 @@ use tar::{Builder, EntryType, Header};
 
 use crate::config::{ConfigFile, History, ImageConfig, RootFs};
 use crate::error::{Doing, Error, Result};
-use crate::snapshot::{Snapshot, attributes};
+use crate::snapshot::{Snapshot, attributes, is_mount_point};
 use crate::store::{ImageRecord, ImageStore};
 
 /// What the new image is to be.
@@ -168,6 +168,9 @@ impl<W: Write> Packer<W> {
 
     fn add(&mut self, path: &Path, shown: &Path) -> io::Result<()> {
         let metadata = std::fs::symlink_metadata(path)?;
+        if metadata.is_file() && is_mount_point(&Path::new("/").join(shown), &metadata) {
+            return Ok(());
+        }
         let kind = metadata.file_type();
         let mut header = Header::new_gnu();
         header.set_metadata(&metadata);

@@ -9,6 +9,7 @@ mod commit;
 mod config;
 mod database;
 mod error;
+pub mod instructions;
 mod layer;
 mod registry;
 mod snapshot;

@@ -5,6 +5,7 @@
 //! layers against garbage collection as long as it exists.
 
 use std::ffi::OsStr;
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -360,7 +361,30 @@ fn usage(dir: &Path) -> u64 {
     total
 }
 
-fn find_changes(dir: &Path, shown: &Path, lowers: &[PathBuf], changes: &mut Vec<Change>) -> io::Result<()> {
+/// Files and directories that were made to be mounted on, and are hidden by that from the container:
+/// Docker keeps them in a layer of their own, below the one that shows changes.
+const MOUNT_POINTS: [&str; 9] = [
+    "/dev",
+    "/dev/console",
+    "/dev/mqueue",
+    "/dev/pts",
+    "/dev/shm",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/proc",
+];
+
+/// Whether an entry of the writable layer is such a thing and nothing more.
+pub(crate) fn is_mount_point(shown: &Path, metadata: &Metadata) -> bool {
+    let is_known = shown == Path::new("/sys") || MOUNT_POINTS.iter().any(|known| shown == Path::new(known));
+    // A directory's own entries are looked at by themselves.
+    is_known && (metadata.is_dir() || (metadata.is_file() && metadata.len() == 0))
+}
+
+/// Lists what is below `dir`. Whether something was left out, because it is a mount point.
+fn find_changes(dir: &Path, shown: &Path, lowers: &[PathBuf], changes: &mut Vec<Change>) -> io::Result<bool> {
+    let mut has_left_out = false;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let (path, shown) = (entry.path(), shown.join(entry.file_name()));
@@ -368,23 +392,37 @@ fn find_changes(dir: &Path, shown: &Path, lowers: &[PathBuf], changes: &mut Vec<
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
+        let before = below(&shown, lowers);
         let kind = if is_whiteout(&metadata) {
             ChangeKind::Deleted
-        } else if was_there(&shown, lowers) {
+        } else if before.is_some() {
             ChangeKind::Modified
         } else {
             ChangeKind::Added
         };
+        let is_made = kind == ChangeKind::Added && is_mount_point(&shown, &metadata);
+        let at = changes.len();
         changes.push(Change { path: shown.clone(), kind });
+        let mut is_left_out = is_made;
         if metadata.is_dir() {
-            find_changes(&path, &shown, lowers, changes)?;
+            let has_left_out_below = find_changes(&path, &shown, lowers, changes)?;
+            let has_more_below = changes.len() > at + 1;
+            let is_same = before.as_ref().is_none_or(|before| {
+                (before.st_mode, before.st_uid, before.st_gid)
+                    == (metadata.mode(), metadata.uid(), metadata.gid())
+            });
+            is_left_out = (is_made || (has_left_out_below && is_same)) && !has_more_below;
+        }
+        if is_left_out {
+            changes.truncate(at);
+            has_left_out = true;
         }
     }
-    Ok(())
+    Ok(has_left_out)
 }
 
-/// Whether a path exists below the writable layer.
-fn was_there(path: &Path, lowers: &[PathBuf]) -> bool {
+/// A path below the writable layer, if it is there.
+fn below(path: &Path, lowers: &[PathBuf]) -> Option<rustix::fs::Stat> {
     let relative = path.strip_prefix("/").unwrap_or(path);
     for lower in lowers {
         let Ok(root) =
@@ -401,15 +439,15 @@ fn was_there(path: &Path, lowers: &[PathBuf]) -> bool {
                     let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode)
                         == rustix::fs::FileType::CharacterDevice;
                     if is_device && stat.st_rdev == 0 {
-                        return false;
+                        return None;
                     }
                     if part == relative {
-                        return true;
+                        return Some(stat);
                     }
                 }
                 Err(_) => break,
             }
         }
     }
-    false
+    None
 }

@@ -18,6 +18,7 @@
 //! `CLONE_PARENT`, so that the caller keeps its own namespaces and is the child's parent all the same.
 
 mod init;
+mod reaper;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,6 +55,8 @@ pub struct Launch<'a> {
     pub gate: Option<BorrowedFd<'a>>,
     /// How many descriptors from 3 on the program inherits.
     pub preserved_fds: u32,
+    /// Whether the first process stays, as the init of the program.
+    pub has_init: bool,
 }
 
 /// A process to be started inside a container that runs.

@@ -164,6 +164,7 @@ impl Monitor {
                     stdio: theirs.as_fds(),
                     gate: None,
                     preserved_fds: 0,
+                    has_init: request.has_init,
                 };
                 let launched = launch(&wanted, &mut cgroups)?;
                 stdio.set_terminal(launched.terminal)?;

@@ -393,6 +393,16 @@ pub fn set_cloexec_from(first: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
+/// Closes `first` and all above, whoever owns them: for a process that goes on as something else and
+/// never returns to its owners.
+///
+/// # Errors
+/// close_range(2)'s.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: close_range takes integers. Owners of these descriptors are never dropped: see above.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
 /// Marks one descriptor to be kept over exec.
 ///
 /// # Errors

@@ -81,7 +81,12 @@ fn lists_and_templates_print_what_dockers_print() -> Result<()> {
         &["images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}} {{.Size}}"],
         &["images", "--format", "table {{.Repository}}\\t{{.Size}}"],
         &["inspect", "-f", "{{.State.Status}} {{.Name}} {{.Config.Image}}", "one", "two"],
-        &["inspect", "-f", "{{range .Config.Env}}{{.}};{{end}} {{.HostConfig.RestartPolicy.Name}} {{json .Config.Cmd}}", "one"],
+        &[
+            "inspect",
+            "-f",
+            "{{range .Config.Env}}{{.}};{{end}} {{.HostConfig.RestartPolicy.Name}} {{json .Config.Cmd}}",
+            "one",
+        ],
         &["inspect", "-f", "{{if and .State.Running (eq .State.ExitCode 0)}}up{{else}}down{{end}}", "one"],
         &["inspect", "-f", "{{index .Config.Labels \"a\"}}-{{len .Mounts}}-{{.Config.Labels}}", "one"],
         &["inspect", "-f", "{{printf \"%s %5d %-6v|\" .Name .State.ExitCode .State.Paused}}", "one"],

@@ -224,3 +224,69 @@ fn restart_policies_health_and_events_are_followed() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn an_init_reaps_passes_signals_on_and_is_closed_to_its_container() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let run = ["run", "-d", "--init", "--name", "box", "--network", "none", "busybox", "sh", "-c"];
+    // Orphans of a shell that ends, which only the first process can reap.
+    let script =
+        "trap 'exit 9' TERM; (sh -c 'sleep 0.1 & sleep 0.1 &'); echo $$; while :; do sleep 0.05; done";
+    let said = daemon.docker(&[run.as_slice(), &[script]].concat())?;
+    assert_eq!(said.code, 0, "{said:?}");
+    daemon.wait_for("the program", || {
+        daemon.docker(&["logs", "box"]).is_ok_and(|said| said.out.parse::<u32>().is_ok_and(|pid| pid > 1))
+    })?;
+    let ok = |args: &[&str]| daemon.docker(&[&["exec", "box"], args].concat());
+    assert_eq!(ok(&["cat", "/proc/1/comm"])?.out, "cove-runtime");
+    for closed in ["/proc/1/exe", "/proc/1/mem", "/proc/1/environ"] {
+        assert_ne!(ok(&["cat", closed])?.code, 0, "{closed} is open");
+    }
+    daemon.wait_for("the orphans to be reaped", || {
+        ok(&["sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l"]).is_ok_and(|said| said.out == "0")
+    })?;
+    assert_eq!(daemon.docker(&["stop", "-t", "10", "box"])?.code, 0);
+    assert_eq!(
+        daemon.docker(&["inspect", "-f", "{{.State.ExitCode}} {{.HostConfig.Init}}", "box"])?.out,
+        "9 true"
+    );
+    let plain =
+        |args: &[&str]| daemon.docker(&[&["run", "--rm", "--init", "--network", "none"], args].concat());
+    assert_eq!(plain(&["busybox", "sh", "-c", "kill -9 $$"])?.code, 137);
+    assert_eq!(plain(&["-u", "1000", "busybox", "id", "-u"])?.out, "1000");
+    assert_eq!(plain(&["busybox", "/none"])?.code, 127);
+    Ok(())
+}
+
+#[test]
+fn only_what_a_container_changed_is_a_change() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let ok = |args: &[&str]| -> Result<String> {
+        let said = daemon.docker(args)?;
+        anyhow::ensure!(said.code == 0, "{args:?}: {said:?}");
+        Ok(said.out)
+    };
+    ok(&["run", "--name", "same", "--network", "none", "busybox", "true"])?;
+    assert_eq!(ok(&["diff", "same"])?, "");
+    ok(&["run", "--name", "other", "--network", "none", "busybox", "sh", "-c", "echo a > /etc/motd"])?;
+    assert_eq!(ok(&["diff", "other"])?.lines().collect::<Vec<_>>(), ["C /etc", "A /etc/motd"]);
+    ok(&[
+        "commit",
+        "-c",
+        "CMD [\"cat\", \"/etc/motd\"]",
+        "--change",
+        "ENV GREETING=\"hello there\"",
+        "-c",
+        "WORKDIR /tmp",
+        "other",
+        "made",
+    ])?;
+    assert_eq!(ok(&["run", "--rm", "--network", "none", "made"])?, "a");
+    assert_eq!(
+        ok(&["run", "--rm", "--network", "none", "made", "sh", "-c", "echo $GREETING; pwd"])?,
+        "hello there\n/tmp"
+    );
+    let said = daemon.docker(&["commit", "-c", "RUN true", "other", "bad"])?;
+    assert!(said.code != 0 && said.err.contains("RUN is not a valid change command"), "{said:?}");
+    Ok(())
+}

@@ -411,9 +411,14 @@ pub(super) async fn commit(
     request: Request,
 ) -> ApiResult<Response> {
     let query = query(raw);
-    if !query.all("changes").iter().all(String::is_empty) {
-        return Err(ApiError::unsupported("commit --change is not supported by this version of Cove"));
-    }
+    // One parameter each, or lines of one.
+    let changes: Vec<String> = query
+        .all("changes")
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(str::to_owned)
+        .filter(|line| !line.trim().is_empty())
+        .collect();
     let container = query.get("container").ok_or_else(|| ApiError::bad("container is missing"))?;
     let reference = match (query.get("repo"), query.get("tag")) {
         (None, _) => None,
@@ -427,8 +432,15 @@ pub(super) async fn commit(
     let given: Option<ContainerConfig> = body(request).await?;
     let is_given = given.as_ref().is_some_and(|config| *config != ContainerConfig::default());
     let config = given.filter(|_| is_given).map(config_of_image);
-    let (author, comment) = (query.get("author").unwrap_or(""), query.get("comment").unwrap_or(""));
-    let pauses = query.flag_or("pause", true);
-    let id = engine.commit(container, reference, author, comment, config, pauses).await?;
+    let text = |key: &str| query.get(key).unwrap_or("").to_owned();
+    let wanted = engine::Commit {
+        reference,
+        author: text("author"),
+        comment: text("comment"),
+        config,
+        changes,
+        pauses: query.flag_or("pause", true),
+    };
+    let id = engine.commit(container, wanted).await?;
     Ok((StatusCode::CREATED, Json(IdResponse { id })).into_response())
 }

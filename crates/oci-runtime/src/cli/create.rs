@@ -123,6 +123,7 @@ fn make_at(file: &Path, options: &Options, spec: Spec, gate: Gate) -> Result<Mad
         stdio: [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
         gate: fifo.as_ref().map(AsFd::as_fd),
         preserved_fds: options.preserved_fds,
+        has_init: false,
     };
     let launched = launch(&launch_of, &mut cgroups);
     let made = launched.and_then(|launched| {

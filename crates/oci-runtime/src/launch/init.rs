@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{Exec, Launch};
+use super::{Exec, Launch, reaper};
 use crate::cgroup::Cgroups;
 use crate::channel::{Channel, Message};
 use crate::devices;
@@ -14,7 +14,7 @@ use crate::namespaces::{self, CLONE_NEWTIME, Namespaces};
 use crate::process::{self, Program};
 use crate::rootfs::{self, PreparedMount, Rootfs};
 use crate::spec::{Process, State};
-use crate::sys;
+use crate::sys::{self, Fork};
 use crate::users;
 
 /// Everything the first process needs; read-only, as the parent left it.
@@ -169,6 +169,15 @@ impl Init<'_> {
         if let Some(all) = &self.launch.spec.hooks {
             hooks::run("startContainer", &all.start_container, &self.state("created"))?;
         }
+        // Before the filter, which may forbid clone3; the child is the one that goes on.
+        if self.launch.has_init
+            && let Fork::Parent(pid) = sys::clone3(0, None).doing(|| "clone the program's process")?
+        {
+            return reaper::run(pid, process);
+        }
+        if self.launch.has_init {
+            lead(process)?;
+        }
         become_program(process, self.launch.filter, self.launch.preserved_fds, channel)
     }
 
@@ -219,6 +228,18 @@ fn become_program(
         let _ = sys::clear_cloexec(i32::try_from(fd).unwrap_or(i32::MAX));
     }
     Err(program.exec())
+}
+
+/// Takes a process group of its own, and the terminal, as tini does.
+fn lead(process: &Process) -> Result<()> {
+    rustix::process::setpgid(None, None).doing(|| "lead a process group")?;
+    if process.terminal {
+        // From the background, taking the terminal would stop this process.
+        let _ignored = sys::signal_fd(&[libc::SIGTTOU]).doing(|| "hold back SIGTTOU")?;
+        let own = rustix::process::getpid();
+        rustix::termios::tcsetpgrp(rustix::stdio::stdin(), own).doing(|| "take the terminal")?;
+    }
+    Ok(())
 }
 
 fn enter(entrances: &[OwnedFd]) -> Result<()> {

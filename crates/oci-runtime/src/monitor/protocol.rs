@@ -168,6 +168,9 @@ pub struct StartRequest {
     pub spec: Spec,
     /// The compiled filter; `spec.linux.seccomp` is not compiled again.
     pub filter: Option<Filter>,
+    /// Whether a small init is its first process.
+    #[serde(default)]
+    pub has_init: bool,
     /// Where output is kept.
     pub log: LogTarget,
     /// Whether stdin is a pipe (or terminal) rather than empty.
