@@ -23,6 +23,7 @@ const TEST: &[&str] = &[
     // A registry, and runtimes and an engine of others that our own is tried with.
     "docker-registry",
     "crun",
+    "runc",
     "podman",
 ];
 

@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod image;
 pub mod registry;
+pub mod runtime;
 
 /// Why a test can't run here.
 ///
@@ -12,4 +13,12 @@ pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "can't be skipped in CI: {why}");
     // Past the harness's capture, so that it is seen.
     drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped, because {why}\n")));
+}
+
+/// Whether this is root, which some things are only for.
+///
+/// # Errors
+/// Where /proc is missing.
+pub fn is_root() -> std::io::Result<bool> {
+    std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
