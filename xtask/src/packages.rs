@@ -22,6 +22,8 @@ const TEST: &[&str] = &[
     "fonts-dejavu-core",
     // A registry, and runtimes and an engine of others that our own is tried with.
     "docker-registry",
+    "openssl",
+    "iproute2",
     "crun",
     "runc",
     "podman",

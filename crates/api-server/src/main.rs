@@ -45,6 +45,9 @@ struct Args {
     /// A registry without TLS, or with a certificate nobody signed
     #[arg(long, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
+    /// Certificates of registries, laid out as in /etc/docker/certs.d, which is read too
+    #[arg(long, value_name = "DIR")]
+    registry_certs: Option<PathBuf>,
     /// A mirror of Docker Hub
     #[arg(long, value_name = "URL")]
     registry_mirror: Vec<String>,
@@ -142,6 +145,7 @@ async fn run(args: Args) -> Result<()> {
         runtime,
         is_rootless: rootless::is_rootless(),
         insecure_registries: args.insecure_registry,
+        registry_certs: args.registry_certs,
         mirrors: args.registry_mirror,
     })
     .await

@@ -30,6 +30,8 @@ pub struct Config {
     pub is_rootless: bool,
     /// Registries without TLS.
     pub insecure_registries: Vec<String>,
+    /// A further directory of registries' certificates.
+    pub registry_certs: Option<PathBuf>,
     /// Mirrors of Docker Hub.
     pub mirrors: Vec<String>,
 }
@@ -80,13 +82,15 @@ impl Engine {
         }
         let lock = lock(&config.root)?;
         let (store, records, id) = Store::open(&config.root.join("engine.db"))?;
+        let mut registries = image_store::Registries {
+            insecure: config.insecure_registries.clone(),
+            mirrors: config.mirrors.clone(),
+            ..image_store::Registries::default()
+        };
+        registries.certs_dirs.extend(config.registry_certs.clone());
         let images = ImageStore::open(image_store::Config {
             root: config.root.clone(),
-            registries: image_store::Registries {
-                insecure: config.insecure_registries.clone(),
-                mirrors: config.mirrors.clone(),
-                ..image_store::Registries::default()
-            },
+            registries,
             is_rootless: config.is_rootless,
             forces_copy: false,
         })?;

@@ -27,21 +27,24 @@ pub struct Registries {
     pub insecure: Vec<String>,
     /// URLs asked before Docker Hub.
     pub mirrors: Vec<String>,
-    /// Docker's `certs.d`: a directory a host with `*.crt`, `*.cert` and `*.key`.
-    pub certs_dir: PathBuf,
+    /// Docker's `certs.d`s: in each, a directory a host with `*.crt`, `*.cert` and `*.key`.
+    pub certs_dirs: Vec<PathBuf>,
     /// How long a registry may be silent before it counts as stalled.
     pub stall: Duration,
 }
 
 impl Default for Registries {
     fn default() -> Self {
-        Self {
-            insecure: Vec::new(),
-            mirrors: Vec::new(),
-            certs_dir: "/etc/docker/certs.d".into(),
-            stall: STALL,
-        }
+        Self { insecure: Vec::new(), mirrors: Vec::new(), certs_dirs: certs_dirs(), stall: STALL }
     }
+}
+
+/// Docker's places for certificates: the machine's, and the user's.
+fn certs_dirs() -> Vec<PathBuf> {
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let config = config.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+    let users = config.map(|config| config.join("docker/certs.d"));
+    [PathBuf::from("/etc/docker/certs.d")].into_iter().chain(users).collect()
 }
 
 /// How a pull goes on.
@@ -193,7 +196,14 @@ impl ImageStore {
         }
         let base =
             if reference.registry() == "docker.io" { "registry-1.docker.io" } else { reference.registry() };
-        let auth = auth.or_else(|| docker_config_auth(reference.registry()));
+        let auth = match auth {
+            Some(auth) => Some(auth),
+            None => {
+                // A helper may ask its user for a password.
+                let registry = reference.registry().to_owned();
+                tokio::task::spawn_blocking(move || docker_config_auth(&registry)).await.ok().flatten()
+            }
+        };
         self.find_at(self.fetcher.client(base)?, reference, wanted, auth).await
     }
 

@@ -400,3 +400,97 @@ async fn a_missing_image_is_said_to_be_missing() -> Outcome {
     assert_eq!(registry.requests().len(), 1, "a registry's no was not taken for one");
     Ok(())
 }
+
+fn auth(username: &str, password: &str, identity_token: &str) -> image_store::Auth {
+    image_store::Auth {
+        username: username.into(),
+        password: password.into(),
+        identity_token: identity_token.into(),
+    }
+}
+
+/// A registry that wants bearer tokens, and the place that gives them to `user:secret`, to whoever has
+/// the identity token `refresh`, and to nobody else. Each token is good for `uses` requests.
+fn guarded_by_tokens(image: Blobs, uses: usize) -> Result<Scripted, Box<dyn std::error::Error>> {
+    // How often each was used.
+    let tokens = Mutex::new(Vec::<usize>::new());
+    let gate = Scripted::serve(move |request, _| {
+        let mut tokens = tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if request.path == "/token" {
+            let is_known = request.authorization.as_deref() == Some("Basic dXNlcjpzZWNyZXQ=")
+                || request.body.contains("refresh_token=refresh&");
+            if !is_known {
+                return Answer::status("401 Unauthorized");
+            }
+            let token = serde_json::json!({ "token": tokens.len().to_string(), "expires_in": 60 });
+            tokens.push(0);
+            return Answer::new(token.to_string().into_bytes());
+        }
+        let given = request.authorization.as_deref().and_then(|proof| proof.strip_prefix("Bearer "));
+        let used = given.and_then(|token| tokens.get_mut(token.parse::<usize>().ok()?));
+        if let Some(used) = used.filter(|used| **used < uses) {
+            *used += 1;
+            return honest(&image, request);
+        }
+        let challenge = format!(
+            "Bearer realm=\"http://{}/token\",service=\"here\",scope=\"repository:private:pull\"",
+            request.host
+        );
+        Answer::status("401 Unauthorized").with("WWW-Authenticate", challenge)
+    })?;
+    Ok(gate)
+}
+
+#[tokio::test]
+async fn tokens_are_fetched_with_a_password_or_a_token_and_renewed() -> Outcome {
+    for (given, uses) in
+        [(auth("user", "secret", ""), 100), (auth("", "", "refresh"), 100), (auth("user", "secret", ""), 1)]
+    {
+        let dir = tempfile::tempdir()?;
+        let registry = guarded_by_tokens(image()?, uses)?;
+        let name = format!("{}/private:1", registry.host());
+        let store = open(dir.path())?;
+        store.pull(&name.parse()?, None, Some(given), Arc::new(|_| {})).await?;
+        assert!(registry.requests().iter().any(|request| request.path == "/token"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_may_not_is_denied_in_words() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let registry = guarded_by_tokens(image()?, 100)?;
+    let name = format!("{}/private:1", registry.host());
+    let store = open(dir.path())?;
+    for given in [None, Some(auth("user", "wrong", "")), Some(auth("", "", "stolen"))] {
+        let error =
+            store.pull(&name.parse()?, None, given, Arc::new(|_| {})).await.err().ok_or("it was pulled")?;
+        assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+        assert!(!error.to_string().contains("wrong") && !error.to_string().contains("stolen"), "{error}");
+    }
+    assert_nothing_left(dir.path())
+}
+
+#[tokio::test]
+async fn a_mirror_is_asked_before_the_hub_and_passed_over_when_it_fails() -> Outcome {
+    let image = image()?;
+    let broken = Scripted::serve(|_, _| Answer::status("404 Not Found"))?;
+    let mirror = Scripted::serve(move |request, _| honest(&image, request))?;
+    let dir = tempfile::tempdir()?;
+    let registries = Registries {
+        mirrors: vec![format!("http://{}", broken.host()), format!("http://{}", mirror.host())],
+        ..Registries::default()
+    };
+    let store = ImageStore::open(Config { root: dir.path().to_owned(), registries, ..Config::default() })?;
+    pull(&store, "app:1").await?;
+    store.resolve("app:1")?;
+    assert!(!broken.requests().is_empty(), "the first mirror was not asked");
+    assert!(
+        mirror
+            .requests()
+            .iter()
+            .all(|request| !request.path.contains("/manifests/")
+                || request.path.starts_with("/v2/library/app/"))
+    );
+    Ok(())
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use support::daemon::Daemon;
 use support::image::{Blobs, Compression, Layer, busybox_layer, header, noise};
-use support::registry::Registry;
+use support::registry::{Guarded, Registry};
 use tar::{Builder, EntryType};
 
 /// Busybox and a file of this size that does not compress.
@@ -116,5 +116,138 @@ fn a_full_disk_fails_what_needs_room_and_nothing_else() -> Result<()> {
     }
     daemon.crash()?;
     drop(disk);
+    Ok(())
+}
+
+/// An address of this machine that is not loopback, while it lives: TLS is checked there.
+struct Address;
+
+impl Address {
+    /// Of the block kept for documentation (RFC 5737).
+    const IP: &'static str = "192.0.2.77";
+
+    fn add() -> Result<Self> {
+        // One that a killed test left is as good.
+        let _ = ip("del");
+        ensure!(ip("add")?.success(), "ip addr add failed");
+        Ok(Self)
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        let _ = ip("del");
+    }
+}
+
+fn ip(verb: &str) -> std::io::Result<std::process::ExitStatus> {
+    let mut command = stdx::process::command("ip");
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+        .args(["addr", verb, &format!("{}/32", Address::IP), "dev", "lo"])
+        .stderr(std::process::Stdio::null());
+    command.status()
+}
+
+/// An authority's certificate and key, or one that it signed.
+fn certificate(dir: &Path, name: &str, signed_by: Option<&str>) -> Result<()> {
+    let file = |name: &str, kind: &str| dir.join(format!("{name}.{kind}")).display().to_string();
+    let mut command = stdx::process::command("openssl");
+    command.args([
+        "req",
+        "-x509",
+        "-nodes",
+        "-days",
+        "2",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]);
+    command.args([
+        "-subj",
+        &format!("/CN={name}"),
+        "-keyout",
+        &file(name, "key"),
+        "-out",
+        &file(name, "crt"),
+    ]);
+    command.args(["-addext", &format!("subjectAltName=IP:{}", Address::IP)]);
+    if let Some(authority) = signed_by {
+        command.args(["-CA", &file(authority, "crt"), "-CAkey", &file(authority, "key")]);
+        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    }
+    let output = command.output()?;
+    ensure!(output.status.success(), "openssl failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn a_registry_is_trusted_by_its_authority_and_trusts_us_by_certificate_and_password() -> Result<()> {
+    if !support::is_root()? {
+        support::skip("it adds an address to the loopback interface, which only root can");
+        return Ok(());
+    }
+    let _address = Address::add()?;
+    let dir = tempfile::tempdir()?;
+    certificate(dir.path(), "authority", None)?;
+    certificate(dir.path(), "server", Some("authority"))?;
+    certificate(dir.path(), "client", Some("authority"))?;
+    // user:secret, by bcrypt.
+    std::fs::write(
+        dir.path().join("htpasswd"),
+        "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n",
+    )?;
+    let open = Registry::start()?;
+    let image = image(1 << 10)?;
+    open.push("private", "1", &image)?;
+    let guarded = open.guarded(
+        Address::IP,
+        &Guarded {
+            certificate: dir.path().join("server.crt"),
+            key: dir.path().join("server.key"),
+            client_authority: dir.path().join("authority.crt"),
+            passwords: dir.path().join("htpasswd"),
+        },
+    )?;
+    let name = format!("{}/private:1", guarded.host());
+
+    // A helper that knows the password, as docker's configuration names it.
+    let helper = dir.path().join("docker-credential-test");
+    let script = format!(
+        "#!/bin/sh\nread key\n[ \"$1 $key\" = \"get {}\" ] || exit 1\necho '{{\"Username\":\"user\",\"Secret\":\"secret\"}}'\n",
+        guarded.host()
+    );
+    std::fs::write(&helper, script)?;
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let configuration = serde_json::json!({ "credHelpers": { guarded.host(): "test" } });
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", dir.path().display());
+    let docker_config = dir.path().display().to_string();
+    let certs = dir.path().join("certs.d");
+    let ours = certs.join(guarded.host());
+    std::fs::create_dir_all(&ours)?;
+    let pull = || -> Result<support::daemon::Said> {
+        let env = [("PATH", path.as_str()), ("DOCKER_CONFIG", docker_config.as_str())];
+        let daemon = Daemon::start_with(&["--registry-certs", &certs.display().to_string()], &env)?;
+        daemon.cove(&["pull", "-q", &name])
+    };
+
+    let said = pull()?;
+    ensure!(said.code != 0 && said.err.contains("certificate"), "an unknown authority: {said:?}");
+    std::fs::copy(dir.path().join("authority.crt"), ours.join("authority.crt"))?;
+    let said = pull()?;
+    ensure!(said.code != 0 && said.err.contains("ertificate"), "no certificate of ours: {said:?}");
+    std::fs::copy(dir.path().join("client.crt"), ours.join("client.cert"))?;
+    std::fs::copy(dir.path().join("client.key"), ours.join("client.key"))?;
+    let said = pull()?;
+    ensure!(said.code != 0 && said.err.contains("login"), "no password: {said:?}");
+    std::fs::write(dir.path().join("config.json"), configuration.to_string())?;
+    let said = pull()?;
+    ensure!(said.code == 0, "{said:?}");
+    // The same without a helper.
+    let configuration = serde_json::json!({ "auths": { guarded.host(): { "auth": "dXNlcjpzZWNyZXQ=" } } });
+    std::fs::write(dir.path().join("config.json"), configuration.to_string())?;
+    let said = pull()?;
+    ensure!(said.code == 0, "{said:?}");
     Ok(())
 }

@@ -15,6 +15,7 @@ pub struct Daemon {
     dir: tempfile::TempDir,
     child: Option<Child>,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     /// Where its program is; beside the test unless given.
     programs: Option<PathBuf>,
 }
@@ -59,7 +60,8 @@ impl Daemon {
     /// Where it does not answer.
     pub fn start_from(programs: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
-        let mut daemon = Self { dir, child: None, args: Vec::new(), programs: Some(programs.to_owned()) };
+        let mut daemon =
+            Self { dir, child: None, args: Vec::new(), env: Vec::new(), programs: Some(programs.to_owned()) };
         daemon.launch()?;
         daemon.load_busybox()?;
         Ok(daemon)
@@ -79,9 +81,18 @@ impl Daemon {
     /// # Errors
     /// Where it does not answer.
     pub fn start_empty(args: &[&str]) -> Result<Self> {
+        Self::start_with(args, &[])
+    }
+
+    /// As [`Self::start_empty`], with variables in its environment.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn start_with(args: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
         let args = args.iter().map(ToString::to_string).collect();
-        let mut daemon = Self { dir, child: None, args, programs: None };
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut daemon = Self { dir, child: None, args, env, programs: None };
         daemon.launch()?;
         Ok(daemon)
     }
@@ -124,6 +135,7 @@ impl Daemon {
         };
         let mut command = stdx::process::command(coved);
         command.args(["--listen", &self.address()]).args(&self.args);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
             .arg("--root")
             .arg(self.dir.path().join("root"))

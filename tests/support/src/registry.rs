@@ -1,7 +1,7 @@
 //! Registries on a loopback port: Debian's own, and one that does what a test wants.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +18,21 @@ const PROGRAM: &str = "/usr/bin/docker-registry";
 #[derive(Debug)]
 pub struct Registry {
     child: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
+    address: SocketAddr,
+    dir: Arc<tempfile::TempDir>,
+}
+
+/// What a registry asks of its clients.
+#[derive(Debug, Clone)]
+pub struct Guarded {
+    /// Its certificate.
+    pub certificate: PathBuf,
+    /// The certificate's key.
+    pub key: PathBuf,
+    /// Who signs the certificates of its clients.
+    pub client_authority: PathBuf,
+    /// An htpasswd file.
+    pub passwords: PathBuf,
 }
 
 impl Registry {
@@ -28,21 +41,40 @@ impl Registry {
     /// # Errors
     /// Where it is not installed, or does not answer.
     pub fn start() -> Result<Self> {
-        ensure!(PathBuf::from(PROGRAM).exists(), "{PROGRAM} is missing: install docker-registry");
         let dir = tempfile::Builder::new().prefix("cove-registry").tempdir()?;
+        Self::serve(Arc::new(dir), "127.0.0.1", "")
+    }
+
+    /// Serves the same images at another address of this machine, to those who may.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn guarded(&self, address: &str, by: &Guarded) -> Result<Self> {
+        let further = format!(
+            ", tls: {{certificate: {}, key: {}, clientcas: [{}]}}}}\nauth: {{htpasswd: {{realm: test, path: {}}}",
+            by.certificate.display(),
+            by.key.display(),
+            by.client_authority.display(),
+            by.passwords.display()
+        );
+        Self::serve(Arc::clone(&self.dir), address, &further)
+    }
+
+    fn serve(dir: Arc<tempfile::TempDir>, address: &str, further: &str) -> Result<Self> {
+        ensure!(PathBuf::from(PROGRAM).exists(), "{PROGRAM} is missing: install docker-registry");
         // Another program may take the port in between; it then fails to start, and so does the test.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let config = dir.path().join("config.yml");
+        let address = TcpListener::bind((address, 0))?.local_addr()?;
+        let config = dir.path().join(format!("{}.yml", address.port()));
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"{further}}}\n",
             dir.path().join("data").display()
         );
         std::fs::write(&config, text)?;
         let mut command = stdx::process::command(PROGRAM);
         command.arg("serve").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let registry = Self { child: command.spawn()?, port, _dir: dir };
+        let registry = Self { child: command.spawn()?, address, dir };
         let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect(address).is_err() {
             ensure!(began.elapsed() < Duration::from_secs(20), "docker-registry does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -52,7 +84,7 @@ impl Registry {
     /// Host and port, as in an image's name.
     #[must_use]
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     /// Puts an image there.
@@ -87,7 +119,7 @@ impl Registry {
     }
 
     fn send(&self, method: &str, path: &str, media_type: &str, body: &[u8]) -> Result<(String, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let mut stream = TcpStream::connect(self.address)?;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: {media_type}\r\nContent-Length: {}\r\n\r\n",
             self.host(),
@@ -121,6 +153,10 @@ pub struct Request {
     pub from: Option<u64>,
     /// The `Authorization` header.
     pub authorization: Option<String>,
+    /// The `Host` header.
+    pub host: String,
+    /// What was sent, as text.
+    pub body: String,
 }
 
 /// What a [`Scripted`] registry does with one request.
@@ -250,7 +286,7 @@ fn serve_one(
         }
         let path = line.split(' ').nth(1).unwrap_or_default();
         let path = path.split('?').next().unwrap_or_default().to_owned();
-        let (mut from, mut authorization) = (None, None);
+        let (mut from, mut authorization, mut host, mut length) = (None, None, String::new(), 0_u64);
         loop {
             let mut header = String::new();
             reader.read_line(&mut header)?;
@@ -259,9 +295,15 @@ fn serve_one(
                 from = value.strip_prefix("bytes=").and_then(|v| v.trim_end_matches('-').parse().ok());
             } else if name.eq_ignore_ascii_case("authorization") {
                 authorization = Some(value.to_owned());
+            } else if name.eq_ignore_ascii_case("host") {
+                value.clone_into(&mut host);
+            } else if name.eq_ignore_ascii_case("content-length") {
+                length = value.parse()?;
             }
         }
-        let request = Request { path, from, authorization };
+        let mut body = String::new();
+        (&mut reader).take(length.min(1 << 20)).read_to_string(&mut body)?;
+        let request = Request { path, from, authorization, host, body };
         let before = {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             let before = seen.iter().filter(|other| other.path == request.path).count();

@@ -62,7 +62,9 @@ impl Client {
         if is_loopback(host) {
             builder = builder.no_proxy();
         }
-        builder = with_certificates(builder, &registries.certs_dir.join(host))?;
+        for dir in &registries.certs_dirs {
+            builder = with_certificates(builder, &dir.join(host))?;
+        }
         let http = builder.build().map_err(|error| Error::Unavailable {
             what: format!("failed to set up TLS for {host}: {}", chain(&error)),
         })?;
@@ -324,7 +326,14 @@ impl Client {
     }
 
     pub(super) fn broke(&self, error: &reqwest::Error) -> Error {
-        let why = if error.is_timeout() { "it stopped answering".to_owned() } else { chain(error) };
+        let mut why = if error.is_timeout() { "it stopped answering".to_owned() } else { chain(error) };
+        // TLS 1.3 tells a missing certificate only after its handshake, which looks like this from here.
+        if why.contains("connection closed") || why.contains("CertificateRequired") {
+            why += &format!(
+                "; it may want a client certificate (client.cert and client.key in certs.d/{})",
+                self.host
+            );
+        }
         Error::Unavailable { what: format!("failed to reach the registry {}: {why}", self.host) }
     }
 }
