@@ -11,8 +11,12 @@ pub mod runtime;
 /// With `CI=true`, where nothing may be missing.
 pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "can't be skipped in CI: {why}");
-    // Past the harness's capture, so that it is seen.
-    drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped, because {why}\n")));
+    tell(&format!("skipped, because {why}"));
+}
+
+/// Says something past the harness's capture, so that it is seen.
+pub fn tell(what: &str) {
+    drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{what}\n")));
 }
 
 /// Whether this is root, which some things are only for.
