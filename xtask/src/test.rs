@@ -31,7 +31,8 @@ pub(crate) fn ci() -> Result<()> {
     let mut clippy = command("cargo", &["clippy", "--workspace", "--all-targets"]);
     clippy.args(["--", "-D", "warnings"]);
     run_command(clippy)?;
-    let mut doc = command("cargo", &["doc", "--workspace", "--no-deps"]);
+    // Comments of programs are their help, where brackets are no links.
+    let mut doc = command("cargo", &["doc", "--workspace", "--no-deps", "--lib"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     run_command(doc)?;
     if crate::shell::has("cargo-deny") {

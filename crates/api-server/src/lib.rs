@@ -2,7 +2,7 @@
 //!
 //! Routes parse, call the engine once, and convert; what Docker's clients rely on in form (missing
 //! fields, status codes, framing) is decided here, what happens is decided in `engine`. Start with
-//! [`routes`].
+//! `routes`.
 
 mod convert;
 mod error;

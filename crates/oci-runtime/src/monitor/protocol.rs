@@ -225,7 +225,7 @@ pub enum LogFormat {
     /// One JSON object a line, as Docker writes it.
     #[default]
     JsonFile,
-    /// Binary records: see [`super::log`].
+    /// Binary records: see `monitor::log`.
     Local,
     /// Nothing is kept.
     None,
