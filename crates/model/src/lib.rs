@@ -1,6 +1,6 @@
 //! The nouns every other package speaks of: ids, digests, references, platforms and error kinds.
 //!
-//! No I/O and no policy in here. Start with [`reference`] for image names and [`error_kind`] for
+//! No I/O and no policy in here. Start with [`mod@reference`] for image names and [`error_kind`] for
 //! how failures are sorted.
 
 pub mod container;

@@ -17,7 +17,7 @@ const INHERITED: &[&str] = &[
     "XDG_CONFIG_HOME",
 ];
 
-/// A command that starts in `/` and sees only [`INHERITED`] of this process's environment.
+/// A command that starts in `/` and sees only a handful of this process's environment.
 #[must_use]
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     #[expect(clippy::disallowed_methods, reason = "this is the one constructor")]
@@ -29,4 +29,8 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
         }
     }
     command
+}
+/// Hands variables of this process's environment on, as far as they are set.
+pub fn pass(command: &mut Command, names: &[&str]) {
+    command.envs(names.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
 }

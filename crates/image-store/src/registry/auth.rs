@@ -43,6 +43,17 @@ struct Entry {
 /// The name Docker Hub has in configurations.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
+/// How helpers reach their user and their stores.
+const HELPERS_NEED: &[&str] = &[
+    "DOCKER_CONFIG",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "GNUPGHOME",
+    "PASSWORD_STORE_DIR",
+];
+
 /// The credentials for a registry in `~/.docker/config.json` (or `$DOCKER_CONFIG`), its helpers
 /// asked. Blocking, where a helper is.
 #[must_use]
@@ -87,7 +98,9 @@ fn ask_helper(helper: &str, key: &str) -> Option<Auth> {
     if helper.contains('/') {
         return None;
     }
-    let mut child = stdx::process::command(format!("docker-credential-{helper}"))
+    let mut command = stdx::process::command(format!("docker-credential-{helper}"));
+    stdx::process::pass(&mut command, HELPERS_NEED);
+    let mut child = command
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
