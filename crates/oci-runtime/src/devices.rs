@@ -1,6 +1,6 @@
 //! The device nodes of a container.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
@@ -21,16 +21,18 @@ const DEFAULTS: [(&str, i64, i64); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
+/// Target, and name in `/dev`.
 const LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "/dev/fd"),
-    ("/proc/self/fd/0", "/dev/stdin"),
-    ("/proc/self/fd/1", "/dev/stdout"),
-    ("/proc/self/fd/2", "/dev/stderr"),
-    ("pts/ptmx", "/dev/ptmx"),
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
 ];
 
 /// Makes the default nodes and the listed ones.
 pub(crate) fn make(root: &Rootfs, listed: &[Device]) -> Result<()> {
+    let dev = root.create_dir(Path::new("/dev"))?;
     // umask would take bits from the modes the bundle names.
     let umask = rustix::process::umask(Mode::empty());
     let made = DEFAULTS
@@ -45,14 +47,15 @@ pub(crate) fn make(root: &Rootfs, listed: &[Device]) -> Result<()> {
                 file_mode: Some(0o666),
                 ..Device::default()
             };
-            make_one(root, &device)
+            make_one(root, Some(&dev), &device)
         })
-        .and_then(|()| listed.iter().try_for_each(|device| make_one(root, device)));
+        .and_then(|()| listed.iter().try_for_each(|device| make_one(root, None, device)));
     rustix::process::umask(umask);
     made
 }
 
-fn make_one(root: &Rootfs, device: &Device) -> Result<()> {
+/// Makes one, in a directory that is open already or in its own.
+fn make_one(root: &Rootfs, dir: Option<&OwnedFd>, device: &Device) -> Result<()> {
     let step = || format!("make device {:?}", device.path);
     let kind = match device.r#type.as_str() {
         "c" | "u" => FileType::CharacterDevice,
@@ -60,7 +63,14 @@ fn make_one(root: &Rootfs, device: &Device) -> Result<()> {
         "p" => FileType::Fifo,
         other => return Err(Error::invalid(format!("device {:?}: type {other:?} is unknown", device.path))),
     };
-    let (dir, name) = root.parent_of(&device.path)?;
+    let opened;
+    let (dir, name) = match (dir, device.path.file_name()) {
+        (Some(dir), Some(name)) => (dir, name),
+        _ => {
+            opened = root.parent_of(&device.path)?;
+            (&opened.0, opened.1)
+        }
+    };
     let number = u32::try_from(device.major).ok().zip(u32::try_from(device.minor).ok());
     let number = if kind == FileType::Fifo { Some((0, 0)) } else { number };
     let Some((major, minor)) = number else {
@@ -70,7 +80,7 @@ fn make_one(root: &Rootfs, device: &Device) -> Result<()> {
         )));
     };
     let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
-    match rustix::fs::mknodat(&dir, name, kind, mode, rustix::fs::makedev(major, minor)) {
+    match rustix::fs::mknodat(dir, name, kind, mode, rustix::fs::makedev(major, minor)) {
         Ok(()) => {}
         Err(Errno::EXIST) => return Ok(()),
         // In a user namespace no node can be made; the host's, bound here, does the same.
@@ -80,7 +90,7 @@ fn make_one(root: &Rootfs, device: &Device) -> Result<()> {
     let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
     if uid != 0 || gid != 0 {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        rustix::fs::chownat(&dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).doing(step)?;
+        rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).doing(step)?;
     }
     Ok(())
 }
@@ -94,15 +104,15 @@ fn bind_host_device(root: &Rootfs, device: &Device) -> Result<()> {
 
 /// Makes the links that programs expect in `/dev`; what an image has there already stays.
 pub(crate) fn link(root: &Rootfs) -> Result<()> {
-    for (target, path) in LINKS {
-        let (dir, name) = root.parent_of(Path::new(path))?;
-        if path == "/dev/ptmx" {
+    let dir = root.create_dir(Path::new("/dev"))?;
+    for (target, name) in LINKS {
+        if name == "ptmx" {
             // An image's own node would open the host's terminals.
             let _ = rustix::fs::unlinkat(&dir, name, AtFlags::empty());
         }
         match rustix::fs::symlinkat(target, &dir, name) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error).doing(|| format!("link {path}")),
+            Err(error) => return Err(error).doing(|| format!("link /dev/{name}")),
         }
     }
     Ok(())

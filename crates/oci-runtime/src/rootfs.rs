@@ -174,6 +174,13 @@ impl Rootfs {
             Err(Errno::NOENT) => {}
             other => return other.doing(|| format!("open {path:?} in the root")),
         }
+        // Most often it is the last part alone.
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(above) = self.open(parent)
+            && rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755)).is_ok()
+        {
+            return self.open(path).doing(|| format!("open {path:?} in the root"));
+        }
         let mut made = PathBuf::new();
         let mut fd = self.open(Path::new("/")).doing(|| "open the root")?;
         for component in path.components() {
