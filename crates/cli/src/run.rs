@@ -54,7 +54,7 @@ pub(crate) struct CreateArgs {
 
 /// Creates a container, pulling its image if need be; prints warnings, returns its id.
 async fn make(client: &Client, args: &CreateArgs, body: &serde_json::Value) -> Outcome<String> {
-    let image = &args.spec.image;
+    let image = args.spec.image();
     let platform = args.platform.as_deref();
     if args.pull == "always" {
         images::pull(client, image, platform, args.quiet)

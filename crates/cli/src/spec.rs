@@ -202,11 +202,9 @@ pub(crate) struct SpecArgs {
     /// Run in a directory tree instead of an image
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<String>,
-    /// The image (with --rootfs, the program)
-    pub(crate) image: String,
-    /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    /// The image (none with --rootfs), and the command with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_names = ["IMAGE", "COMMAND"])]
+    words: Vec<String>,
 }
 
 fn bad(message: impl Into<String>) -> Failure {
@@ -214,18 +212,28 @@ fn bad(message: impl Into<String>) -> Failure {
 }
 
 impl SpecArgs {
+    /// The image, where one is given.
+    pub(crate) fn image(&self) -> &str {
+        if self.rootfs.is_some() { "" } else { self.words.first().map_or("", String::as_str) }
+    }
+
+    /// The command and its arguments.
+    fn command(&self) -> &[String] {
+        let at = usize::from(self.rootfs.is_none());
+        self.words.get(at..).unwrap_or_default()
+    }
+
     /// The request, but for what only `cove` knows.
     pub(crate) fn container(&self, is_attached: bool) -> Outcome<CreateContainer> {
         if self.tty && self.interactive && is_attached && !terminal::is_input() {
             return Err(bad("the input device is not a TTY"));
         }
-        let mut command = self.command.clone();
-        let image = if self.rootfs.is_some() {
-            command.insert(0, self.image.clone());
-            String::new()
-        } else {
-            self.image.clone()
-        };
+        // What is no flag of ours is taken for the first word, which no image and no program begins so.
+        if let Some(flag) = self.words.first().filter(|word| word.starts_with('-')) {
+            return Err(bad(format!("unknown flag: {flag} (see 'cove run --help')")));
+        }
+        let image = if self.rootfs.is_some() { String::new() } else { self.image().to_owned() };
+        let command = self.command().to_vec();
         Ok(CreateContainer {
             config: ContainerConfig {
                 image,

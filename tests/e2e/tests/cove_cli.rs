@@ -62,6 +62,9 @@ fn what_goes_wrong_is_said_and_has_its_exit_code() -> Result<()> {
     assert!(said.err.contains("nobody"), "{said:?}");
     let said = daemon.cove(&["frobnicate"])?;
     assert_eq!(said.code, 125, "{said:?}");
+    let said = daemon.cove(&["run", "--rm", "--frobnicate", "busybox", "true"])?;
+    assert_eq!(said.code, 125, "{said:?}");
+    assert!(said.err.contains("unknown flag: --frobnicate"), "{said:?}");
     Ok(())
 }
 
@@ -110,5 +113,26 @@ fn lists_and_templates_print_what_dockers_print() -> Result<()> {
     let said = daemon.cove(&["ps", "--format", "{{.Nmes}}"])?;
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("template parsing error") && said.err.contains("Names"), "{said:?}");
+    Ok(())
+}
+
+/// What chroot was used for, without its escapes.
+#[test]
+fn a_directory_is_run_without_an_image() -> Result<()> {
+    let daemon = Daemon::start_empty(&[])?;
+    let rootfs = daemon.dir().join("tree");
+    std::fs::create_dir(&rootfs)?;
+    tar::Archive::new(support::image::busybox_layer()?.as_slice()).unpack(&rootfs)?;
+    let dir = rootfs.display().to_string();
+    let run = ["run", "--rm", "--network", "none", "--env", "PATH=/bin", "--rootfs", &dir];
+    let said = daemon.cove(
+        &[run.as_slice(), &["sh", "-c", "echo $0 $1 > /made; pwd; ls / | wc -l", "a", "-b"]].concat(),
+    )?;
+    assert_eq!((said.code, said.out.lines().next()), (0, Some("/")), "{said:?}");
+    assert_eq!(std::fs::read_to_string(rootfs.join("made"))?, "a -b\n");
+    // Up and out leads nowhere.
+    let said =
+        daemon.cove(&[run.as_slice(), &["sh", "-c", "cat ../../../../../../../made; ls -id /"]].concat())?;
+    assert!(said.out.starts_with("a -b"), "{said:?}");
     Ok(())
 }

@@ -100,13 +100,8 @@ fn ask_helper(helper: &str, key: &str) -> Option<Auth> {
     }
     let mut command = stdx::process::command(format!("docker-credential-{helper}"));
     stdx::process::pass(&mut command, HELPERS_NEED);
-    let mut child = command
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
+    let mut child =
+        command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     child.stdin.take()?.write_all(key.as_bytes()).ok()?;
     let output = child.wait_with_output().ok()?;
     let answer: Answer = serde_json::from_slice(&output.stdout).ok()?;
