@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
-use crate::{containers, images, listing, run, system};
+use crate::{containers, copy, images, listing, run, system};
 
 /// Runs containers.
 #[derive(Parser, Debug)]
@@ -75,7 +75,7 @@ pub(crate) enum Verb {
     /// Write a container's file system as a tar archive
     Export(containers::ExportArgs),
     /// Copy files between a container and here
-    Cp(containers::CopyArgs),
+    Cp(copy::CopyArgs),
     /// Give a container another name
     Rename(containers::RenameArgs),
     /// Make an image of a container
@@ -201,7 +201,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Inspect(args) => containers::inspect(&client, args).await,
         Verb::Diff(name) => containers::diff(&client, name).await,
         Verb::Export(args) => containers::export(&client, args).await,
-        Verb::Cp(args) => containers::copy(&client, args).await,
+        Verb::Cp(args) => copy::copy(&client, args).await,
         Verb::Rename(args) => containers::rename(&client, args).await,
         Verb::Commit(args) => containers::commit(&client, args).await,
         Verb::Update(args) => containers::update(&client, args).await,

@@ -2,6 +2,7 @@
 
 mod args;
 mod containers;
+mod copy;
 mod exit;
 mod images;
 mod listing;

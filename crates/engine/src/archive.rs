@@ -77,7 +77,6 @@ impl Engine {
         let parent = open_in(&root, &opened.parent, OFlags::PATH | OFlags::DIRECTORY)
             .map_err(|_| Error::NoSuchPath { path: path.to_owned(), container: name.to_owned() })?;
         let named = if opened.name.is_empty() { ".".to_owned() } else { opened.name };
-        // `dir/.` means the directory's content, under the name `.` as Docker has it.
         let shown = if info.name.is_empty() { "/".to_owned() } else { info.name };
         pack::pack(parent.as_fd(), &named, &shown, into).doing(|| format!("archive {path}"))
     }
@@ -228,7 +227,10 @@ fn stat(root: &OwnedFd, path: &str, container: &str) -> Result<PathInfo> {
         FileType::Socket => PathKind::Socket,
         FileType::RegularFile | FileType::Unknown => PathKind::File,
     };
-    let shown = if name.is_empty() {
+    // `dir/.` is the directory's content, which Docker calls by that name.
+    let shown = if path.ends_with("/.") || path == "." {
+        ".".to_owned()
+    } else if name.is_empty() {
         parent.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| "/".into())
     } else {
         name

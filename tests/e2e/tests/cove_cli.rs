@@ -1,6 +1,6 @@
 //! `cove` itself: the verbs, their exit codes, and what is printed.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use support::daemon::Daemon;
 
 #[test]
@@ -49,6 +49,35 @@ fn files_are_copied_both_ways_and_output_is_kept() -> Result<()> {
     let said = daemon.cove(&["cp", &daemon.dir().join("given").display().to_string(), "files:/"])?;
     assert_eq!(said.code, 0, "{said:?}");
     assert!(daemon.cove(&["diff", "files"])?.out.contains("/given"));
+
+    // Directories: by name, under another name, and what is in them; and back, the same as docker's.
+    let tree = daemon.dir().join("tree");
+    std::fs::create_dir_all(tree.join("deep"))?;
+    std::fs::write(tree.join("deep/a"), vec![7; 300_000])?;
+    std::os::unix::fs::symlink("deep/a", tree.join("link"))?;
+    let long = "n".repeat(150);
+    std::fs::write(tree.join(&long), "long")?;
+    std::os::unix::fs::symlink(&long, tree.join("far"))?;
+    let at = |name: &str| daemon.dir().join(name).display().to_string();
+    for (from, to) in [(at("tree"), "files:/"), (at("tree"), "files:/other"), (at("tree/."), "files:/tmp")] {
+        let said = daemon.cove(&["cp", &from, to])?;
+        assert_eq!(said.code, 0, "{from} to {to}: {said:?}");
+    }
+    for (from, name) in [("files:/tree", "one"), ("files:/other/.", "two"), ("files:/tmp/.", "three")] {
+        for client in ["cove", "docker"] {
+            let to = at(&format!("{name}-{client}"));
+            let args = ["cp", from, &to];
+            let said = if client == "cove" { daemon.cove(&args)? } else { daemon.docker(&args)? };
+            assert_eq!(said.code, 0, "{from} by {client}: {said:?}");
+            let to = std::path::Path::new(&to);
+            let found = std::fs::read(to.join("deep/a")).with_context(|| format!("{from} by {client}"))?;
+            assert_eq!(found, vec![7; 300_000], "{from} by {client}");
+            assert_eq!(std::fs::read_link(to.join("link"))?, std::path::Path::new("deep/a"));
+            assert_eq!(std::fs::read_to_string(to.join("far"))?, "long", "{from} by {client}");
+        }
+    }
+    let said = daemon.cove(&["cp", "files:/missing", "."])?;
+    assert!(said.code == 1 && said.err.contains("/missing"), "{said:?}");
     Ok(())
 }
 
@@ -79,7 +108,7 @@ fn lists_and_templates_print_what_dockers_print() -> Result<()> {
     for args in [
         &["ps", "--format", "{{.ID}} {{.Names}} {{.Image}} {{.Command}} {{.State}} {{.CreatedAt}}"][..],
         &["ps", "--format", "{{.Names}}|{{.Label \"c.d\"}}|{{upper .Image}}|{{json .Names}}|{{.Mounts}}"],
-        &["ps", "--format", "table {{.Names}}\\t{{.Image}}\\t{{.Status}}"],
+        &["ps", "--format", "table {{.Names}}\\t{{.Image}}\\t{{.State}}"],
         &["ps", "-aq", "--no-trunc"],
         &["images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}} {{.Size}}"],
         &["images", "--format", "table {{.Repository}}\\t{{.Size}}"],

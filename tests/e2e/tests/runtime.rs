@@ -384,24 +384,18 @@ fn a_container_is_created_started_paused_limited_killed_and_deleted() -> Result<
         })?;
         ensure!(bundle.state()?["status"] == "running", "{name}, line {}", line!());
         ensure!(bundle.call(&["delete", &id])?.0 != 0, "{name} deleted a container that runs");
-        let limit = |controller: &str, file: &str| {
-            std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}{cgroup}/{file}"))
-                .map(|text| text.trim().to_owned())
+        // By the version of the cgroups that has the controllers here.
+        let is_v1 = Path::new("/sys/fs/cgroup/memory").is_dir();
+        let read = |controller: &str, v1: &str, v2: &str| {
+            let (controller, file) = if is_v1 { (controller, v1) } else { ("", v2) };
+            let path = format!("/sys/fs/cgroup/{controller}{cgroup}/{file}");
+            std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).context(path)
         };
-        if Path::new("/sys/fs/cgroup/memory").is_dir() {
-            ensure!(
-                limit("memory", "memory.limit_in_bytes")? == (32 << 20).to_string(),
-                "{name}, line {}",
-                line!()
-            );
-            ensure!(limit("pids", "pids.max")? == "20", "{name}, line {}", line!());
-            bundle.must(&["update", "--memory", &(48 << 20).to_string(), &id])?;
-            ensure!(
-                limit("memory", "memory.limit_in_bytes")? == (48 << 20).to_string(),
-                "{name}, line {}",
-                line!()
-            );
-        }
+        let memory = || read("memory", "memory.limit_in_bytes", "memory.max");
+        ensure!(memory()? == (32 << 20).to_string(), "{name}, line {}", line!());
+        ensure!(read("pids", "pids.max", "pids.max")? == "20", "{name}, line {}", line!());
+        bundle.must(&["update", "--memory", &(48 << 20).to_string(), &id])?;
+        ensure!(memory()? == (48 << 20).to_string(), "{name}, line {}", line!());
 
         let exec = |args: &[&str], code: i32, says: &str| -> Result<()> {
             let got = bundle.call(&[&["exec"], args].concat())?;
@@ -441,7 +435,7 @@ fn a_container_is_created_started_paused_limited_killed_and_deleted() -> Result<
         bundle.wait_for("end", || bundle.state().is_ok_and(|state| state["status"] == "stopped"))?;
         bundle.must(&["delete", &id])?;
         ensure!(bundle.call(&["state", &id])?.0 != 0, "{name}: is left over");
-        for controller in ["memory", "pids", "devices", "unified"] {
+        for controller in ["", "memory", "pids", "devices", "unified"] {
             ensure!(
                 !Path::new(&format!("/sys/fs/cgroup/{controller}{cgroup}")).exists(),
                 "{name}: {controller}"

@@ -70,7 +70,7 @@ impl<W: Write> Packer<W> {
             FileType::Directory => {
                 header.set_entry_type(EntryType::Directory);
                 let named = if shown.as_os_str().is_empty() { PathBuf::from("./") } else { shown.join("") };
-                self.builder.append_data(&mut header, named, io::empty())?;
+                self.append(&mut header, &named, io::empty())?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let inner = rustix::fs::openat(dir, name, flags, Mode::empty())?;
                 self.add_content(inner.as_fd(), shown)
@@ -79,7 +79,7 @@ impl<W: Write> Packer<W> {
             FileType::Symlink => {
                 header.set_entry_type(EntryType::Symlink);
                 let target = rustix::fs::readlinkat(dir, name, Vec::new())?;
-                self.builder.append_link(&mut header, shown, OsStr::from_bytes(target.as_bytes()))
+                self.append_link(&mut header, shown, target.as_bytes())
             }
             FileType::CharacterDevice => self.add_node(shown, &stat, header, EntryType::Char),
             FileType::BlockDevice => self.add_node(shown, &stat, header, EntryType::Block),
@@ -102,7 +102,8 @@ impl<W: Write> Packer<W> {
             if let Some(first) = self.seen.get(&key) {
                 header.set_entry_type(EntryType::Link);
                 header.set_size(0);
-                return self.builder.append_link(&mut header, shown, first);
+                let first = first.as_os_str().as_bytes().to_owned();
+                return self.append_link(&mut header, shown, &first);
             }
             self.seen.insert(key, shown.to_owned());
         }
@@ -113,7 +114,7 @@ impl<W: Write> Packer<W> {
         header.set_size(size);
         // A file that grows is cut at the size announced; one that shrinks is filled with zeros.
         let exact = io::Read::take(io::Read::chain(file, io::repeat(0)), size);
-        self.builder.append_data(&mut header, shown, exact)
+        self.append(&mut header, shown, exact)
     }
 
     fn add_node(&mut self, shown: &Path, stat: &Stat, mut header: Header, kind: EntryType) -> io::Result<()> {
@@ -122,7 +123,54 @@ impl<W: Write> Packer<W> {
             header.set_device_major(rustix::fs::major(stat.st_rdev))?;
             header.set_device_minor(rustix::fs::minor(stat.st_rdev))?;
         }
-        self.builder.append_data(&mut header, shown, io::empty())
+        self.append(&mut header, shown, io::empty())
+    }
+
+    /// Appends an entry by its name as it stands: Docker's clients count on the `./` of names, which the
+    /// builder's own functions take away.
+    fn append(&mut self, header: &mut Header, shown: &Path, data: impl io::Read) -> io::Result<()> {
+        let name = shown.as_os_str().as_bytes();
+        self.announce(EntryType::GNULongName, name)?;
+        if let Some(gnu) = header.as_gnu_mut() {
+            fill(&mut gnu.name, name);
+        }
+        header.set_cksum();
+        self.builder.append(header, data)
+    }
+
+    fn append_link(&mut self, header: &mut Header, shown: &Path, target: &[u8]) -> io::Result<()> {
+        self.announce(EntryType::GNULongLink, target)?;
+        if let Some(gnu) = header.as_gnu_mut() {
+            fill(&mut gnu.linkname, target);
+        }
+        self.append(header, shown, io::empty())
+    }
+
+    /// Writes a name that is too long for its field as an entry of its own (GNU tar's form).
+    fn announce(&mut self, kind: EntryType, name: &[u8]) -> io::Result<()> {
+        if name.len() <= FIELD {
+            return Ok(());
+        }
+        let mut header = Header::new_gnu();
+        if let Some(gnu) = header.as_gnu_mut() {
+            fill(&mut gnu.name, b"././@LongLink");
+        }
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_size(name.len() as u64 + 1);
+        header.set_cksum();
+        self.builder.append(&header, [name, b"\0"].concat().as_slice())
+    }
+}
+
+/// How long a name may be in a header.
+const FIELD: usize = 100;
+
+/// Puts as much of a name into a header's field as goes in.
+fn fill(field: &mut [u8; FIELD], name: &[u8]) {
+    *field = [0; FIELD];
+    for (to, from) in field.iter_mut().zip(name) {
+        *to = *from;
     }
 }
 

@@ -37,6 +37,12 @@ impl Cgroups {
             let target = root.create_dir(&path)?;
             self.mount_v1(&target, controller, point, flags, has_namespace)?;
         }
+        // Who may write cgroups may be an engine, which freezes and kills by the second version.
+        if let (Some(point), Some(_), true) = (&self.layout.v2, &self.v2, flags & libc::MS_RDONLY == 0) {
+            let path = destination.join(point.file_name().unwrap_or_default());
+            let target = root.create_dir(&path)?;
+            self.mount_v2(&target, &path, flags, has_namespace)?;
+        }
         if options.set & attr::RDONLY != 0 {
             let top = root.open(destination).doing(|| format!("open {destination:?}"))?;
             let readonly = sys::MountAttr { set: attr::RDONLY, ..sys::MountAttr::default() };
