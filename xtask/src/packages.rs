@@ -9,12 +9,13 @@ use crate::shell::{has, in_ci, output, run_command};
 /// To build everything, the window included.
 const BUILD: &[&str] = &["build-essential", "pkg-config", "libwebkit2gtk-4.1-dev"];
 /// To run it.
-const RUN: &[&str] = &["uidmap", "procps"];
+const RUN: &[&str] = &["uidmap", "procps", "nftables"];
 /// To test it.
 const TEST: &[&str] = &[
     "busybox-static",
     "procps",
     "uidmap",
+    "nftables",
     "webkit2gtk-driver",
     "xvfb",
     "xauth",

@@ -6,6 +6,7 @@
 mod containers;
 mod execs;
 mod images;
+mod networks;
 mod system;
 
 use std::convert::Infallible;
@@ -165,6 +166,10 @@ fn router(engine: Engine) -> Router {
         .route("/images/prune", post(images::prune))
         // Names hold slashes, so the last word of the path tells what is asked.
         .route("/images/{*rest}", get(images::get_by_name).post(images::post_by_name).delete(images::remove))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::refuse))
+        .route("/networks/{id}", get(networks::inspect).delete(networks::refuse))
+        .route("/networks/{id}/{*change}", post(networks::refuse))
         .route("/session", any(unsupported))
         .route("/{*rest}", put(unknown).fallback(unknown))
         .fallback(unknown)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::container::{
     BindOptions, ContainerConfig, CreateContainer, DeviceMapping, HealthConfig, HostConfig, LogConfig, Mount,
-    Resources, RestartPolicy, TmpfsOptions, Ulimit,
+    PortBinding, Resources, RestartPolicy, TmpfsOptions, Ulimit,
 };
 use clap::Args;
 
@@ -52,6 +52,15 @@ pub(crate) struct SpecArgs {
     /// none, host or container:NAME
     #[arg(long, alias = "net")]
     network: Option<String>,
+    /// [[ADDRESS:]HOST-PORT:]PORT[/tcp|udp], ranges too: 8080:80, 127.0.0.1:5353:53/udp, 8000-8009:8000-8009
+    #[arg(short, long, value_name = "PORTS")]
+    publish: Vec<String>,
+    /// Publish every port the image exposes, at free ports of this computer
+    #[arg(short = 'P', long)]
+    publish_all: bool,
+    /// A port that it listens on, as the image would name it
+    #[arg(long, value_name = "PORT")]
+    expose: Vec<String>,
     /// The name inside
     #[arg(long)]
     hostname: Option<String>,
@@ -212,6 +221,32 @@ fn bad(message: impl Into<String>) -> Failure {
 }
 
 impl SpecArgs {
+    /// What is published, by the container's port.
+    fn port_bindings(&self) -> Outcome<BTreeMap<String, Option<Vec<PortBinding>>>> {
+        let mut bindings: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+        for text in &self.publish {
+            for (inner, binding) in published(text)? {
+                bindings.entry(inner).or_default().get_or_insert_default().push(binding);
+            }
+        }
+        Ok(bindings)
+    }
+
+    /// Exposed by name, or because they are published.
+    fn exposed_ports(&self) -> Outcome<Option<BTreeMap<String, api::container::Empty>>> {
+        let mut ports = BTreeMap::new();
+        for text in &self.expose {
+            let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+            for port in range_of(range).ok_or_else(|| bad(format!("invalid port: '{text}'")))? {
+                ports.insert(format!("{port}/{protocol}"), api::container::Empty::default());
+            }
+        }
+        for inner in self.port_bindings()?.into_keys() {
+            ports.insert(inner, api::container::Empty::default());
+        }
+        Ok((!ports.is_empty()).then_some(ports))
+    }
+
     /// The image, where one is given.
     pub(crate) fn image(&self) -> &str {
         if self.rootfs.is_some() { "" } else { self.words.first().map_or("", String::as_str) }
@@ -250,6 +285,7 @@ impl SpecArgs {
                 cmd: (!command.is_empty()).then_some(command),
                 entrypoint: self.entrypoint.clone().map(|program| vec![program]),
                 working_dir: self.workdir.clone().unwrap_or_default(),
+                exposed_ports: self.exposed_ports()?,
                 labels: pairs(&self.label),
                 healthcheck: self.health()?,
                 stop_signal: self.stop_signal.clone(),
@@ -282,6 +318,8 @@ impl SpecArgs {
                 r#type: self.log_driver.clone().unwrap_or_default(),
                 config: pairs(&self.log_opt),
             },
+            port_bindings: self.port_bindings()?,
+            publish_all_ports: self.publish_all,
             network_mode: self.network.clone().unwrap_or_else(|| "default".into()),
             restart_policy: parse_restart(&self.restart)?,
             auto_remove: self.rm,
@@ -465,6 +503,44 @@ fn parse_mount(text: &str) -> Outcome<Mount> {
     Ok(mount)
 }
 
+/// One `--publish`, a binding a port.
+fn published(text: &str) -> Outcome<Vec<(String, PortBinding)>> {
+    let invalid = || bad(format!("invalid port specification: '{text}'"));
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (before, inner) = ports.rsplit_once(':').unwrap_or(("", ports));
+    // An IPv6 address has colons of its own, in brackets.
+    let (address, outer) = match before.rsplit_once(':') {
+        Some((address, outer)) => (address.trim_matches(['[', ']']), outer),
+        None => ("", before),
+    };
+    let inner: Vec<u16> = range_of(inner).ok_or_else(invalid)?.collect();
+    let binding = |host_port: String| PortBinding { host_ip: address.to_owned(), host_port };
+    if outer.is_empty() {
+        return Ok(inner
+            .into_iter()
+            .map(|port| (format!("{port}/{protocol}"), binding(String::new())))
+            .collect());
+    }
+    let hosts: Vec<u16> = range_of(outer).ok_or_else(invalid)?.collect();
+    match inner.as_slice() {
+        // Any one of a range.
+        [port] if hosts.len() > 1 => Ok(vec![(format!("{port}/{protocol}"), binding(outer.to_owned()))]),
+        _ if hosts.len() == inner.len() => Ok(inner
+            .iter()
+            .zip(hosts)
+            .map(|(port, host)| (format!("{port}/{protocol}"), binding(host.to_string())))
+            .collect()),
+        _ => Err(bad(format!("invalid ranges specified for container and host ports: '{text}'"))),
+    }
+}
+
+/// `80` or `8000-8010`.
+fn range_of(text: &str) -> Option<std::ops::RangeInclusive<u16>> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let (from, to) = (from.parse::<u16>().ok()?, to.parse::<u16>().ok()?);
+    (from > 0 && from <= to).then_some(from..=to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,5 +559,30 @@ mod tests {
         assert_eq!(parse_device("/dev/a:/dev/b").path_in_container, "/dev/b");
         assert_eq!(parse_ulimit("nofile=10:20").unwrap().hard, 20);
         assert_eq!(parse_restart("on-failure:3").unwrap().maximum_retry_count, 3);
+    }
+
+    #[test]
+    fn ports_are_read_as_docker_reads_them() {
+        let shown = |text: &str| {
+            published(text).map(|list| {
+                let each =
+                    list.into_iter().map(|(inner, to)| format!("{}:{}->{inner}", to.host_ip, to.host_port));
+                each.collect::<Vec<_>>().join(" ")
+            })
+        };
+        for (text, expected) in [
+            ("80", ":->80/tcp"),
+            ("8080:80", ":8080->80/tcp"),
+            ("127.0.0.1:5353:53/udp", "127.0.0.1:5353->53/udp"),
+            ("127.0.0.1::80", "127.0.0.1:->80/tcp"),
+            ("[::1]:8080:80", "::1:8080->80/tcp"),
+            ("8000-8001:80-81", ":8000->80/tcp :8001->81/tcp"),
+            ("8000-8010:80", ":8000-8010->80/tcp"),
+        ] {
+            assert_eq!(shown(text).ok().as_deref(), Some(expected), "{text}");
+        }
+        for text in ["", "x", "80:", "0:0", "8000-8002:80-81", "9-8:80", "70000"] {
+            assert!(published(text).is_err(), "{text}");
+        }
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Dynamic {
     pub(crate) restart_count: u32,
     pub(crate) is_stopped_by_user: bool,
     pub(crate) link: Option<Arc<Link>>,
+    /// What it has on the bridge while it runs.
+    pub(crate) endpoint: Option<network::Endpoint>,
     /// Clients that attached before the start.
     pub(crate) waiting: Vec<(OwnedFd, Streams)>,
     pub(crate) execs: HashMap<String, Arc<ExecProcess>>,
@@ -80,6 +82,7 @@ impl Container {
                 restart_count: record.restart_count,
                 is_stopped_by_user: record.is_stopped_by_user,
                 link: None,
+                endpoint: None,
                 waiting: Vec::new(),
                 execs: HashMap::new(),
                 health: None,

@@ -35,8 +35,9 @@ impl Engine {
         if let Some(image) = &image {
             merge_image(&mut spec, image);
         }
-        normalize(&mut spec, &mut warnings)?;
+        normalize(&mut spec, self.bridge.is_some(), &mut warnings)?;
         check(&spec)?;
+        crate::bridge::ports(&spec)?;
         let id = new_id();
         let name = self.reserve_name(name, &id)?;
         let image_id = image.as_ref().map(|image| image.id.to_string()).unwrap_or_default();
@@ -164,14 +165,15 @@ fn merge_health(given: Option<Healthcheck>, image: Option<&Healthcheck>) -> Opti
 }
 
 /// Writes out what was left to the engine.
-fn normalize(spec: &mut ContainerSpec, warnings: &mut Vec<String>) -> Result<()> {
+fn normalize(spec: &mut ContainerSpec, has_bridge: bool, warnings: &mut Vec<String>) -> Result<()> {
     let mode = spec.host.network_mode.as_str();
     match mode {
+        "" | "default" | "bridge" if has_bridge => spec.host.network_mode = "bridge".into(),
         "" | "default" => {
             spec.host.network_mode = "none".into();
             warnings.push(
-                "This version of Cove has no bridge networks yet: the container has no network. \
-                 Use --network host to share the host's."
+                "There is no bridge network here, which needs root and the program nft (package nftables): \
+                 the container has no network. Use --network host to share the host's."
                     .into(),
             );
         }
@@ -179,7 +181,7 @@ fn normalize(spec: &mut ContainerSpec, warnings: &mut Vec<String>) -> Result<()>
         other if other.starts_with("container:") => {}
         other => {
             return Err(Error::unsupported(format!(
-                "network {other:?}: networks other than none, host and container:ID are not supported yet"
+                "network {other:?}: networks other than bridge, none, host and container:ID are not supported yet"
             )));
         }
     }

@@ -51,6 +51,8 @@ pub struct Inner {
     pub(crate) events: Events,
     pub(crate) monitors: Monitors,
     pub(crate) cgroups: Layout,
+    /// None where there can't be one.
+    pub(crate) bridge: Option<Arc<network::Bridge>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) execs: crate::exec::Execs,
     /// Held for as long as the engine lives: one engine per root.
@@ -94,7 +96,9 @@ impl Engine {
             is_rootless: config.is_rootless,
             forces_copy: false,
         })?;
+        let bridge = crate::bridge::open(&config.root, config.is_rootless);
         let engine = Self(Arc::new(Inner {
+            bridge,
             monitors: Monitors::new(config.runtime.clone()),
             config,
             id,
@@ -116,12 +120,20 @@ impl Engine {
         self.tasks.close();
         // Tasks that follow containers end with them, not with the engine: no waiting for those.
         let _ = tokio::time::timeout(std::time::Duration::from_millis(200), self.tasks.wait()).await;
+        self.sweep_network().await;
     }
 
     /// What happens, as it happens.
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The bridge: its interface, and what it spans once a container was on it. None where there can't
+    /// be one.
+    #[must_use]
+    pub fn bridge(&self) -> Option<(String, Option<network::Subnet>)> {
+        self.bridge.as_ref().map(|bridge| (bridge.interface().to_owned(), bridge.subnet()))
     }
 
     /// The image store.

@@ -101,6 +101,9 @@ pub enum Error {
     /// The runtime's own failure.
     #[error(transparent)]
     Runtime(#[from] oci_runtime::Error),
+    /// A container's network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// The engine is shutting down.
     #[error("the engine is shutting down")]
     ShuttingDown,
@@ -124,6 +127,7 @@ impl Error {
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Image(error) => error.kind(),
             Self::Runtime(error) => error.kind(),
+            Self::Network(error) => error.kind(),
             Self::Os { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 ErrorKind::Permission
             }

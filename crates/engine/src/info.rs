@@ -40,6 +40,8 @@ pub struct ContainerInfo {
     pub host_files: [String; 3],
     /// The name inside.
     pub hostname: String,
+    /// What it has on the bridge while it runs.
+    pub endpoint: Option<network::Endpoint>,
     /// Paths hidden from it.
     pub masked_paths: Vec<String>,
     /// Paths it can't write.
@@ -127,6 +129,7 @@ impl Engine {
                 .map(|target| target.path.display().to_string())
                 .unwrap_or_default(),
             host_files: [file("resolv.conf"), file("hostname"), file("hosts")],
+            endpoint: container.dynamic().endpoint.clone(),
             hostname: oci::hostname(&spec, &container.id),
             masked_paths: list(&spec.host.masked_paths, oci::MASKED_PATHS),
             readonly_paths: list(&spec.host.readonly_paths, oci::READONLY_PATHS),

@@ -6,6 +6,7 @@
 
 mod archive;
 mod attach;
+mod bridge;
 mod container;
 mod create;
 mod engine;
@@ -42,6 +43,7 @@ pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
 pub use images::Commit;
 pub use info::{ContainerInfo, SystemInfo};
+pub use network::{Endpoint, Protocol, Published, Subnet};
 pub use oci_runtime::monitor::protocol::Streams;
 pub use stop::Ended;
 pub use top::ProcessTable;

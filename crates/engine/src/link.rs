@@ -84,11 +84,13 @@ impl Link {
     pub(crate) async fn start(
         &self,
         request: &StartRequest,
+        network: Option<&OwnedFd>,
         attach: &[OwnedFd],
     ) -> Result<std::result::Result<i32, Failure>> {
         let body = protocol::write_body(request).doing(|| "write the start request")?;
         let lock = lock(&request.state_dir)?;
         let mut fds = vec![body.as_fd(), lock.as_fd()];
+        fds.extend(network.map(AsFd::as_fd));
         fds.extend(attach.iter().map(AsFd::as_fd));
         self.send(&Request::Start, &fds).await?;
         match tokio::time::timeout(START_DEADLINE, self.next()).await {

@@ -57,6 +57,7 @@ impl Engine {
                 Ok(())
             }
             Err(error) => {
+                self.detach_network(container).await;
                 let (code, message) = match &error {
                     Error::Start { exit_code, message, .. } => (*exit_code, message.clone()),
                     other => (128, other.chain()),
@@ -98,6 +99,7 @@ impl Engine {
         let spec = container.spec();
         let state_dir = self.state_dir(&container.id);
         make_private_dir(&state_dir)?;
+        let network = self.attach_network(container, &state_dir).await?;
         let files = write_host_files(&spec, container, &state_dir)?;
         let (rootfs, overlay) = self.root_of(container, &spec)?;
         let joined = |other: &str| self.pid_of(other);
@@ -131,12 +133,13 @@ impl Engine {
             filter: filter.as_ref().map(Into::into),
             log: crate::logs::target(&spec, &self.container_dir(&container.id), &container.id)?,
             has_init: spec.host.init,
+            has_network: network.is_some(),
             opens_stdin: spec.open_stdin,
             closes_stdin_once: spec.stdin_once,
             attach,
         };
         let link = self.monitors.take()?;
-        let started = link.start(&request, &fds).await?;
+        let started = link.start(&request, network.as_ref(), &fds).await?;
         self.refill_monitors();
         match started {
             Ok(pid) => Ok((link, pid)),
@@ -275,6 +278,7 @@ impl Engine {
             (restarts.then_some(dynamic.restart_delay), ran)
         };
         self.end_execs(container);
+        self.detach_network(container).await;
         // The monitor's own word of the end goes only once ours is kept. One that is about to be removed
         // needs none.
         let is_kept = spec.host.auto_remove
@@ -411,20 +415,27 @@ fn write_host_files(spec: &ContainerSpec, container: &Container, dir: &std::path
     } else {
         LOCALHOST.into()
     };
+    let endpoint = container.dynamic().endpoint.clone();
+    if let Some(endpoint) = &endpoint {
+        hosts.push_str(&format!("{}\t{hostname}\n", endpoint.address));
+    }
     for entry in &spec.host.extra_hosts {
         let (name, address) = entry
             .split_once(':')
             .ok_or_else(|| Error::invalid(format!("bad format for add-host: {entry:?}")))?;
-        if address == "host-gateway" && !shares_host {
-            return Err(Error::unsupported(
-                "--add-host …:host-gateway needs a bridge network, which is not there yet",
-            ));
-        }
-        let address = if address == "host-gateway" { "127.0.0.1" } else { address };
+        let gateway = endpoint.as_ref().map(|endpoint| endpoint.gateway.to_string());
+        let address = match (address, &gateway) {
+            ("host-gateway", Some(gateway)) => gateway,
+            ("host-gateway", None) if shares_host => "127.0.0.1",
+            ("host-gateway", None) => {
+                return Err(Error::unsupported("--add-host …:host-gateway needs a bridge network"));
+            }
+            (address, _) => address,
+        };
         hosts.push_str(&format!("{address}\t{name}\n"));
     }
     write(&files.hosts, &hosts)?;
-    write(&files.resolv_conf, &resolv_conf(spec, shares_host))?;
+    write(&files.resolv_conf, &resolv_conf(spec, shares_host, endpoint.is_some()))?;
     Ok(files)
 }
 
@@ -435,12 +446,14 @@ const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
     ff02::1\tip6-allnodes\n\
     ff02::2\tip6-allrouters\n";
 
-fn resolv_conf(spec: &ContainerSpec, shares_host: bool) -> String {
+fn resolv_conf(spec: &ContainerSpec, shares_host: bool, is_bridged: bool) -> String {
     let host = &spec.host;
     if host.dns.is_empty() && host.dns_search.is_empty() && host.dns_options.is_empty() {
         // Without a network there is nobody to ask; what programs read is the host's all the same.
         return if shares_host {
             std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+        } else if is_bridged {
+            reachable_resolvers()
         } else {
             String::new()
         };
@@ -453,4 +466,21 @@ fn resolv_conf(spec: &ContainerSpec, shares_host: bool) -> String {
         text.push_str(&format!("options {}\n", host.dns_options.join(" ")));
     }
     text
+}
+
+/// The host's resolvers that can be reached from a bridge. One on the host's loopback can't; systemd's
+/// knows those behind it.
+fn reachable_resolvers() -> String {
+    let is_elsewhere = |line: &str| {
+        let server = line.strip_prefix("nameserver ").map(str::trim);
+        server.is_none_or(|server| server.parse::<std::net::IpAddr>().is_ok_and(|ip| !ip.is_loopback()))
+    };
+    for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let kept: Vec<&str> = text.lines().filter(|line| is_elsewhere(line)).collect();
+        if kept.iter().any(|line| line.starts_with("nameserver ")) {
+            return kept.join("\n") + "\n";
+        }
+    }
+    String::new()
 }

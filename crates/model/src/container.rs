@@ -104,6 +104,12 @@ pub struct HostSpec {
     pub log_options: BTreeMap<String, String>,
     /// `none`, `host`, `default`, `bridge`, a network's name or `container:ID`.
     pub network_mode: String,
+    /// Ports to be reached from outside.
+    #[serde(default)]
+    pub ports: Vec<PortSpec>,
+    /// Whether every exposed port is, too.
+    #[serde(default)]
+    pub publishes_all: bool,
     /// What happens when it ends.
     pub restart: RestartPolicy,
     /// Whether it is removed when it ends.
@@ -188,6 +194,18 @@ pub struct MountSpec {
     pub tmpfs_size: i64,
     /// Mode of a tmpfs.
     pub tmpfs_mode: Option<u32>,
+}
+
+/// A port that is to be reached from outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortSpec {
+    /// The container's, as in `80/tcp`.
+    pub inner: String,
+    /// The host's address; empty is every one.
+    pub address: String,
+    /// The host's port, a range of which one will do, or nothing: any that is free.
+    pub outer: String,
 }
 
 /// When a container that ended is started again.

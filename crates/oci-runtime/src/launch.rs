@@ -221,7 +221,7 @@ fn spawn(
 ) -> Result<i32> {
     let new = namespaces.new & (libc::CLONE_NEWUSER | libc::CLONE_NEWPID);
     let birthplace = birthplace.map(AsFd::as_fd);
-    if namespaces.joined.is_empty() {
+    if namespaces.are_entered_by_child() {
         return match sys::clone3(new, birthplace).doing(|| "clone the container's process")? {
             Fork::Parent(pid) => Ok(pid),
             Fork::Child => run_child(&theirs, body),

@@ -14,7 +14,7 @@ mod io;
 mod log;
 pub mod protocol;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -59,9 +59,13 @@ pub fn main() -> Result<i32> {
     let body = protocol::read_body(fds.remove(0)).doing(|| "read the request's body")?;
     // Held until this process ends: whoever can lock `LOCK` knows that nobody serves the directory.
     let _lock = fds.remove(0);
-    let start: StartRequest = parse(&body)?;
+    let mut start: StartRequest = parse(&body)?;
     drop(body);
-    match Monitor::start(start, control, signals, fds) {
+    let network = join_network(&mut start, &mut fds)?;
+    let started = Monitor::start(start, control, signals, fds);
+    // Held until the first process was in it.
+    drop(network);
+    match started {
         Ok(mut monitor) => {
             sys::trim_heap();
             monitor.serve()
@@ -71,6 +75,23 @@ pub fn main() -> Result<i32> {
             Ok(1)
         }
     }
+}
+
+/// Makes the bundle name the network namespace that came with it.
+fn join_network(start: &mut StartRequest, fds: &mut Vec<OwnedFd>) -> Result<Option<OwnedFd>> {
+    if !start.has_network {
+        return Ok(None);
+    }
+    if fds.is_empty() {
+        return Err(Error::invalid("the start came without its network"));
+    }
+    let network = fds.remove(0);
+    let path = PathBuf::from(format!("/proc/self/fd/{}", network.as_raw_fd()));
+    let namespaces = start.spec.linux.iter_mut().flat_map(|linux| linux.namespaces.iter_mut());
+    for namespace in namespaces.filter(|namespace| namespace.r#type == "network") {
+        namespace.path = Some(path.clone());
+    }
+    Ok(Some(network))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {

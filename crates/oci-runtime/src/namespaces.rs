@@ -74,6 +74,13 @@ impl Namespaces {
         Ok(namespaces)
     }
 
+    /// Whether the child can enter what is joined by itself: neither a pid namespace, which holds for
+    /// children only, nor one whose owner it would have to be.
+    pub(crate) fn are_entered_by_child(&self) -> bool {
+        let plain = libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        !self.has_new(libc::CLONE_NEWUSER) && self.joined.iter().all(|(flag, _)| flag & plain != 0)
+    }
+
     pub(crate) fn has_new(&self, flag: libc::c_int) -> bool {
         self.new & flag != 0
     }

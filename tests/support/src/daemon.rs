@@ -265,6 +265,15 @@ impl Drop for Daemon {
                 let _ = self.docker(&[&["rm", "-f"], ids.as_slice()].concat());
             }
         }
+        // Asked to, it takes its bridge along.
+        if let Some(child) = &mut self.child {
+            let pid = child.id().to_string();
+            let _ = stdx::process::command("kill").args(["-TERM", &pid]).status();
+            let end = Instant::now() + PATIENCE;
+            while Instant::now() < end && child.try_wait().is_ok_and(|status| status.is_none()) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
         let _ = self.crash();
     }
 }

@@ -1,10 +1,14 @@
 //! A creation request as the engine's specification.
 
-use api::container::{ContainerConfig, CreateContainer, HealthConfig, HostConfig, Mount, Resources};
+use std::collections::BTreeMap;
+
+use api::container::{
+    ContainerConfig, CreateContainer, HealthConfig, HostConfig, Mount, PortBinding, Resources,
+};
 use image_store::ImageConfig;
 use model::container::{
-    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, MountSpec, ResourceLimits,
-    RestartMode, RestartPolicy, Ulimit,
+    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, MountSpec, PortSpec,
+    ResourceLimits, RestartMode, RestartPolicy, Ulimit,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -47,12 +51,7 @@ pub(crate) fn container_spec(request: CreateContainer) -> ApiResult<ContainerSpe
 fn refuse(request: &CreateContainer) -> ApiResult<()> {
     let host = &request.host_config;
     let is_set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let has_ports = host.port_bindings.values().flatten().any(|list| !list.is_empty());
-    let asked: [(bool, &str); 13] = [
-        (
-            has_ports || host.publish_all_ports,
-            "published ports need bridge networks, which are not there yet; --network host shares the host's ports",
-        ),
+    let asked: [(bool, &str); 12] = [
         (is_set(&host.volumes_from), "--volumes-from is not supported yet"),
         (is_set(&host.links), "--link is not supported yet"),
         (
@@ -80,7 +79,7 @@ fn refuse(request: &CreateContainer) -> ApiResult<()> {
         ),
         (
             request.config.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()),
-            "MAC addresses need bridge networks, which are not there yet",
+            "MAC addresses can't be chosen yet",
         ),
         (
             request.config.network_disabled == Some(true) && host.network_mode == "host",
@@ -101,6 +100,8 @@ fn host_spec(host: HostConfig) -> ApiResult<HostSpec> {
         log_driver: host.log_config.r#type,
         log_options: host.log_config.config,
         network_mode: host.network_mode,
+        ports: ports(host.port_bindings),
+        publishes_all: host.publish_all_ports,
         restart: restart_policy(&host.restart_policy)?,
         auto_remove: host.auto_remove,
         annotations: host.annotations.unwrap_or_default(),
@@ -130,6 +131,18 @@ fn host_spec(host: HostConfig) -> ApiResult<HostSpec> {
         console_size: (host.console_size[0], host.console_size[1]),
         container_id_file: host.container_id_file,
     })
+}
+
+/// Bindings by the container's port, one by one; a port without any is one that is only exposed.
+fn ports(bindings: BTreeMap<String, Option<Vec<PortBinding>>>) -> Vec<PortSpec> {
+    let each = bindings.into_iter().flat_map(|(inner, list)| {
+        list.unwrap_or_default().into_iter().map(move |binding| PortSpec {
+            inner: inner.clone(),
+            address: binding.host_ip,
+            outer: binding.host_port,
+        })
+    });
+    each.collect()
 }
 
 /// The policy by Docker's name.

@@ -1,15 +1,17 @@
 //! Everything about a container.
 
+use std::collections::BTreeMap;
+
 use api::container::{
     ContainerConfig, ContainerInspect, ContainerState, DeviceMapping, Empty, GraphDriver, Health,
-    HealthConfig, HealthResult, HostConfig, LogConfig, Mount, NetworkSettings, Resources, RestartPolicy,
-    ThrottleDevice, Ulimit, WeightDevice,
+    HealthConfig, HealthResult, HostConfig, LogConfig, Mount, NetworkSettings, PortBinding, Resources,
+    RestartPolicy, ThrottleDevice, Ulimit, WeightDevice,
 };
 use engine::ContainerInfo;
 use engine::lifecycle::State;
 use model::container::{ContainerSpec, HostSpec, ResourceLimits, RestartMode};
 
-use super::summary::{mounts, networks};
+use super::summary::{mac_text, mounts, networks};
 use super::{int, time_text};
 
 /// The answer of `GET /containers/{id}/json`.
@@ -38,9 +40,44 @@ pub(crate) fn container_inspect(info: &ContainerInfo, written: Option<(u64, u64)
         size_root_fs: written.map(|(_, all)| int(all)),
         mounts: mounts(info),
         config: config(&info.spec, &info.hostname),
-        network_settings: NetworkSettings { networks: networks(info), ..NetworkSettings::default() },
+        network_settings: network_settings(info),
         ..ContainerInspect::default()
     }
+}
+
+fn network_settings(info: &ContainerInfo) -> NetworkSettings {
+    let networks = networks(info);
+    let Some(endpoint) = &info.endpoint else {
+        return NetworkSettings { networks, ..NetworkSettings::default() };
+    };
+    let mut ports: BTreeMap<String, Option<Vec<PortBinding>>> =
+        info.spec.exposed_ports.iter().map(|port| (port.clone(), None)).collect();
+    for port in &endpoint.ports {
+        let binding = PortBinding { host_ip: port.address.to_string(), host_port: port.outer.to_string() };
+        let list = ports.entry(format!("{}/{}", port.inner, port.protocol)).or_default();
+        list.get_or_insert_default().push(binding);
+    }
+    NetworkSettings {
+        sandbox_id: info.id.clone(),
+        endpoint_id: info.id.clone(),
+        gateway: endpoint.gateway.to_string(),
+        ip_address: endpoint.address.to_string(),
+        ip_prefix_len: endpoint.subnet.prefix.into(),
+        mac_address: mac_text(endpoint.mac),
+        ports,
+        networks,
+        ..NetworkSettings::default()
+    }
+}
+
+/// Bindings as they were asked for.
+fn port_bindings(host: &HostSpec) -> BTreeMap<String, Option<Vec<PortBinding>>> {
+    let mut bindings: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+    for port in &host.ports {
+        let binding = PortBinding { host_ip: port.address.clone(), host_port: port.outer.clone() };
+        bindings.entry(port.inner.clone()).or_default().get_or_insert_default().push(binding);
+    }
+    bindings
 }
 
 fn state(info: &ContainerInfo) -> ContainerState {
@@ -138,6 +175,8 @@ fn host_config(info: &ContainerInfo) -> HostConfig {
         container_id_file: host.container_id_file.clone(),
         log_config: LogConfig { r#type: host.log_driver.clone(), config: host.log_options.clone() },
         network_mode: host.network_mode.clone(),
+        port_bindings: port_bindings(host),
+        publish_all_ports: host.publishes_all,
         restart_policy: RestartPolicy {
             name: match host.restart.mode {
                 RestartMode::No => "no",

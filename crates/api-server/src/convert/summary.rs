@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use api::container::{ContainerSummary, EndpointSettings, MountPoint, SummaryHostConfig, SummaryNetworks};
+use api::container::{
+    ContainerSummary, EndpointSettings, MountPoint, PortSummary, SummaryHostConfig, SummaryNetworks,
+};
 use engine::ContainerInfo;
 use engine::lifecycle::State;
 
@@ -26,7 +28,7 @@ pub(crate) fn container_summary(
         image_id: info.image_id.clone(),
         command: words.join(" "),
         created: seconds(info.created),
-        ports: Vec::new(),
+        ports: ports(info),
         size_rw: written.map(|(rw, _)| int(rw)),
         size_root_fs: written.map(|(_, all)| int(all)),
         labels: info.spec.labels.clone(),
@@ -49,13 +51,57 @@ pub(super) fn image_name(info: &ContainerInfo) -> String {
     }
 }
 
-/// The network a container is in, as an endpoint without addresses.
+/// What it publishes and exposes, as `ps` shows it.
+fn ports(info: &ContainerInfo) -> Vec<PortSummary> {
+    let published = info.endpoint.iter().flat_map(|endpoint| endpoint.ports.iter());
+    let mut all: Vec<PortSummary> = published
+        .map(|port| PortSummary {
+            ip: port.address.to_string(),
+            private_port: port.inner,
+            public_port: Some(port.outer),
+            r#type: port.protocol.to_string(),
+        })
+        .collect();
+    if info.state.run().is_some() && info.spec.host.network_mode == "bridge" {
+        for exposed in &info.spec.exposed_ports {
+            let (number, protocol) = exposed.split_once('/').unwrap_or((exposed, "tcp"));
+            let Ok(private_port) = number.parse() else { continue };
+            if !all.iter().any(|port| port.private_port == private_port && port.r#type == protocol) {
+                all.push(PortSummary { private_port, r#type: protocol.into(), ..PortSummary::default() });
+            }
+        }
+    }
+    all.sort_by_key(|port| (port.private_port, port.public_port));
+    all
+}
+
+/// The network a container is in, with what it has there.
 pub(super) fn networks(info: &ContainerInfo) -> BTreeMap<String, EndpointSettings> {
     let mode = &info.spec.host.network_mode;
     if mode.starts_with("container:") {
         return BTreeMap::new();
     }
-    BTreeMap::from([(mode.clone(), EndpointSettings::default())])
+    let settings =
+        info.endpoint.as_ref().map_or_else(EndpointSettings::default, |endpoint| EndpointSettings {
+            mac_address: mac_text(endpoint.mac),
+            network_id: network_id(mode),
+            endpoint_id: info.id.clone(),
+            gateway: endpoint.gateway.to_string(),
+            ip_address: endpoint.address.to_string(),
+            ip_prefix_len: endpoint.subnet.prefix.into(),
+            ..EndpointSettings::default()
+        });
+    BTreeMap::from([(mode.clone(), settings)])
+}
+
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The id of a network that is always there: its name, as hexadecimal digits of Docker's length.
+pub(crate) fn network_id(name: &str) -> String {
+    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{digits:0<64}")
 }
 
 pub(super) fn mounts(info: &ContainerInfo) -> Vec<MountPoint> {

@@ -39,6 +39,9 @@ impl Init<'_> {
         }
         // /proc/self of the host's proc still names this process here.
         process::set_oom_score(process)?;
+        if self.namespaces.are_entered_by_child() {
+            self.namespaces.enter()?;
+        }
         self.unshare_early()?;
         self.name_host()?;
         if self.namespaces.has_new(libc::CLONE_NEWNET) {

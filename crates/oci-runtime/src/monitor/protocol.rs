@@ -171,6 +171,9 @@ pub struct StartRequest {
     /// Whether a small init is its first process.
     #[serde(default)]
     pub has_init: bool,
+    /// Whether a descriptor of its network namespace comes along, behind the lock.
+    #[serde(default)]
+    pub has_network: bool,
     /// Where output is kept.
     pub log: LogTarget,
     /// Whether stdin is a pipe (or terminal) rather than empty.

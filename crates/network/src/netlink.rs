@@ -1,0 +1,263 @@
+//! The few requests of rtnetlink that a bridge needs (rtnetlink(7)), one socket a namespace.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const NLMSG_ERROR: u16 = 2;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+
+const IFF_UP: u32 = 1;
+/// `AF_INET`.
+const INET: u8 = 2;
+
+/// A request being written.
+struct Message(Vec<u8>);
+
+impl Message {
+    fn new(kind: u16, flags: u16) -> Self {
+        let mut bytes = vec![0; 4];
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        // One request at a time: numbers would tell nothing.
+        bytes.extend([0; 8]);
+        Self(bytes)
+    }
+
+    /// `struct ifinfomsg`.
+    fn link(kind: u16, flags: u16, index: u32, up: bool) -> Self {
+        let mut message = Self::new(kind, flags);
+        message.link_header(index, up);
+        message
+    }
+
+    fn link_header(&mut self, index: u32, up: bool) {
+        let state = if up { IFF_UP } else { 0 };
+        self.0.extend([0; 4]);
+        self.0.extend(index.to_ne_bytes());
+        self.0.extend(state.to_ne_bytes());
+        self.0.extend(state.to_ne_bytes());
+    }
+
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn name(&mut self, kind: u16, name: &str) {
+        self.attribute(kind, &[name.as_bytes(), b"\0"].concat());
+    }
+
+    /// An attribute made of attributes.
+    fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        let at = self.0.len();
+        self.0.extend([0; 2]);
+        self.0.extend(kind.to_ne_bytes());
+        fill(self);
+        let length = u16::try_from(self.0.len() - at).unwrap_or(u16::MAX);
+        if let Some(field) = self.0.get_mut(at..at + 2) {
+            field.copy_from_slice(&length.to_ne_bytes());
+        }
+    }
+}
+
+/// A socket that speaks to the network namespace it was made in.
+#[derive(Debug)]
+pub(crate) struct Netlink(OwnedFd);
+
+impl Netlink {
+    /// Of this thread's namespace.
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            // NETLINK_ROUTE is protocol 0.
+            None,
+        )?;
+        Ok(Self(socket))
+    }
+
+    /// Sends a request and reads its answer: the body of what was asked for, if anything was.
+    fn ask(&self, mut message: Message) -> io::Result<Vec<u8>> {
+        let length = u32::try_from(message.0.len()).unwrap_or(u32::MAX);
+        if let Some(field) = message.0.get_mut(..4) {
+            field.copy_from_slice(&length.to_ne_bytes());
+        }
+        rustix::net::send(&self.0, &message.0, SendFlags::empty())?;
+        let mut body = Vec::new();
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let (received, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty())?;
+            let mut rest = buffer.get(..received).unwrap_or_default();
+            while let Some((kind, payload, after)) = split(rest) {
+                rest = after;
+                if kind == NLMSG_ERROR {
+                    let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
+                    return if code == 0 { Ok(body) } else { Err(io::Error::from_raw_os_error(-code)) };
+                }
+                body = payload.to_vec();
+            }
+        }
+    }
+
+    /// The number of an interface.
+    pub(crate) fn index(&self, name: &str) -> io::Result<u32> {
+        let mut message = Message::link(RTM_GETLINK, 0, 0, false);
+        message.name(IFLA_IFNAME, name);
+        let body = self.ask(message)?;
+        let index = body.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+        index.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// A bridge.
+    pub(crate) fn add_bridge(&self, name: &str) -> io::Result<()> {
+        let mut message = Message::link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, true);
+        message.name(IFLA_IFNAME, name);
+        message.nested(IFLA_LINKINFO, |info| info.attribute(IFLA_INFO_KIND, b"bridge"));
+        self.ask(message).map(drop)
+    }
+
+    /// A pair: `name` on the bridge `master`, and `peer` in another namespace.
+    pub(crate) fn add_pair(
+        &self,
+        name: &str,
+        master: u32,
+        peer: &str,
+        namespace: BorrowedFd<'_>,
+        mac: [u8; 6],
+    ) -> io::Result<()> {
+        let fd = u32::try_from(namespace.as_raw_fd()).unwrap_or(u32::MAX);
+        let mut message = Message::link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, true);
+        message.name(IFLA_IFNAME, name);
+        message.attribute(IFLA_MASTER, &master.to_ne_bytes());
+        message.nested(IFLA_LINKINFO, |info| {
+            info.attribute(IFLA_INFO_KIND, b"veth");
+            info.nested(IFLA_INFO_DATA, |data| {
+                data.nested(VETH_INFO_PEER, |inner| {
+                    inner.link_header(0, false);
+                    inner.name(IFLA_IFNAME, peer);
+                    inner.attribute(IFLA_ADDRESS, &mac);
+                    inner.attribute(IFLA_NET_NS_FD, &fd.to_ne_bytes());
+                });
+            });
+        });
+        self.ask(message).map(drop)
+    }
+
+    /// Brings an interface up.
+    pub(crate) fn up(&self, index: u32) -> io::Result<()> {
+        self.ask(Message::link(RTM_NEWLINK, 0, index, true)).map(drop)
+    }
+
+    /// Removes an interface; one that is gone is no failure.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        let mut message = Message::link(RTM_DELLINK, 0, 0, false);
+        message.name(IFLA_IFNAME, name);
+        match self.ask(message) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Gives an interface an address; one that it has is no failure.
+    pub(crate) fn add_address(
+        &self,
+        index: u32,
+        address: Ipv4Addr,
+        prefix: u8,
+        broadcast: Ipv4Addr,
+    ) -> io::Result<()> {
+        let mut message = Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL);
+        message.0.extend([INET, prefix, 0, 0]);
+        message.0.extend(index.to_ne_bytes());
+        message.attribute(IFA_LOCAL, &address.octets());
+        message.attribute(IFA_ADDRESS, &address.octets());
+        message.attribute(IFA_BROADCAST, &broadcast.octets());
+        match self.ask(message) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Sends everything else to a gateway.
+    pub(crate) fn add_default_route(&self, gateway: Ipv4Addr, index: u32) -> io::Result<()> {
+        const MAIN_TABLE: u8 = 254;
+        const BOOT: u8 = 3;
+        const UNICAST: u8 = 1;
+        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+        message.0.extend([INET, 0, 0, 0, MAIN_TABLE, BOOT, 0, UNICAST]);
+        message.0.extend([0; 4]);
+        message.attribute(RTA_GATEWAY, &gateway.octets());
+        message.attribute(RTA_OIF, &index.to_ne_bytes());
+        self.ask(message).map(drop)
+    }
+}
+
+/// One message of a packet: its kind, its payload, and what follows.
+fn split(packet: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let number = |at: usize| packet.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let length = usize::try_from(number(0)?).ok()?;
+    let kind = u16::from_ne_bytes(packet.get(4..6)?.try_into().ok()?);
+    let payload = packet.get(16..length)?;
+    Some((kind, payload, packet.get(length.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_aligned_and_measured() {
+        let mut message = Message::new(RTM_NEWLINK, 0);
+        message.nested(IFLA_LINKINFO, |info| info.attribute(IFLA_INFO_KIND, b"veth5"));
+        // Header, outer head, inner head, five bytes and three of padding.
+        assert_eq!(message.0.len(), 16 + 4 + 4 + 8);
+        assert_eq!(message.0.get(16..18), Some(&16_u16.to_ne_bytes()[..]));
+        assert_eq!(message.0.get(20..22), Some(&9_u16.to_ne_bytes()[..]));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_kernel_sends_is_taken_apart_without_a_panic(packet: Vec<u8>) {
+            let mut rest = packet.as_slice();
+            let mut count = 0;
+            while let Some((_, _, after)) = split(rest) {
+                if after.len() >= rest.len() {
+                    break;
+                }
+                rest = after;
+                count += 1;
+            }
+            proptest::prop_assert!(count <= packet.len());
+        }
+    }
+}
