@@ -41,12 +41,14 @@ pub(crate) fn start(app: &AppHandle, session: Session) {
     let app = app.clone();
     tauri::async_runtime::spawn(async move {
         loop {
-            let shown = presence::appear().await && show(&app, &session);
-            if shown {
+            if presence::appear().await {
+                // Noted first: a window that is closed the moment the icon is there hides already.
                 set_shown(&app, true);
-                tokio::select! {
-                    () = presence::disappear() => {}
-                    () = follow(&app, &session) => {}
+                if show(&app, &session) {
+                    tokio::select! {
+                        () = presence::disappear() => {}
+                        () = follow(&app, &session) => {}
+                    }
                 }
                 set_shown(&app, false);
                 // Dropping the last handle takes the icon away; it is made anew with the next tray.

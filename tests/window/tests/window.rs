@@ -111,8 +111,15 @@ async fn a_container_from_the_run_dialog_has_a_terminal() -> anyhow::Result<()> 
     see(window, &field("Name")).await?.send_keys("GREETING").await?;
     see(window, &field("Value")).await?.send_keys("hello there").await?;
     see(window, &field("Memory")).await?.send_keys("64 MB").await?;
+    // A user's engine has no bridge, and the dialog no ports.
+    let networks = engine.client.info().await?.plugins.get("Network").cloned().flatten().unwrap_or_default();
+    let has_bridge = networks.iter().any(|driver| driver == "bridge");
+    if has_bridge {
+        see(window, &field("Port in the container")).await?.send_keys("80").await?;
+    }
     let wanted = format!(
-        "cove run -d --name shell --network host -e 'GREETING=hello there' -m 64m {} sleep 1000",
+        "cove run -d --name shell {} -e 'GREETING=hello there' -m 64m {} sleep 1000",
+        if has_bridge { "-p 80" } else { "--network host" },
         engine.image
     );
     wait_for("the command line", 10, async || {
@@ -125,6 +132,17 @@ async fn a_container_from_the_run_dialog_has_a_terminal() -> anyhow::Result<()> 
     see(window, &row("shell", "running")).await?;
     let made = engine.client.inspect_container("shell").await?;
     assert_eq!(made.host_config.resources.memory, 64 << 20);
+    if has_bridge {
+        let published = made.network_settings.ports.get("80/tcp").cloned().flatten().unwrap_or_default();
+        let port = &published.first().ok_or_else(|| anyhow::anyhow!("no port was published"))?.host_port;
+        see(
+            window,
+            &format!(
+                "//*[contains(@class,'row')]//button[contains(@class,'port')][starts-with(., ':{port}')]"
+            ),
+        )
+        .await?;
+    }
 
     click(window, "//button[@role='tab'][text()='Terminal']").await?;
     see(window, "//textarea[contains(@class,'xterm-helper-textarea')]").await?;

@@ -31,6 +31,10 @@ cpus: number,
  */
 memory: number, 
 /**
+ * Whether containers can have addresses and publish ports.
+ */
+hasBridge: boolean, 
+/**
  * Why it doesn't answer.
  */
 error: UiError | null, 

@@ -2,6 +2,7 @@
 import type { MountLine } from "./MountLine";
 import type { Network } from "./Network";
 import type { OnExit } from "./OnExit";
+import type { PortLine } from "./PortLine";
 import type { Variable } from "./Variable";
 
 /**
@@ -43,4 +44,8 @@ onExit: OnExit,
 /**
  * What it can reach.
  */
-network: Network, };
+network: Network, 
+/**
+ * Lines that are empty are ignored, and all of them without a bridge.
+ */
+ports: Array<PortLine>, };

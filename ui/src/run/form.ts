@@ -5,9 +5,9 @@ import type { RunForm } from '../generated/RunForm';
 
 export function emptyForm(from: Partial<RunForm>): RunForm {
   const form: RunForm = {
-    image: '', name: '', command: '', env: [], mounts: [], cpus: '', memory: '', onExit: 'keep', network: 'host', ...from,
+    image: '', name: '', command: '', env: [], mounts: [], cpus: '', memory: '', onExit: 'keep', network: 'host', ports: [], ...from,
   };
-  return { ...form, env: form.env.map((line) => ({ ...line })), mounts: form.mounts.map((line) => ({ ...line })) };
+  return { ...form, env: form.env.map((line) => ({ ...line })), mounts: form.mounts.map((line) => ({ ...line })), ports: form.ports.map((line) => ({ ...line })) };
 }
 
 /** Whether a list has no empty line at its end to type into. */

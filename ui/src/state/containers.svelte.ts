@@ -160,7 +160,7 @@ export function welcomeForm(): RunForm {
   const taken = [...containers.rows.values()].some((row) => row.name === 'welcome');
   return {
     image: 'cove/welcome:latest', name: taken ? '' : 'welcome', command: '', env: [], mounts: [], cpus: '', memory: '',
-    onExit: 'keep', network: 'host',
+    onExit: 'keep', network: 'host', ports: [],
   };
 }
 

@@ -123,7 +123,7 @@ export class WebTransport implements Transport {
 /** The engine may well be fine, but nobody here can tell. */
 function away(): Update {
   return {
-    type: 'engine', state: 'away', address: location.host, version: '', mode: '', cpus: 0, memory: 0,
+    type: 'engine', state: 'away', address: location.host, version: '', mode: '', cpus: 0, memory: 0, hasBridge: false,
     lastAnswer: null, startable: false,
     error: { kind: 'unavailable', message: 'cove web has ended', hint: 'start it again and open the address it prints' },
   };

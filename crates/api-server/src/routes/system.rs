@@ -88,6 +88,8 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
         security.push("name=rootless".into());
     }
     let none = || Some(Vec::new());
+    let bridge = engine.bridge().map(|_| "bridge".to_owned());
+    let networks = bridge.into_iter().chain(["host".to_owned(), "null".to_owned()]).collect();
     let info = Info {
         id: system.id,
         containers: count(running + paused + stopped),
@@ -100,7 +102,7 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
         docker_root_dir: system.root,
         plugins: [
             ("Volume".to_owned(), none()),
-            ("Network".to_owned(), Some(vec!["host".to_owned(), "null".to_owned()])),
+            ("Network".to_owned(), Some(networks)),
             ("Authorization".to_owned(), None),
             ("Log".to_owned(), Some(vec!["json-file".to_owned(), "local".to_owned(), "none".to_owned()])),
         ]

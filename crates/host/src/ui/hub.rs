@@ -52,6 +52,8 @@ pub struct EngineState {
     pub cpus: u32,
     /// Bytes it may use.
     pub memory: u64,
+    /// Whether containers can have addresses and publish ports.
+    pub has_bridge: bool,
     /// Why it doesn't answer.
     pub error: Option<UiError>,
     /// When it last answered, milliseconds since the epoch.
@@ -114,6 +116,7 @@ impl Hub {
             mode: String::new(),
             cpus: 0,
             memory: 0,
+            has_bridge: false,
             error: None,
             last_answer: None,
             startable: engine::Starter::of(&target).is_some(),
@@ -227,6 +230,8 @@ impl Hub {
             engine.version = info.server_version;
             engine.mode = if rootless { "Rootless".to_owned() } else { String::new() };
             engine.cpus = u32::try_from(info.ncpu).unwrap_or(0);
+            let networks = info.plugins.get("Network").cloned().flatten().unwrap_or_default();
+            engine.has_bridge = networks.iter().any(|driver| driver == "bridge");
             engine.memory = u64::try_from(info.mem_total).unwrap_or(0);
             engine.last_answer = Some(now_millis());
         });

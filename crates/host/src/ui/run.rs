@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use api::container::{ContainerConfig, CreateContainer, HostConfig, Resources, RestartPolicy};
+use api::container::{
+    ContainerConfig, CreateContainer, Empty, HostConfig, PortBinding, Resources, RestartPolicy,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a user fills in; texts are as typed.
@@ -28,6 +30,9 @@ pub struct RunForm {
     pub on_exit: OnExit,
     /// What it can reach.
     pub network: Network,
+    /// Lines that are empty are ignored, and all of them without a bridge.
+    #[serde(default)]
+    pub ports: Vec<PortLine>,
 }
 
 /// An environment variable.
@@ -54,6 +59,17 @@ pub struct MountLine {
     pub read_only: bool,
 }
 
+/// A port of the container that is reached at one of this computer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortLine {
+    /// Here. Empty: one that is free.
+    pub outer: String,
+    /// There.
+    pub inner: String,
+}
+
 /// What becomes of a container when it ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
@@ -76,6 +92,8 @@ pub enum Network {
     /// What this computer can reach, by its own addresses.
     #[default]
     Host,
+    /// What this computer can reach, by an address of its own.
+    Bridge,
     /// Nothing.
     None,
 }
@@ -110,7 +128,7 @@ pub struct Preview {
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// `image`, `name`, `command`, `env.0`, `mounts.0`, `cpus` or `memory`.
+    /// `image`, `name`, `command`, `ports.0`, `env.0`, `mounts.0`, `cpus` or `memory`.
     pub field: String,
     /// What is wrong, and what would be right.
     pub message: String,
@@ -150,6 +168,7 @@ impl RunForm {
         reader.word("run");
         reader.word("-d");
         self.read_life(&mut reader);
+        self.read_ports(&mut reader);
         self.read_env(&mut reader);
         self.read_mounts(&mut reader);
         self.read_limits(&mut reader);
@@ -185,10 +204,42 @@ impl RunForm {
         }
         let network = match self.network {
             Network::Host => "host",
+            Network::Bridge => "bridge",
             Network::None => "none",
         };
-        reader.option("--network", network);
+        // The bridge is what a container gets that is not asked.
+        if self.network != Network::Bridge {
+            reader.option("--network", network);
+        }
         network.clone_into(&mut reader.host.network_mode);
+    }
+
+    fn read_ports(&self, reader: &mut Reader) {
+        let lines = self.ports.iter().enumerate().filter(|_| self.network == Network::Bridge);
+        for (index, line) in lines {
+            let (outer, inner) = (line.outer.trim(), line.inner.trim());
+            if outer.is_empty() && inner.is_empty() {
+                continue;
+            }
+            let field = format!("ports.{index}");
+            let (number, protocol) = inner.split_once('/').unwrap_or((inner, "tcp"));
+            let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port != 0);
+            if !is_port(number) || !matches!(protocol, "tcp" | "udp") {
+                reader.problem(&field, "a port in the container is a number up to 65535, perhaps with /udp");
+            }
+            if !outer.is_empty() && !is_port(outer) {
+                reader.problem(
+                    &field,
+                    "a port of this computer is a number up to 65535, or nothing for a free one",
+                );
+            }
+            let shown = if outer.is_empty() { inner.to_owned() } else { format!("{outer}:{inner}") };
+            reader.option("-p", &shown);
+            let key = format!("{number}/{protocol}");
+            let binding = PortBinding { host_ip: String::new(), host_port: outer.to_owned() };
+            reader.host.port_bindings.entry(key.clone()).or_default().get_or_insert_default().push(binding);
+            reader.config.exposed_ports.get_or_insert_default().insert(key, Empty::default());
+        }
     }
 
     fn read_env(&self, reader: &mut Reader) {
@@ -414,6 +465,30 @@ mod tests {
         assert_eq!(plan.spec.host_config.resources.nano_cpus, 1_500_000_000);
         assert_eq!(plan.spec.host_config.resources.memory, 512 << 20);
         assert!(plan.spec.host_config.auto_remove);
+    }
+
+    #[test]
+    fn ports_are_published_on_the_bridge_alone() {
+        let line = |outer: &str, inner: &str| PortLine { outer: outer.into(), inner: inner.into() };
+        let mut form = RunForm {
+            network: Network::Bridge,
+            ports: vec![line("8080", "80"), line("", "53/udp"), line("", "")],
+            ..form()
+        };
+        let plan = form.plan().unwrap();
+        assert_eq!(plan.preview.words.join(" "), "run -d -p 8080:80 -p 53/udp postgres:17");
+        assert_eq!(plan.spec.host_config.network_mode, "bridge");
+        let bindings = &plan.spec.host_config.port_bindings;
+        assert_eq!(bindings["80/tcp"].as_ref().unwrap()[0].host_port, "8080");
+        assert_eq!(bindings["53/udp"].as_ref().unwrap()[0].host_port, "");
+        form.ports.push(line("http", "70000"));
+        let problems = form.preview().problems;
+        assert!(
+            problems.iter().all(|problem| problem.field == "ports.3") && problems.len() == 2,
+            "{problems:?}"
+        );
+        form.network = Network::Host;
+        assert!(form.plan().unwrap().spec.host_config.port_bindings.is_empty());
     }
 
     #[test]

@@ -172,6 +172,7 @@ mod tests {
             mode: String::new(),
             cpus: 1,
             memory: 0,
+            has_bridge: false,
             error: None,
             last_answer: None,
             startable: true,

@@ -328,7 +328,8 @@ impl Client {
     pub(super) fn broke(&self, error: &reqwest::Error) -> Error {
         let mut why = if error.is_timeout() { "it stopped answering".to_owned() } else { chain(error) };
         // TLS 1.3 tells a missing certificate only after its handshake, which looks like this from here.
-        if why.contains("connection closed") || why.contains("CertificateRequired") {
+        let ends = ["connection closed", "broken pipe", "onnection reset", "CertificateRequired"];
+        if ends.iter().any(|end| why.contains(end)) {
             why += &format!(
                 "; it may want a client certificate (client.cert and client.key in certs.d/{})",
                 self.host
