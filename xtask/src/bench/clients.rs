@@ -118,6 +118,7 @@ pub(super) fn bench(
             table.compare(what, took, other.name, other.time(args).ok(), bar);
         }
     }
+    bridged(table, ours, others, crun)?;
     memory::bench(table, daemon, ours)?;
     for client in others.iter().chain([ours]) {
         let quick: &[&str] = if client.name == "podman" { &["-t", "0"] } else { &[] };
@@ -170,6 +171,21 @@ pub(super) fn bench(
         client.once(&["rmi", &image])?;
         Ok(took)
     })
+}
+
+/// The same with a network: on the bridge, and reached at a port.
+fn bridged(table: &mut Table, ours: &Client, others: &[Client], crun: &Crun) -> Result<()> {
+    let plain: &[&str] = &["run", "--rm", "busybox", "true"];
+    let port: &[&str] = &["run", "--rm", "-p", "127.0.0.1:18999:80", "busybox", "true"];
+    let took = ours.time(plain)?;
+    table.compare("run --rm of true on a bridge", took, "crun alone, without a network", crun.run, "≤ 1.5");
+    for (what, args) in [("run --rm of true on a bridge", plain), ("run --rm of true with a port", port)] {
+        let took = if args == plain { took } else { ours.time(args)? };
+        for other in others {
+            table.compare(what, took, other.name, other.time(args).ok(), "≤ 1/20 of docker");
+        }
+    }
+    Ok(())
 }
 
 /// The median of three.
