@@ -12,7 +12,10 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,11 @@ use crate::ipam::{Pool, Subnet, candidates};
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::ports::{Hold, Port, Published};
+
+/// How long the kernel may take to clear up a namespace by itself.
+const LINGERS: Duration = Duration::from_secs(1);
+/// How many interfaces may wait for that.
+const QUEUE: usize = 4096;
 
 /// What a bridge is called.
 #[derive(Debug, Clone)]
@@ -63,6 +71,7 @@ pub struct Attachment {
 pub struct Bridge {
     config: Config,
     state: Mutex<State>,
+    reaper: Reaper,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +101,7 @@ impl Bridge {
     /// Of that name; nothing is made yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, state: Mutex::default() }
+        Self { config, state: Mutex::default(), reaper: Reaper::default() }
     }
 
     /// Its name.
@@ -208,10 +217,7 @@ impl Bridge {
         let Some(up) = &mut state.up else { return };
         if let Some(held) = &held {
             up.pool.give_back(held.endpoint.address);
-            // Its other end goes with it.
-            if let Err(error) = up.netlink.remove(&held.endpoint.interface) {
-                tracing::warn!(interface = held.endpoint.interface, %error, "failed to remove a container's interface");
-            }
+            self.reaper.remove_later(held.endpoint.interface.clone());
         }
         let subnet = up.subnet;
         if held.is_some_and(|held| !held.endpoint.ports.is_empty())
@@ -287,9 +293,42 @@ impl Bridge {
     }
 }
 
-/// The bridge's end of a container's pair, within the fifteen bytes of a name.
+/// The bridge's end of a container's pair, within the fifteen bytes of a name: the beginning of the
+/// container's id, and the number of the attachment, because the end of the one before may linger.
 fn interface_of(key: &str) -> String {
-    format!("veth{}", key.chars().take(11).collect::<String>())
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("veth{}{count:04x}", key.chars().take(7).collect::<String>())
+}
+
+/// Removes interfaces that their namespaces have most likely taken along by then: asking for it at once
+/// would wait tens of milliseconds for the kernel's grace periods, with the lock that every start needs.
+#[derive(Debug, Default)]
+struct Reaper(OnceLock<SyncSender<(Instant, String)>>);
+
+impl Reaper {
+    fn remove_later(&self, name: String) {
+        let sender = self.0.get_or_init(|| {
+            let (sender, inbox) = sync_channel(QUEUE);
+            let spawned = std::thread::Builder::new().name("veth".into()).spawn(move || reap(&inbox));
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "failed to start the thread that removes interfaces");
+            }
+            sender
+        });
+        // With a full queue, or without the thread, it is left to its namespace.
+        let _ = sender.try_send((Instant::now(), name));
+    }
+}
+
+/// Ends when the bridge is dropped.
+fn reap(inbox: &Receiver<(Instant, String)>) {
+    for (at, name) in inbox {
+        std::thread::sleep(LINGERS.saturating_sub(at.elapsed()));
+        if let Err(error) = Netlink::open().and_then(|netlink| netlink.remove(&name)) {
+            tracing::warn!(interface = name, %error, "failed to remove a container's interface");
+        }
+    }
 }
 
 /// What this computer routes already, the default route left out.
