@@ -182,7 +182,7 @@ impl Bridge {
         inner.up(eth0).doing(step)?;
         inner.add_default_route(endpoint.gateway, eth0).doing(step)?;
         if !endpoint.ports.is_empty() {
-            self.rules(state, subnet).apply()?;
+            self.rules(state, subnet).apply_ports()?;
         }
         Ok(endpoint)
     }
@@ -203,7 +203,7 @@ impl Bridge {
         }
         let ports = endpoint.ports.iter().map(Hold::again).collect::<Result<Vec<_>>>()?;
         state.endpoints.insert(key.to_owned(), Held { endpoint: endpoint.clone(), _ports: ports });
-        if endpoint.ports.is_empty() { Ok(()) } else { self.rules(&state, subnet).apply() }
+        if endpoint.ports.is_empty() { Ok(()) } else { self.rules(&state, subnet).apply_ports() }
     }
 
     /// Takes an endpoint away; the bridge stays for the next. Blocking.
@@ -221,7 +221,7 @@ impl Bridge {
         }
         let subnet = up.subnet;
         if held.is_some_and(|held| !held.endpoint.ports.is_empty())
-            && let Err(error) = self.rules(state, subnet).apply()
+            && let Err(error) = self.rules(state, subnet).apply_ports()
         {
             tracing::warn!(%error, "failed to take a published port back");
         }

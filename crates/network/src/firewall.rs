@@ -27,17 +27,23 @@ impl Rules {
         run(&self.text())
     }
 
+    /// Puts the ports in force where the rest is already: without the destruction of a table, which the
+    /// kernel takes its time for. A table that somebody flushed is written whole again.
+    pub(crate) fn apply_ports(&self) -> Result<()> {
+        let table = &self.table;
+        let rules: String =
+            self.port_rules().map(|rule| format!("add rule ip {table} ports {rule}\n")).collect();
+        run(&format!("flush chain ip {table} ports\n{rules}")).or_else(|_| self.apply())
+    }
+
     /// Takes the table away.
     pub(crate) fn remove(table: &str) -> Result<()> {
         // Named first, so that one that is not there is no failure.
         run(&format!("table ip {table}\ndelete table ip {table}\n"))
     }
 
-    /// The ruleset, in nft's language.
-    fn text(&self) -> String {
-        let Self { table, bridge, subnet, .. } = self;
-        let mut ports = String::new();
-        for (published, container) in &self.ports {
+    fn port_rules(&self) -> impl Iterator<Item = String> {
+        self.ports.iter().map(|(published, container)| {
             let Published { inner, protocol, address, outer } = published;
             // An address of its own is meant alone; any other means every address of this computer.
             let to = if address.is_unspecified() {
@@ -45,8 +51,14 @@ impl Rules {
             } else {
                 format!("ip daddr {address}")
             };
-            ports.push_str(&format!("    {to} {protocol} dport {outer} dnat to {container}:{inner}\n"));
-        }
+            format!("{to} {protocol} dport {outer} dnat to {container}:{inner}")
+        })
+    }
+
+    /// The ruleset, in nft's language.
+    fn text(&self) -> String {
+        let Self { table, bridge, subnet, .. } = self;
+        let ports: String = self.port_rules().map(|rule| format!("    {rule}\n")).collect();
         format!(
             "table ip {table}\n\
              delete table ip {table}\n\
