@@ -39,8 +39,17 @@ impl Process {
     }
 }
 
+/// How long a process may take to end when asked.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
 impl Drop for Process {
     fn drop(&mut self) {
+        // Asked first: an engine takes its bridge along.
+        let _ = stdx::process::command("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        let asked = std::time::Instant::now();
+        while asked.elapsed() < GRACE && self.0.try_wait().is_ok_and(|status| status.is_none()) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         // It may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
