@@ -241,9 +241,7 @@ impl Bridge {
         if let Err(error) = removed {
             tracing::warn!(%error, "failed to remove the bridge");
         }
-        if std::path::Path::new("/proc/self/net").exists()
-            && let Err(error) = Rules::remove(&self.config.table)
-        {
+        if let Err(error) = Rules::remove(&self.config.table) {
             // Without nft there never was a table.
             tracing::debug!(%error, "failed to remove the firewall's table");
         }

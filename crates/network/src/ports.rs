@@ -10,9 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Where ports are taken from that nobody asked for by number (Linux's default range).
-const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
-
 /// What runs above IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,12 +68,13 @@ impl Hold {
         let (from, to) = port.outer;
         if from == 0 {
             // The kernel knows which are free; the rules hold for any number.
-            let socket = bind(port.protocol, port.address, 0).map_err(|error| refused(port, 0, &error))?;
-            let outer = rustix::net::getsockname(&socket)
-                .ok()
-                .and_then(|address| SocketAddrV4::try_from(address).ok())
-                .map_or(*EPHEMERAL.start(), |address| address.port());
-            return Ok(Self { published: port.at(outer), _socket: socket });
+            let (socket, address) = bind(port.protocol, port.address, 0)
+                .and_then(|socket| {
+                    let address = SocketAddrV4::try_from(rustix::net::getsockname(&socket)?)?;
+                    Ok((socket, address))
+                })
+                .map_err(|error| refused(port, 0, &error))?;
+            return Ok(Self { published: port.at(address.port()), _socket: socket });
         }
         let mut failure = None;
         for outer in from..=to.max(from) {

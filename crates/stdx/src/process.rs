@@ -17,6 +17,17 @@ const INHERITED: &[&str] = &[
     "XDG_CONFIG_HOME",
 ];
 
+/// What a credential helper needs to reach its user and its store.
+pub const CREDENTIAL_HELPER: &[&str] = &[
+    "DOCKER_CONFIG",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "GNUPGHOME",
+    "PASSWORD_STORE_DIR",
+];
+
 /// A command that starts in `/` and sees only a handful of this process's environment.
 #[must_use]
 pub fn command(program: impl AsRef<OsStr>) -> Command {

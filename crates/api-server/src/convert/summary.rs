@@ -94,7 +94,8 @@ pub(super) fn networks(info: &ContainerInfo) -> BTreeMap<String, EndpointSetting
     BTreeMap::from([(mode.clone(), settings)])
 }
 
-pub(super) fn mac_text(mac: [u8; 6]) -> String {
+/// A hardware address as everybody writes it.
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

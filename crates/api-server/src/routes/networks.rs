@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use engine::Engine;
 use serde_json::{Value, json};
 
-use crate::convert::network_id;
+use crate::convert::{mac_text, network_id};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::query::Query;
@@ -77,10 +77,7 @@ fn describe(engine: &Engine, name: &str, driver: &str, with_containers: bool) ->
                 continue;
             }
             let (address, mac) = info.endpoint.as_ref().map_or_else(Default::default, |endpoint| {
-                (
-                    format!("{}/{}", endpoint.address, endpoint.subnet.prefix),
-                    endpoint.mac.map(|byte| format!("{byte:02x}")).join(":"),
-                )
+                (format!("{}/{}", endpoint.address, endpoint.subnet.prefix), mac_text(endpoint.mac))
             });
             containers.insert(
                 info.id.clone(),

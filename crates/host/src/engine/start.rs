@@ -25,7 +25,7 @@ const LOG_LIMIT: u64 = 4 << 20;
 /// How much of a log an error shows.
 const TAIL: u64 = 2048;
 
-/// How an engine reaches registries, and how the helpers it asks for passwords reach their user.
+/// How an engine reaches registries.
 const HANDED_ON: &[&str] = &[
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -37,13 +37,6 @@ const HANDED_ON: &[&str] = &[
     "no_proxy",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
-    "DOCKER_CONFIG",
-    "DBUS_SESSION_BUS_ADDRESS",
-    "DISPLAY",
-    "WAYLAND_DISPLAY",
-    "XAUTHORITY",
-    "GNUPGHOME",
-    "PASSWORD_STORE_DIR",
 ];
 
 /// What it takes to start an engine.
@@ -101,6 +94,7 @@ impl Starter {
         let mut command = stdx::process::command(&program);
         command.args(&self.arguments).stdin(Stdio::null());
         stdx::process::pass(&mut command, HANDED_ON);
+        stdx::process::pass(&mut command, stdx::process::CREDENTIAL_HELPER);
         command.stdout(file.try_clone().map_err(prepare)?).stderr(file);
         sys::detach(&mut command);
         tracing::info!(program = %program.display(), "starting the engine");

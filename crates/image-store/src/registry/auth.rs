@@ -43,17 +43,6 @@ struct Entry {
 /// The name Docker Hub has in configurations.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// How helpers reach their user and their stores.
-const HELPERS_NEED: &[&str] = &[
-    "DOCKER_CONFIG",
-    "DBUS_SESSION_BUS_ADDRESS",
-    "DISPLAY",
-    "WAYLAND_DISPLAY",
-    "XAUTHORITY",
-    "GNUPGHOME",
-    "PASSWORD_STORE_DIR",
-];
-
 /// The credentials for a registry in `~/.docker/config.json` (or `$DOCKER_CONFIG`), its helpers
 /// asked. Blocking, where a helper is.
 #[must_use]
@@ -99,7 +88,7 @@ fn ask_helper(helper: &str, key: &str) -> Option<Auth> {
         return None;
     }
     let mut command = stdx::process::command(format!("docker-credential-{helper}"));
-    stdx::process::pass(&mut command, HELPERS_NEED);
+    stdx::process::pass(&mut command, stdx::process::CREDENTIAL_HELPER);
     let mut child =
         command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     child.stdin.take()?.write_all(key.as_bytes()).ok()?;
