@@ -185,6 +185,13 @@ fn normalize(spec: &mut ContainerSpec, has_bridge: bool, warnings: &mut Vec<Stri
             )));
         }
     }
+    let publishes = spec.host.publishes_all || !spec.host.ports.is_empty();
+    if publishes && spec.host.network_mode != "bridge" {
+        warnings.push(format!(
+            "Published ports are discarded: they need the bridge network, and the container's is {:?}.",
+            spec.host.network_mode
+        ));
+    }
     if spec.host.log_driver.is_empty() {
         spec.host.log_driver = "json-file".into();
     }

@@ -84,6 +84,8 @@ fn files_are_copied_both_ways_and_output_is_kept() -> Result<()> {
 #[test]
 fn what_goes_wrong_is_said_and_has_its_exit_code() -> Result<()> {
     let daemon = Daemon::start()?;
+    let said = daemon.cove(&["run", "--rm", "--network", "none", "-p", "80", "busybox", "true"])?;
+    assert!(said.code == 0 && said.err.contains("Published ports are discarded"), "{said:?}");
     let said = daemon.cove(&["run", "--rm", "--network", "none", "busybox", "/none"])?;
     assert_eq!(said.code, 127, "{said:?}");
     let said = daemon.cove(&["rm", "nobody"])?;

@@ -61,11 +61,7 @@ fn containers_reach_each_other_and_are_reached_at_their_ports() -> Result<()> {
         return Ok(());
     }
     let daemon = Daemon::start()?;
-    let ok = |args: &[&str]| -> Result<String> {
-        let said = daemon.docker(args)?;
-        ensure!(said.code == 0, "{args:?}: {said:?}");
-        Ok(said.out)
-    };
+    let ok = |args: &[&str]| daemon.docker_ok(args);
     ensure!(server(&daemon, "web", &["-p", "80", "-p", "127.0.0.1::80", "--expose", "9000"])?.code == 0);
     let address: Ipv4Addr = ok(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web"])?.parse()?;
     let port = |nth: &str| -> Result<u16> {
@@ -126,11 +122,7 @@ fn datagrams_ranges_and_all_exposed_ports_are_published() -> Result<()> {
         return Ok(());
     }
     let daemon = Daemon::start()?;
-    let ok = |args: &[&str]| -> Result<String> {
-        let said = daemon.docker(args)?;
-        ensure!(said.code == 0, "{args:?}: {said:?}");
-        Ok(said.out)
-    };
+    let ok = |args: &[&str]| daemon.docker_ok(args);
     // The host's perl, because busybox has no server of datagrams.
     let echo = "use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 53, Proto => 'udp'); \
                 while (defined $s->recv($m, 64)) { $s->send($m) }";

@@ -198,6 +198,16 @@ impl Daemon {
         Ok(said(&command.output().context("failed to run docker (package docker-cli or docker.io)")?))
     }
 
+    /// What [`Self::docker`] says, where it must succeed.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn docker_ok(&self, args: &[&str]) -> Result<String> {
+        let said = self.docker(args)?;
+        ensure!(said.code == 0, "docker {args:?}: {said:?}");
+        Ok(said.out)
+    }
+
     /// `cove` against it.
     ///
     /// # Errors
