@@ -6,6 +6,7 @@ mod copy;
 mod exit;
 mod images;
 mod listing;
+mod networks;
 mod printer;
 mod run;
 mod spec;

@@ -139,14 +139,7 @@ pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
             (true, false) => "all stopped containers, with their logs".to_owned(),
             _ => images.to_owned(),
         };
-        printer::note(format_args!("This removes {what}."));
-        if !crate::terminal::is_input() {
-            return Err(Failure::new("nobody can be asked here: use --force"));
-        }
-        printer::note("Go on? [y/N]");
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer)?;
-        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        if !crate::terminal::agrees(&what)? {
             return Ok(0);
         }
     }

@@ -11,6 +11,7 @@ use crate::engine::{Engine, make_private_dir, now};
 use crate::error::{Error, Result};
 use crate::lifecycle::State;
 use crate::names;
+use crate::networks::EngineNetworks;
 use crate::oci;
 use crate::store::Record;
 
@@ -35,9 +36,9 @@ impl Engine {
         if let Some(image) = &image {
             merge_image(&mut spec, image);
         }
-        normalize(&mut spec, self.bridge.is_some(), &mut warnings)?;
+        normalize(&mut spec, &self.networks, &mut warnings)?;
         check(&spec)?;
-        crate::bridge::ports(&spec)?;
+        crate::networks::ports(&spec, None)?;
         let id = new_id();
         let name = self.reserve_name(name, &id)?;
         let image_id = image.as_ref().map(|image| image.id.to_string()).unwrap_or_default();
@@ -165,33 +166,8 @@ fn merge_health(given: Option<Healthcheck>, image: Option<&Healthcheck>) -> Opti
 }
 
 /// Writes out what was left to the engine.
-fn normalize(spec: &mut ContainerSpec, has_bridge: bool, warnings: &mut Vec<String>) -> Result<()> {
-    let mode = spec.host.network_mode.as_str();
-    match mode {
-        "" | "default" | "bridge" if has_bridge => spec.host.network_mode = "bridge".into(),
-        "" | "default" => {
-            spec.host.network_mode = "none".into();
-            warnings.push(
-                "There is no bridge network here, which needs root and the program nft (package nftables): \
-                 the container has no network. Use --network host to share the host's."
-                    .into(),
-            );
-        }
-        "none" | "host" => {}
-        other if other.starts_with("container:") => {}
-        other => {
-            return Err(Error::unsupported(format!(
-                "network {other:?}: networks other than bridge, none, host and container:ID are not supported yet"
-            )));
-        }
-    }
-    let publishes = spec.host.publishes_all || !spec.host.ports.is_empty();
-    if publishes && spec.host.network_mode != "bridge" {
-        warnings.push(format!(
-            "Published ports are discarded: they need the bridge network, and the container's is {:?}.",
-            spec.host.network_mode
-        ));
-    }
+fn normalize(spec: &mut ContainerSpec, networks: &EngineNetworks, warnings: &mut Vec<String>) -> Result<()> {
+    crate::networks::normalize(spec, networks, warnings)?;
     if spec.host.log_driver.is_empty() {
         spec.host.log_driver = "json-file".into();
     }

@@ -19,6 +19,18 @@ pub enum Error {
         /// As the caller wrote it.
         prefix: String,
     },
+    /// No network of this name or id.
+    #[error("network {name} not found")]
+    NoSuchNetwork {
+        /// As the caller wrote it.
+        name: String,
+    },
+    /// What is never done.
+    #[error("{what}")]
+    Forbidden {
+        /// What, and why not.
+        what: String,
+    },
     /// The name belongs to another container.
     #[error(
         "Conflict. The container name \"/{name}\" is already in use by container \"{by}\". You have to remove (or rename) that container to be able to reuse that name."
@@ -117,9 +129,11 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchContainer { .. } | Self::NoSuchExec { .. } | Self::NoSuchPath { .. } => {
-                ErrorKind::NotFound
-            }
+            Self::NoSuchContainer { .. }
+            | Self::NoSuchExec { .. }
+            | Self::NoSuchPath { .. }
+            | Self::NoSuchNetwork { .. } => ErrorKind::NotFound,
+            Self::Forbidden { .. } => ErrorKind::Permission,
             Self::AmbiguousId { .. } | Self::Invalid { .. } | Self::Start { exit_code: 126 | 127, .. } => {
                 ErrorKind::InvalidArgument
             }

@@ -12,6 +12,8 @@ pub enum Subject {
     Container,
     /// An image.
     Image,
+    /// A network.
+    Network,
 }
 
 /// Something that happened.

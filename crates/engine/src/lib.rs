@@ -6,7 +6,6 @@
 
 mod archive;
 mod attach;
-mod bridge;
 mod container;
 mod create;
 mod engine;
@@ -20,6 +19,7 @@ pub mod lifecycle;
 mod link;
 pub mod logs;
 mod names;
+pub mod networks;
 mod oci;
 mod prune;
 mod reconcile;
@@ -42,8 +42,9 @@ pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
 pub use images::Commit;
-pub use info::{ContainerInfo, SystemInfo};
-pub use network::{Endpoint, Protocol, Published, Subnet};
+pub use info::{ContainerInfo, MemberOf, SystemInfo};
+pub use network::{Address, Endpoint, Protocol, Published, Range, Subnet};
+pub use networks::{Attachments, NetworkInfo, NetworkRecord, endpoint_id};
 pub use oci_runtime::monitor::protocol::Streams;
 pub use stop::Ended;
 pub use top::ProcessTable;

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 use crate::lifecycle::State;
+use crate::networks::NetworkRecord;
 
 /// One container as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +56,17 @@ enum Write {
     /// As `Put`, of what has happened already and can't be refused.
     Note(Box<Record>),
     Remove(String),
+    PutNetwork(Box<NetworkRecord>),
+    RemoveNetwork(String),
+}
+
+/// What the database had when it was opened.
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    pub(crate) containers: Vec<Record>,
+    pub(crate) networks: Vec<NetworkRecord>,
+    /// This engine's own.
+    pub(crate) engine_id: String,
 }
 
 struct Job {
@@ -71,13 +83,14 @@ pub(crate) struct Store {
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS networks (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
 const VERSION: i64 = 1;
 
 impl Store {
-    /// Opens the database and reads every container.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Record>, String)> {
+    /// Opens the database and reads what is in it.
+    pub(crate) fn open(path: &Path) -> Result<Opened> {
         let fail = |doing| move |source| Error::Store { doing, source };
         let connection = Connection::open(path).map_err(fail("open a file"))?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
@@ -93,7 +106,8 @@ impl Store {
         }
         connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
         connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
-        let records = read_all(&connection)?;
+        let containers = read_all(&connection, "containers")?;
+        let networks = read_all(&connection, "networks")?;
         let engine_id = engine_id(&connection)?;
         let reserve = Reserve(path.with_file_name("reserve"));
         reserve.make();
@@ -103,7 +117,7 @@ impl Store {
             .stack_size(512 * 1024)
             .spawn(move || serve(&connection, &inbox, &reserve))
             .map_err(|source| Error::Os { doing: "start the store's thread".into(), source })?;
-        Ok((Self { jobs }, records, engine_id))
+        Ok(Opened { store: Self { jobs }, containers, networks, engine_id })
     }
 
     /// Writes a container and waits until that outlives what it has to.
@@ -132,6 +146,16 @@ impl Store {
         self.submit(Write::Remove(id.to_owned()), durability).await
     }
 
+    /// Writes a network, and waits until that outlives a power cut.
+    pub(crate) async fn put_network(&self, record: NetworkRecord) -> Result<()> {
+        self.submit(Write::PutNetwork(Box::new(record)), Durability::Power).await
+    }
+
+    /// Forgets a network.
+    pub(crate) async fn remove_network(&self, id: &str) -> Result<()> {
+        self.submit(Write::RemoveNetwork(id.to_owned()), Durability::Power).await
+    }
+
     async fn submit(&self, write: Write, durability: Durability) -> Result<()> {
         let (done, outcome) = oneshot::channel();
         let job = Job { write, durability, done: Some(done) };
@@ -140,9 +164,9 @@ impl Store {
     }
 }
 
-fn read_all(connection: &Connection) -> Result<Vec<Record>> {
-    let fail = |source| Error::Store { doing: "read the containers", source };
-    let mut statement = connection.prepare("SELECT id, record FROM containers").map_err(fail)?;
+fn read_all<T: serde::de::DeserializeOwned>(connection: &Connection, table: &str) -> Result<Vec<T>> {
+    let fail = |source| Error::Store { doing: "read the records", source };
+    let mut statement = connection.prepare(&format!("SELECT id, record FROM {table}")).map_err(fail)?;
     let rows = statement
         .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
         .map_err(fail)?
@@ -151,7 +175,7 @@ fn read_all(connection: &Connection) -> Result<Vec<Record>> {
     rows.into_iter()
         .map(|(id, text)| {
             serde_json::from_str(&text)
-                .map_err(|error| Error::invalid(format!("the record of container {id}: {error}")))
+                .map_err(|error| Error::invalid(format!("the record {id} of {table}: {error}")))
         })
         .collect()
 }
@@ -201,7 +225,7 @@ impl Reserve {
 impl Job {
     /// Whether it makes room, or notes what has happened already.
     fn is_essential(&self) -> bool {
-        matches!(self.write, Write::Remove(_) | Write::Note(_))
+        matches!(self.write, Write::Remove(_) | Write::Note(_) | Write::RemoveNetwork(_))
     }
 }
 
@@ -265,21 +289,25 @@ fn commit(connection: &Connection, jobs: &[Job]) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
     for job in jobs {
         match &job.write {
-            Write::Put(record) | Write::Note(record) => {
-                let text = serde_json::to_string(record)
-                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO containers VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2",
-                    )?
-                    .execute(params![record.id, text])?;
-            }
-            Write::Remove(id) => {
-                transaction.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute(params![id])?;
-            }
+            Write::Put(record) | Write::Note(record) => put(&transaction, "containers", &record.id, record)?,
+            Write::Remove(id) => remove(&transaction, "containers", id)?,
+            Write::PutNetwork(record) => put(&transaction, "networks", &record.id, record)?,
+            Write::RemoveNetwork(id) => remove(&transaction, "networks", id)?,
         }
     }
     transaction.commit()
+}
+
+fn put(connection: &Connection, table: &str, id: &str, record: &impl Serialize) -> rusqlite::Result<()> {
+    let text = serde_json::to_string(record)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let line = format!("INSERT INTO {table} VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2");
+    connection.prepare_cached(&line)?.execute(params![id, text]).map(drop)
+}
+
+fn remove(connection: &Connection, table: &str, id: &str) -> rusqlite::Result<()> {
+    let line = format!("DELETE FROM {table} WHERE id = ?1");
+    connection.prepare_cached(&line)?.execute(params![id]).map(drop)
 }
 
 /// The same failure for each that shared the transaction.
@@ -309,14 +337,19 @@ mod tests {
             restart_count: 0,
             is_stopped_by_user: false,
         };
-        let (store, records, engine_id) = Store::open(&path).unwrap();
-        assert!(records.is_empty());
+        let Opened { store, containers, engine_id, .. } = Store::open(&path).unwrap();
+        assert!(containers.is_empty());
+        let network = NetworkRecord { id: "n".into(), ..NetworkRecord::default() };
+        store.put_network(network.clone()).await.unwrap();
+        store.put_network(NetworkRecord { id: "m".into(), ..network }).await.unwrap();
+        store.remove_network("m").await.unwrap();
         store.put(record("a")).await.unwrap();
         store.put(record("b")).await.unwrap();
         store.remove("a", Durability::Power).await.unwrap();
-        let (_, records, again) = Store::open(&path).unwrap();
-        assert_eq!(records.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["b"]);
-        assert_eq!(engine_id, again);
+        let again = Store::open(&path).unwrap();
+        assert_eq!(again.containers.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(again.networks.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["n"]);
+        assert_eq!(engine_id, again.engine_id);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

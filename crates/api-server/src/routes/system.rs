@@ -88,7 +88,8 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
         security.push("name=rootless".into());
     }
     let none = || Some(Vec::new());
-    let bridge = engine.bridge().map(|_| "bridge".to_owned());
+    let drivers = if engine.has_bridge() { &["bridge", "ipvlan", "macvlan"][..] } else { &[] };
+    let bridge = drivers.iter().map(|driver| (*driver).to_owned());
     let networks = bridge.into_iter().chain(["host".to_owned(), "null".to_owned()]).collect();
     let info = Info {
         id: system.id,
@@ -247,6 +248,7 @@ fn kind(event: &Event) -> &'static str {
     match event.subject {
         Subject::Container => "container",
         Subject::Image => "image",
+        Subject::Network => "network",
     }
 }
 
@@ -263,7 +265,8 @@ fn wanted(event: &Event, filters: &Filters) -> bool {
                 || (event.subject == Subject::Image && is_named(wanted))
         })
         && filters.any("scope", |wanted| wanted == "local")
-        && ["network", "volume", "daemon", "plugin", "node", "secret", "config"]
+        && filters.any("network", |wanted| event.subject == Subject::Network && is_named(wanted))
+        && ["volume", "daemon", "plugin", "node", "secret", "config"]
             .iter()
             .all(|name| filters.get(name).is_empty())
         && filters.labels(&event.attributes)
@@ -271,9 +274,11 @@ fn wanted(event: &Event, filters: &Filters) -> bool {
 
 fn wire(event: &Event) -> WireEvent {
     let image = event.attributes.get("image").cloned().unwrap_or_default();
+    let has_older_form = matches!(event.subject, Subject::Container | Subject::Image);
+    let older = |text: &String| if has_older_form { text.clone() } else { String::new() };
     WireEvent {
-        status: event.action.clone(),
-        id: event.id.clone(),
+        status: older(&event.action),
+        id: older(&event.id),
         from: image,
         kind: kind(event).into(),
         action: event.action.clone(),
