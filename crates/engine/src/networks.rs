@@ -330,7 +330,9 @@ impl Engine {
             };
             is_member.then(|| (container.id.clone(), container.name(), endpoint))
         });
-        members.collect()
+        let mut members: Vec<_> = members.collect();
+        members.sort_by(|(_, a, _), (_, b, _)| a.cmp(b));
+        members
     }
 
     /// Tells that something happened to a network.

@@ -259,17 +259,6 @@ impl Netlink {
         self.ask(message).map(drop)
     }
 
-    /// An interface that leads nowhere, for others to stand on.
-    pub(crate) fn add_dummy(&self, name: &str, owner: &str) -> io::Result<()> {
-        let mut message = Message::link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, true);
-        message.name(IFLA_IFNAME, name);
-        message.nested(IFLA_LINKINFO, |info| info.attribute(IFLA_INFO_KIND, b"dummy"));
-        self.ask(message)?;
-        let mut note = Message::link(RTM_NEWLINK, 0, self.index(name)?, true);
-        note.attribute(IFLA_IFALIAS, owner.as_bytes());
-        self.ask(note).map(drop)
-    }
-
     /// Keeps a port of a bridge from speaking to others that are kept so.
     pub(crate) fn isolate(&self, index: u32) -> io::Result<()> {
         let mut message = Message::new(RTM_NEWLINK, 0);

@@ -217,7 +217,8 @@ impl Network {
                 index
             }
             (_, Some(name)) => {
-                found(netlink.add_dummy(&name, owner)).doing(step)?;
+                // A bridge without ports leads nowhere, and is there where dummy interfaces are not.
+                found(netlink.add_bridge(&name, owner, self.config.mtu)).doing(step)?;
                 netlink.index(&name).doing(step)?
             }
             (Kind::Macvlan { parent, .. } | Kind::Ipvlan { parent, .. }, None) => {

@@ -85,10 +85,13 @@ impl Networks {
         Ok(())
     }
 
-    /// Whether a subnet is one that this computer reaches already by other ways; the route in the way.
+    /// Whether a subnet is one that this computer reaches already by other ways; the route in the way. Its
+    /// own networks' are told of by [`Self::add`].
     #[must_use]
     pub fn routed(&self, subnet: Subnet) -> Option<Subnet> {
-        routes().into_iter().find(|route| route.overlaps(subnet))
+        let own: Vec<Subnet> =
+            self.state().networks.values().flat_map(Network::ranges).map(|range| range.subnet).collect();
+        routes().into_iter().find(|route| route.overlaps(subnet) && !own.iter().any(|own| own.spans(*route)))
     }
 
     /// A range that nothing here uses, of the version of IP that is asked for.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use model::container::ContainerSpec;
 use model::network::EndpointSpec;
@@ -21,6 +22,10 @@ pub fn endpoint_id(container: &str, network: &str) -> String {
 }
 
 /// Writes out which networks a container is on, by their names.
+///
+/// # Errors
+/// What can't be had. A network that is not there is a mistake of the request: Docker's clients take "not
+/// found" for a missing image, and would pull it.
 pub(crate) fn normalize(
     spec: &mut ContainerSpec,
     networks: &EngineNetworks,
@@ -44,14 +49,14 @@ pub(crate) fn normalize(
         }
         "none" | "host" => None,
         other if other.starts_with("container:") => None,
-        other => Some(networks.find(other)?.spec.name.clone()),
+        other => Some(named(networks, other)?.spec.name.clone()),
     };
     let mut wanted: BTreeMap<String, EndpointSpec> = BTreeMap::new();
     for (name, endpoint) in asked {
         let is_default = matches!(name.as_str(), "default" | "");
         let name = match (&primary, is_default) {
             (Some(primary), true) => primary.clone(),
-            _ => match networks.find(&name)?.spec.name.as_str() {
+            _ => match named(networks, &name)?.spec.name.as_str() {
                 "host" | "none" => continue,
                 name => name.to_owned(),
             },
@@ -85,6 +90,10 @@ pub(crate) fn normalize(
     }
     spec.host.networks = wanted;
     Ok(())
+}
+
+fn named(networks: &EngineNetworks, name: &str) -> Result<Arc<NetworkRecord>> {
+    networks.find(name).map_err(|error| Error::invalid(error.to_string()))
 }
 
 /// Refuses what a network can't give, in Docker's words.
