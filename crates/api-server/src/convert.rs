@@ -3,6 +3,7 @@
 mod create;
 mod image;
 mod inspect;
+mod mount;
 mod summary;
 
 pub(crate) use create::{config_of_image, container_spec, limits, restart_policy};

@@ -8,6 +8,7 @@ mod execs;
 mod images;
 mod networks;
 mod system;
+mod volumes;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -170,6 +171,10 @@ fn router(engine: Engine) -> Router {
         .route("/networks/create", post(networks::refuse))
         .route("/networks/{id}", get(networks::inspect).delete(networks::refuse))
         .route("/networks/{id}/{*change}", post(networks::refuse))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).put(volumes::update).delete(volumes::remove))
         .route("/session", any(unsupported))
         .route("/{*rest}", put(unknown).fallback(unknown))
         .fallback(unknown)

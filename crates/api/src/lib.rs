@@ -10,6 +10,7 @@ pub mod event;
 pub mod exec;
 pub mod image;
 pub mod system;
+pub mod volume;
 
 /// The newest Docker API version spoken, and the oldest still answered.
 pub const API_VERSION: &str = "1.51";

@@ -15,8 +15,6 @@ use crate::link::Monitors;
 use crate::registry::Registry;
 use crate::store::Store;
 
-pub use crate::oci::MountPoint;
-
 /// Where an engine keeps its things and what it runs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -48,6 +46,7 @@ pub struct Inner {
     pub(crate) store: Store,
     pub(crate) images: ImageStore,
     pub(crate) containers: Registry,
+    pub(crate) volumes: crate::volumes::Volumes,
     pub(crate) events: Events,
     pub(crate) monitors: Monitors,
     pub(crate) cgroups: Layout,
@@ -78,12 +77,13 @@ impl Engine {
             &config.root,
             &config.state_dir,
             &config.root.join("containers"),
+            &config.root.join("volumes"),
             &config.state_dir.join("containers"),
         ] {
             make_private_dir(dir)?;
         }
         let lock = lock(&config.root)?;
-        let (store, records, id) = Store::open(&config.root.join("engine.db"))?;
+        let (store, kept) = Store::open(&config.root.join("engine.db"))?;
         let mut registries = image_store::Registries {
             insecure: config.insecure_registries.clone(),
             mirrors: config.mirrors.clone(),
@@ -101,17 +101,19 @@ impl Engine {
             bridge,
             monitors: Monitors::new(config.runtime.clone()),
             config,
-            id,
+            id: kept.engine_id,
             store,
             images,
             containers: Registry::default(),
+            volumes: crate::volumes::Volumes::default(),
             events: Events::default(),
             cgroups: Layout::detect()?,
             tasks: TaskTracker::new(),
             execs: crate::exec::Execs::default(),
             _lock: lock,
         }));
-        engine.reconcile(records).await;
+        engine.restore_volumes(kept.volumes, kept.is_new);
+        engine.reconcile(kept.containers).await;
         Ok(engine)
     }
 

@@ -35,6 +35,12 @@ pub enum Error {
         /// As the caller wrote it.
         id: String,
     },
+    /// No volume of this name, or no driver.
+    #[error("{what}")]
+    NoSuchVolume {
+        /// What is missing, and for what.
+        what: String,
+    },
     /// The request is malformed or contradicts itself.
     #[error("{what}")]
     Invalid {
@@ -117,9 +123,10 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchContainer { .. } | Self::NoSuchExec { .. } | Self::NoSuchPath { .. } => {
-                ErrorKind::NotFound
-            }
+            Self::NoSuchContainer { .. }
+            | Self::NoSuchExec { .. }
+            | Self::NoSuchPath { .. }
+            | Self::NoSuchVolume { .. } => ErrorKind::NotFound,
             Self::AmbiguousId { .. } | Self::Invalid { .. } | Self::Start { exit_code: 126 | 127, .. } => {
                 ErrorKind::InvalidArgument
             }

@@ -19,6 +19,7 @@ mod info;
 pub mod lifecycle;
 mod link;
 pub mod logs;
+mod mount_points;
 mod names;
 mod oci;
 mod prune;
@@ -31,6 +32,8 @@ mod stop;
 mod store;
 mod top;
 mod update;
+mod user_mounts;
+mod volumes;
 mod watch;
 
 pub use archive::{PathInfo, PathKind};
@@ -42,11 +45,10 @@ pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
 pub use images::Commit;
-pub use info::{ContainerInfo, SystemInfo};
+pub use info::{ContainerInfo, MountInfo, SystemInfo};
 pub use network::{Endpoint, Protocol, Published, Subnet};
 pub use oci_runtime::monitor::protocol::Streams;
 pub use stop::Ended;
+pub use remove::Removal;
 pub use top::ProcessTable;
-
-/// What a user's mount is, as `inspect` shows it.
-pub use crate::engine::MountPoint;
+pub use volumes::{ANONYMOUS, NewVolume, VolumeInfo};

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 use crate::lifecycle::State;
+use crate::volumes::VolumeRecord;
 
 /// One container as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +56,30 @@ enum Write {
     /// As `Put`, of what has happened already and can't be refused.
     Note(Box<Record>),
     Remove(String),
+    PutVolume(Box<VolumeRecord>),
+    RemoveVolume(String),
+    /// All of them or none.
+    All(Vec<Write>),
+}
+
+impl Write {
+    /// Whether it makes room, or notes what has happened already.
+    fn is_essential(&self) -> bool {
+        match self {
+            Self::Remove(_) | Self::RemoveVolume(_) | Self::Note(_) => true,
+            Self::Put(_) | Self::PutVolume(_) => false,
+            Self::All(writes) => writes.iter().all(Self::is_essential),
+        }
+    }
+}
+
+/// What was found in the database.
+pub(crate) struct Kept {
+    pub(crate) containers: Vec<Record>,
+    pub(crate) volumes: Vec<VolumeRecord>,
+    pub(crate) engine_id: String,
+    /// Whether the database was made just now.
+    pub(crate) is_new: bool,
 }
 
 struct Job {
@@ -71,13 +96,14 @@ pub(crate) struct Store {
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS volumes (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 impl Store {
-    /// Opens the database and reads every container.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Record>, String)> {
+    /// Opens the database and reads everything.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Kept)> {
         let fail = |doing| move |source| Error::Store { doing, source };
         let connection = Connection::open(path).map_err(fail("open a file"))?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
@@ -93,8 +119,12 @@ impl Store {
         }
         connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
         connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
-        let records = read_all(&connection)?;
-        let engine_id = engine_id(&connection)?;
+        let kept = Kept {
+            containers: read_all(&connection, "container", "SELECT id, record FROM containers")?,
+            volumes: read_all(&connection, "volume", "SELECT name, record FROM volumes")?,
+            engine_id: engine_id(&connection)?,
+            is_new: version == 0,
+        };
         let reserve = Reserve(path.with_file_name("reserve"));
         reserve.make();
         let (jobs, inbox) = mpsc::channel();
@@ -103,13 +133,35 @@ impl Store {
             .stack_size(512 * 1024)
             .spawn(move || serve(&connection, &inbox, &reserve))
             .map_err(|source| Error::Os { doing: "start the store's thread".into(), source })?;
-        Ok((Self { jobs }, records, engine_id))
+        Ok((Self { jobs }, kept))
     }
 
     /// Writes a container and waits until that outlives what it has to.
     pub(crate) async fn put(&self, record: Record) -> Result<()> {
         let durability = record.durability();
         self.submit(Write::Put(Box::new(record)), durability).await
+    }
+
+    /// As [`Self::put`], with the volumes that are made for it: all of it or nothing is there afterwards.
+    pub(crate) async fn put_with(&self, record: Record, volumes: Vec<VolumeRecord>) -> Result<()> {
+        // A volume with a name outlives the container, whatever that is.
+        let has_named = volumes.iter().any(|volume| !volume.is_anonymous());
+        let durability = if has_named { Durability::Power } else { record.durability() };
+        if volumes.is_empty() {
+            return self.submit(Write::Put(Box::new(record)), durability).await;
+        }
+        let volumes = volumes.into_iter().map(|volume| Write::PutVolume(Box::new(volume)));
+        self.submit(Write::All(volumes.chain([Write::Put(Box::new(record))]).collect()), durability).await
+    }
+
+    /// Writes a volume and waits until that outlives a power cut.
+    pub(crate) async fn put_volume(&self, record: VolumeRecord) -> Result<()> {
+        self.submit(Write::PutVolume(Box::new(record)), Durability::Power).await
+    }
+
+    /// Forgets a volume.
+    pub(crate) async fn remove_volume(&self, name: &str) -> Result<()> {
+        self.submit(Write::RemoveVolume(name.to_owned()), Durability::Power).await
     }
 
     /// Writes a change that a crash may undo: start-up finds the truth by itself.
@@ -127,9 +179,15 @@ impl Store {
         self.submit(Write::Note(Box::new(record)), Durability::Process).await
     }
 
-    /// Forgets a container.
-    pub(crate) async fn remove(&self, id: &str, durability: Durability) -> Result<()> {
-        self.submit(Write::Remove(id.to_owned()), durability).await
+    /// Forgets a container and the volumes that go with it.
+    pub(crate) async fn remove(
+        &self,
+        id: &str,
+        volumes: impl Iterator<Item = String>,
+        durability: Durability,
+    ) -> Result<()> {
+        let writes = [Write::Remove(id.to_owned())].into_iter().chain(volumes.map(Write::RemoveVolume));
+        self.submit(Write::All(writes.collect()), durability).await
     }
 
     async fn submit(&self, write: Write, durability: Durability) -> Result<()> {
@@ -140,9 +198,13 @@ impl Store {
     }
 }
 
-fn read_all(connection: &Connection) -> Result<Vec<Record>> {
-    let fail = |source| Error::Store { doing: "read the containers", source };
-    let mut statement = connection.prepare("SELECT id, record FROM containers").map_err(fail)?;
+fn read_all<T: serde::de::DeserializeOwned>(
+    connection: &Connection,
+    kind: &str,
+    query: &str,
+) -> Result<Vec<T>> {
+    let fail = |source| Error::Store { doing: "read the records", source };
+    let mut statement = connection.prepare(query).map_err(fail)?;
     let rows = statement
         .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
         .map_err(fail)?
@@ -151,7 +213,7 @@ fn read_all(connection: &Connection) -> Result<Vec<Record>> {
     rows.into_iter()
         .map(|(id, text)| {
             serde_json::from_str(&text)
-                .map_err(|error| Error::invalid(format!("the record of container {id}: {error}")))
+                .map_err(|error| Error::invalid(format!("the record of {kind} {id}: {error}")))
         })
         .collect()
 }
@@ -198,13 +260,6 @@ impl Reserve {
     }
 }
 
-impl Job {
-    /// Whether it makes room, or notes what has happened already.
-    fn is_essential(&self) -> bool {
-        matches!(self.write, Write::Remove(_) | Write::Note(_))
-    }
-}
-
 fn is_disk_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
@@ -242,7 +297,7 @@ fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve
         }
         let mut outcome = commit(connection, &jobs);
         if outcome.as_ref().is_err_and(is_disk_full) {
-            let (essential, refused): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_essential);
+            let (essential, refused): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.write.is_essential());
             answer(refused, &outcome);
             jobs = essential;
             if jobs.is_empty() {
@@ -264,22 +319,34 @@ fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve
 fn commit(connection: &Connection, jobs: &[Job]) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
     for job in jobs {
-        match &job.write {
-            Write::Put(record) | Write::Note(record) => {
-                let text = serde_json::to_string(record)
-                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO containers VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2",
-                    )?
-                    .execute(params![record.id, text])?;
-            }
-            Write::Remove(id) => {
-                transaction.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute(params![id])?;
-            }
-        }
+        write(&transaction, &job.write)?;
     }
     transaction.commit()
+}
+
+fn write(transaction: &rusqlite::Transaction<'_>, what: &Write) -> rusqlite::Result<()> {
+    let json = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    let (sql, key, text) = match what {
+        Write::Put(record) | Write::Note(record) => (
+            "INSERT INTO containers VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2",
+            &record.id,
+            Some(serde_json::to_string(record).map_err(json)?),
+        ),
+        Write::PutVolume(record) => (
+            "INSERT INTO volumes VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET record = ?2",
+            &record.name,
+            Some(serde_json::to_string(record).map_err(json)?),
+        ),
+        Write::Remove(id) => ("DELETE FROM containers WHERE id = ?1", id, None),
+        Write::RemoveVolume(name) => ("DELETE FROM volumes WHERE name = ?1", name, None),
+        Write::All(writes) => return writes.iter().try_for_each(|one| write(transaction, one)),
+    };
+    let mut statement = transaction.prepare_cached(sql)?;
+    match text {
+        Some(text) => statement.execute(params![key, text])?,
+        None => statement.execute(params![key])?,
+    };
+    Ok(())
 }
 
 /// The same failure for each that shared the transaction.
@@ -309,14 +376,18 @@ mod tests {
             restart_count: 0,
             is_stopped_by_user: false,
         };
-        let (store, records, engine_id) = Store::open(&path).unwrap();
-        assert!(records.is_empty());
-        store.put(record("a")).await.unwrap();
+        let volume = |name: &str| VolumeRecord { name: name.into(), ..VolumeRecord::default() };
+        let (store, kept) = Store::open(&path).unwrap();
+        assert!(kept.containers.is_empty() && kept.is_new);
+        store.put_with(record("a"), vec![volume("v"), volume("w")]).await.unwrap();
         store.put(record("b")).await.unwrap();
-        store.remove("a", Durability::Power).await.unwrap();
-        let (_, records, again) = Store::open(&path).unwrap();
-        assert_eq!(records.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["b"]);
-        assert_eq!(engine_id, again);
+        store.put_volume(volume("x")).await.unwrap();
+        store.remove("a", ["v".to_owned()].into_iter(), Durability::Power).await.unwrap();
+        store.remove_volume("x").await.unwrap();
+        let (_, again) = Store::open(&path).unwrap();
+        assert_eq!(again.containers.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(again.volumes.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["w"]);
+        assert_eq!((kept.engine_id, false), (again.engine_id, again.is_new));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use api::container::{
-    ContainerConfig, CreateContainer, HealthConfig, HostConfig, Mount, PortBinding, Resources,
+    ContainerConfig, CreateContainer, HealthConfig, HostConfig, PortBinding, Resources,
 };
 use image_store::ImageConfig;
 use model::container::{
-    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, MountSpec, PortSpec,
+    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, PortSpec,
     ResourceLimits, RestartMode, RestartPolicy, Ulimit,
 };
 
 use crate::error::{ApiError, ApiResult};
 
 /// Converts, and refuses fields this engine would have to ignore.
-pub(crate) fn container_spec(request: CreateContainer) -> ApiResult<ContainerSpec> {
+pub(crate) fn container_spec(request: CreateContainer, minor: u32) -> ApiResult<ContainerSpec> {
     refuse(&request)?;
     let config = request.config;
     Ok(ContainerSpec {
@@ -43,7 +43,8 @@ pub(crate) fn container_spec(request: CreateContainer) -> ApiResult<ContainerSpe
         healthcheck: config.healthcheck.as_ref().map(healthcheck),
         shell: config.shell,
         on_build: config.on_build.unwrap_or_default(),
-        host: host_spec(request.host_config)?,
+        host: host_spec(request.host_config, minor)?,
+        mount_points: None,
     })
 }
 
@@ -51,13 +52,8 @@ pub(crate) fn container_spec(request: CreateContainer) -> ApiResult<ContainerSpe
 fn refuse(request: &CreateContainer) -> ApiResult<()> {
     let host = &request.host_config;
     let is_set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let asked: [(bool, &str); 12] = [
-        (is_set(&host.volumes_from), "--volumes-from is not supported yet"),
+    let asked: [(bool, &str); 10] = [
         (is_set(&host.links), "--link is not supported yet"),
-        (
-            !host.volume_driver.is_empty() && host.volume_driver != "local",
-            "volume drivers are not supported yet",
-        ),
         (host.storage_opt.as_ref().is_some_and(|map| !map.is_empty()), "--storage-opt is not supported"),
         (
             !matches!(host.runtime.as_str(), "" | "cove" | "runc" | "io.containerd.runc.v2"),
@@ -92,10 +88,12 @@ fn refuse(request: &CreateContainer) -> ApiResult<()> {
     }
 }
 
-fn host_spec(host: HostConfig) -> ApiResult<HostSpec> {
+fn host_spec(host: HostConfig, minor: u32) -> ApiResult<HostSpec> {
     Ok(HostSpec {
         binds: host.binds.unwrap_or_default(),
-        mounts: host.mounts.unwrap_or_default().into_iter().map(mount).collect::<ApiResult<_>>()?,
+        mounts: super::mount::mount_specs(host.mounts.unwrap_or_default(), minor)?,
+        volumes_from: host.volumes_from.unwrap_or_default(),
+        volume_driver: host.volume_driver,
         tmpfs: host.tmpfs.unwrap_or_default(),
         log_driver: host.log_config.r#type,
         log_options: host.log_config.config,
@@ -213,29 +211,6 @@ pub(crate) fn limits(resources: Resources) -> ResourceLimits {
             .map(|limit| Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard })
             .collect(),
     }
-}
-
-fn mount(mount: Mount) -> ApiResult<MountSpec> {
-    let bind = mount.bind_options.unwrap_or_default();
-    let tmpfs = mount.tmpfs_options.unwrap_or_default();
-    if tmpfs.options.is_some_and(|options| !options.is_empty()) {
-        return Err(ApiError::unsupported(
-            "tmpfs-options of --mount are not supported; --tmpfs takes options",
-        ));
-    }
-    Ok(MountSpec {
-        kind: mount.r#type,
-        source: mount.source,
-        target: mount.target,
-        is_readonly: mount.read_only,
-        propagation: bind.propagation,
-        is_non_recursive: bind.non_recursive,
-        creates_source: bind.create_mountpoint,
-        is_readonly_non_recursive: bind.read_only_non_recursive,
-        is_readonly_force_recursive: bind.read_only_force_recursive,
-        tmpfs_size: tmpfs.size_bytes,
-        tmpfs_mode: tmpfs.mode,
-    })
 }
 
 fn healthcheck(config: &HealthConfig) -> Healthcheck {
