@@ -6,6 +6,7 @@ mod copy;
 mod exit;
 mod images;
 mod listing;
+mod mounts;
 mod printer;
 mod run;
 mod spec;
@@ -15,6 +16,7 @@ mod table;
 mod template;
 mod terminal;
 mod units;
+mod volumes;
 
 use clap::Parser;
 

@@ -33,3 +33,17 @@ pub(crate) fn size() -> Option<(u16, u16)> {
 pub(crate) fn is_input() -> bool {
     rustix::termios::isatty(rustix::stdio::stdin())
 }
+
+/// Asks whether to go on.
+///
+/// # Errors
+/// Where nobody is there to be asked.
+pub(crate) fn confirms() -> crate::exit::Outcome<bool> {
+    if !is_input() {
+        return Err(crate::exit::Failure::new("nobody can be asked here: use --force"));
+    }
+    crate::printer::note("Go on? [y/N]");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
