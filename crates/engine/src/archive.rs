@@ -139,8 +139,12 @@ impl Engine {
         let is_overlay = matches!(self.images.snapshot(&container.id), Some(Snapshot::Overlay { .. }));
         if let Some(pid) = pid.filter(|_| is_overlay) {
             let path = format!("/proc/{pid}/root");
-            return rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .doing(|| format!("open {path:?}"));
+            return rustix::fs::open(
+                &path,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .doing(|| format!("open {path:?}"));
         }
         self.open_layers_of(&container.id, container.spec().rootfs.as_deref())
     }

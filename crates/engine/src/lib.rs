@@ -48,7 +48,7 @@ pub use images::Commit;
 pub use info::{ContainerInfo, MountInfo, SystemInfo};
 pub use network::{Endpoint, Protocol, Published, Subnet};
 pub use oci_runtime::monitor::protocol::Streams;
-pub use stop::Ended;
 pub use remove::Removal;
+pub use stop::Ended;
 pub use top::ProcessTable;
 pub use volumes::{ANONYMOUS, NewVolume, VolumeInfo};

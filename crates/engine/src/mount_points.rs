@@ -255,9 +255,8 @@ fn from_mount(spec: &MountSpec) -> Result<Wanted> {
 
 /// By the look of it; what a symlink does, the kernel tells at the start.
 fn check_subpath(subpath: &str) -> Result<(), String> {
-    let is_within = Path::new(subpath)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let is_within =
+        Path::new(subpath).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if is_within && !subpath.contains('\0') {
         Ok(())
     } else {
@@ -277,7 +276,10 @@ fn bind_of(spec: &MountSpec, base: MountPoint, invalid: impl Fn(&str) -> Error) 
         return Err(Error::invalid(format!("invalid propagation mode: {propagation}")));
     }
     let conflicts = [
-        (spec.is_readonly_non_recursive && !spec.is_readonly, "!ReadOnly && BindOptions.ReadOnlyNonRecursive"),
+        (
+            spec.is_readonly_non_recursive && !spec.is_readonly,
+            "!ReadOnly && BindOptions.ReadOnlyNonRecursive",
+        ),
         (
             spec.is_readonly_force_recursive && !spec.is_readonly,
             "!ReadOnly && BindOptions.ReadOnlyForceRecursive",
@@ -330,8 +332,21 @@ fn tmpfs_of(spec: &MountSpec) -> Result<MountPoint> {
 
 fn tmpfs(target: &str, options: &str) -> Result<MountPoint> {
     const KNOWN: [&str; 15] = [
-        "ro", "rw", "noexec", "nosuid", "nodev", "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks",
-        "mpol", "noatime", "relatime", "async",
+        "ro",
+        "rw",
+        "noexec",
+        "nosuid",
+        "nodev",
+        "size",
+        "mode",
+        "uid",
+        "gid",
+        "nr_inodes",
+        "nr_blocks",
+        "mpol",
+        "noatime",
+        "relatime",
+        "async",
     ];
     let mut list: Vec<String> = ["noexec", "nosuid", "nodev"].map(Into::into).to_vec();
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -376,8 +391,21 @@ mod tests {
         check("name:/b:ro,nocopy", Some(("volume", "name", "/b", false)));
         check("/b", Some(("volume", "", "/b", true)));
         for wrong in [
-            "", "a", "/a:ro", ":/b", "/a:", "/a:b", "/a:/", "/a:/b/../c", "/a:/b:nonsense", "/a:/b:ro,rw",
-            "/a:/b:nocopy", "name:/b:rshared", "/a:/b:z,Z", "/a:/b:ro:x", "/a:/b:ro,",
+            "",
+            "a",
+            "/a:ro",
+            ":/b",
+            "/a:",
+            "/a:b",
+            "/a:/",
+            "/a:/b/../c",
+            "/a:/b:nonsense",
+            "/a:/b:ro,rw",
+            "/a:/b:nocopy",
+            "name:/b:rshared",
+            "/a:/b:z,Z",
+            "/a:/b:ro:x",
+            "/a:/b:ro,",
         ] {
             check(wrong, None);
         }
@@ -401,7 +429,12 @@ mod tests {
 
     #[test]
     fn mounts_that_contradict_themselves_are_refused() {
-        let base = MountSpec { kind: "bind".into(), source: "/".into(), target: "/t".into(), ..MountSpec::default() };
+        let base = MountSpec {
+            kind: "bind".into(),
+            source: "/".into(),
+            target: "/t".into(),
+            ..MountSpec::default()
+        };
         assert!(from_mount(&base).is_ok());
         let volume = MountSpec { kind: "volume".into(), source: "v".into(), ..base.clone() };
         for (wrong, why) in [
@@ -409,7 +442,10 @@ mod tests {
             (MountSpec { target: String::new(), ..base.clone() }, "field Target must not be empty"),
             (MountSpec { target: "t".into(), ..base.clone() }, "must be absolute"),
             (MountSpec { source: "x".into(), ..base.clone() }, "must be absolute"),
-            (MountSpec { source: "/no/such/thing".into(), ..base.clone() }, "bind source path does not exist"),
+            (
+                MountSpec { source: "/no/such/thing".into(), ..base.clone() },
+                "bind source path does not exist",
+            ),
             (MountSpec { propagation: "often".into(), ..base.clone() }, "invalid propagation mode"),
             (MountSpec { is_readonly_force_recursive: true, ..base.clone() }, "mount options conflict"),
             (MountSpec { subpath: "../up".into(), ..volume.clone() }, "relative path within the volume"),

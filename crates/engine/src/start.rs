@@ -104,7 +104,8 @@ impl Engine {
         let files = write_host_files(&spec, container, &state_dir)?;
         let (rootfs, overlay) = self.root_of(container, &spec)?;
         let joined = |other: &str| self.pid_of(other);
-        let user_mounts = self.user_mounts(spec.mount_points.as_deref().unwrap_or_default()).await?;
+        let points = spec.mount_points.as_deref().unwrap_or_default();
+        let user_mounts = self.user_mounts(&container.id, points).await?;
         let resources = oci::runtime_resources(&spec.host.resources)?;
         let wants_limits = resources.memory.is_some()
             || resources.cpu.is_some()

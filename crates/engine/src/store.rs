@@ -297,7 +297,8 @@ fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve
         }
         let mut outcome = commit(connection, &jobs);
         if outcome.as_ref().is_err_and(is_disk_full) {
-            let (essential, refused): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.write.is_essential());
+            let (essential, refused): (Vec<Job>, Vec<Job>) =
+                jobs.into_iter().partition(|job| job.write.is_essential());
             answer(refused, &outcome);
             jobs = essential;
             if jobs.is_empty() {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use image_store::Snapshot;
+use model::ErrorKind;
 use model::container::ContainerSpec;
 use model::mount::{MountPoint, MountSource};
 use oci_runtime::filesystem;
@@ -18,7 +19,7 @@ use crate::error::{Doing, Error, Result};
 use crate::mount_points::{self, Takeover, VolumeWish, Wanted};
 use crate::volumes::fill::{self, Place};
 use crate::volumes::local::Device;
-use crate::volumes::{ANONYMOUS, Claims};
+use crate::volumes::{ANONYMOUS, Claims, VolumeInfo};
 
 /// A volume that may be filled.
 struct Empty {
@@ -46,7 +47,12 @@ impl Engine {
             name_volume(&mut point, volume, &mut volumes);
             points.push(point);
         }
-        for point in self.taken_over(spec)? {
+        // A client takes "not found" for the image's absence, and pulls that.
+        let as_invalid = |error: Error| match error.kind() {
+            ErrorKind::NotFound => Error::invalid(error.chain()),
+            _ => error,
+        };
+        for point in self.taken_over(spec).map_err(as_invalid)? {
             if points.iter().all(|own| own.target != point.target) {
                 if let Some(name) = point.volume() {
                     volumes.entry(name.to_owned()).or_insert(None);
@@ -62,11 +68,13 @@ impl Engine {
         for (at, point) in points.iter_mut().enumerate() {
             if let MountSource::Image { name, snapshot, .. } = &mut point.source {
                 *snapshot = snapshot_key(id, at);
-                let image = self.images.resolve(name)?;
+                let image = self.images.resolve(name).map_err(|error| {
+                    Error::invalid(format!("invalid mount config for type \"image\": {error}"))
+                })?;
                 self.images.prepare_snapshot(snapshot, &image.id)?;
             }
         }
-        let claims = self.claim(id, &volumes).await?;
+        let claims = self.claim(id, &volumes).await.map_err(as_invalid)?;
         Ok((points, claims))
     }
 
@@ -172,7 +180,7 @@ impl Engine {
     }
 
     /// The mounts for the runtime, in the order they were asked for.
-    pub(crate) async fn user_mounts(&self, points: &[MountPoint]) -> Result<Vec<Mount>> {
+    pub(crate) async fn user_mounts(&self, id: &str, points: &[MountPoint]) -> Result<Vec<Mount>> {
         let mut all = Vec::with_capacity(points.len());
         for point in points {
             let mount = match &point.source {
@@ -183,7 +191,7 @@ impl Engine {
                     bind(path, &[kind, &point.propagation])
                 }
                 MountSource::Volume { name, subpath, copies_up, .. } => {
-                    self.volume_mount(name, subpath, *copies_up).await?
+                    self.volume_mount(id, name, subpath, *copies_up).await?
                 }
                 MountSource::Tmpfs { options } => {
                     Mount { options: options.clone(), ..mount("tmpfs", "tmpfs", &[]) }
@@ -197,9 +205,9 @@ impl Engine {
         Ok(all)
     }
 
-    async fn volume_mount(&self, name: &str, subpath: &str, copies_up: bool) -> Result<Mount> {
+    async fn volume_mount(&self, id: &str, name: &str, subpath: &str, copies_up: bool) -> Result<Mount> {
         let info = self.volume(name)?;
-        let stage = info.mountpoint;
+        let stage = info.mountpoint.clone();
         let mut made = match Device::parse(&info.options)? {
             None => bind(&stage.to_string_lossy(), &["rbind", "rprivate"]),
             Some(device) if device.is_bind() => {
@@ -209,10 +217,12 @@ impl Engine {
                 made
             }
             Some(device) => {
+                if device.is_made_anew() {
+                    self.check_alone(id, &info, &device)?;
+                }
                 let is_tmpfs = device.is_tmpfs();
                 let device = with_address(device).await?;
-                let mut made =
-                    Mount { options: device.options, ..mount(&device.kind, &device.device, &[]) };
+                let mut made = Mount { options: device.options, ..mount(&device.kind, &device.device, &[]) };
                 if is_tmpfs && copies_up {
                     made.options.push("tmpcopyup".into());
                 }
@@ -224,13 +234,29 @@ impl Engine {
             made.subpath = PathBuf::from(subpath);
             if made.kind == "bind" {
                 // The runtime asks the kernel again; this is for the words.
-                let root = fill::open_dir(Path::new(&made.source))
-                    .doing(|| format!("open volume {name}"))?;
+                let root = fill::open_dir(Path::new(&made.source)).doing(|| format!("open volume {name}"))?;
                 filesystem::open_beneath(root.as_fd(), &made.subpath)
                     .map_err(|error| Error::invalid(format!("volume {name}: {}", error.chain())))?;
             }
         }
         Ok(made)
+    }
+
+    /// Two mounts of some file systems are two file systems, or are not to be: then one container has the
+    /// volume at a time.
+    fn check_alone(&self, id: &str, info: &VolumeInfo, device: &Device) -> Result<()> {
+        let is_running = |user: &&String| {
+            self.containers.find(user).is_ok_and(|container| container.state().run().is_some())
+        };
+        match info.users.iter().filter(|user| *user != id).find(is_running) {
+            None => Ok(()),
+            Some(user) => Err(Error::unsupported(format!(
+                "volume {} of type {} is mounted in container {}, and can't be shared between running containers; a volume of type none with o=bind can",
+                info.name,
+                device.kind,
+                user.get(..12).unwrap_or(user)
+            ))),
+        }
     }
 
     fn image_mount(&self, name: &str, snapshot: &str, subpath: &str) -> Result<Mount> {

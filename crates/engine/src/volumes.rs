@@ -220,8 +220,7 @@ impl Engine {
     /// # Errors
     /// Where the name or an option is malformed, or the driver is another than `local`.
     pub async fn create_volume(&self, wanted: NewVolume) -> Result<VolumeInfo> {
-        let mut wish =
-            VolumeWish { driver: wanted.driver, options: wanted.options, labels: wanted.labels };
+        let mut wish = VolumeWish { driver: wanted.driver, options: wanted.options, labels: wanted.labels };
         let name = if wanted.name.is_empty() {
             wish.labels.insert(ANONYMOUS.into(), String::new());
             crate::create::new_id()
@@ -394,10 +393,7 @@ impl Engine {
     ///
     /// # Errors
     /// The first failure; what was removed before it stays removed.
-    pub async fn prune_volumes(
-        &self,
-        matches: impl Fn(&VolumeInfo) -> bool,
-    ) -> Result<(Vec<String>, u64)> {
+    pub async fn prune_volumes(&self, matches: impl Fn(&VolumeInfo) -> bool) -> Result<(Vec<String>, u64)> {
         let (mut removed, mut bytes) = (Vec::new(), 0);
         for info in self.volumes().into_iter().filter(|info| info.users.is_empty() && matches(info)) {
             let (engine, name) = (self.clone(), info.name.clone());
@@ -427,7 +423,8 @@ impl Engine {
     /// Tells that something happened to a volume.
     pub(crate) fn volume_event(&self, name: &str, action: &str, more: &[(&str, &str)]) {
         let driver = [("driver", local::DRIVER)];
-        let attributes = driver.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let attributes =
+            driver.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         self.events.send(Event {
             subject: Subject::Volume,
             action: action.to_owned(),

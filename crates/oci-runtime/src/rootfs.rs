@@ -308,8 +308,7 @@ impl Rootfs {
         rustix::mount::move_mount(&tree.fd, "", &target, "", flags)
             .doing(|| format!("mount {:?} on {:?}", mount.source, mount.destination))?;
         if let Some(copy) = copy {
-            copy_tree(copy.as_fd(), tree.fd.as_fd())
-                .doing(|| format!("copy {:?} up", mount.destination))?;
+            copy_tree(copy.as_fd(), tree.fd.as_fd()).doing(|| format!("copy {:?} up", mount.destination))?;
         }
         self.set_propagation(mount, options)
     }

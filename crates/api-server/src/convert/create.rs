@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use api::container::{
-    ContainerConfig, CreateContainer, HealthConfig, HostConfig, PortBinding, Resources,
-};
+use api::container::{ContainerConfig, CreateContainer, HealthConfig, HostConfig, PortBinding, Resources};
 use image_store::ImageConfig;
 use model::container::{
-    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, PortSpec,
-    ResourceLimits, RestartMode, RestartPolicy, Ulimit,
+    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, PortSpec, ResourceLimits,
+    RestartMode, RestartPolicy, Ulimit,
 };
 
 use crate::error::{ApiError, ApiResult};

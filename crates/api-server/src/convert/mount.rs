@@ -68,10 +68,8 @@ pub(super) fn mount(spec: &MountSpec) -> Mount {
         no_copy: spec.is_nocopy,
         labels: spec.volume_labels.clone(),
         subpath: spec.subpath.clone(),
-        driver_config: has_driver.then(|| DriverConfig {
-            name: spec.volume_driver.clone(),
-            options: spec.volume_options.clone(),
-        }),
+        driver_config: has_driver
+            .then(|| DriverConfig { name: spec.volume_driver.clone(), options: spec.volume_options.clone() }),
     };
     let tmpfs = TmpfsOptions {
         size_bytes: spec.tmpfs_size,
@@ -110,7 +108,10 @@ mod tests {
         assert_eq!(mount(&spec), volume);
         let wrong = Mount { r#type: "bind".into(), ..volume };
         let refused = mount_spec(wrong, 51).unwrap_err().message;
-        assert_eq!(refused, "invalid mount config for type \"bind\": field VolumeOptions must not be specified");
+        assert_eq!(
+            refused,
+            "invalid mount config for type \"bind\": field VolumeOptions must not be specified"
+        );
         let old = Mount { r#type: "bind".into(), read_only: true, ..Mount::default() };
         assert!(mount_spec(old.clone(), 43).unwrap().is_readonly_non_recursive);
         assert!(!mount_spec(old, 44).unwrap().is_readonly_non_recursive);

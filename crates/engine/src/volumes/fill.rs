@@ -45,12 +45,7 @@ impl Place {
 
     /// A volume that is something else's: the copy is made in itself.
     pub(crate) fn within(root: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            aside: root.try_clone()?,
-            root,
-            filling: ".cove-filling",
-            filled: ".cove-filled",
-        })
+        Ok(Self { aside: root.try_clone()?, root, filling: ".cove-filling", filled: ".cove-filled" })
     }
 
     /// Goes on with what a crash cut off.
@@ -97,7 +92,9 @@ impl Place {
     /// Whether the volume has no files but those of an unfinished copy.
     pub(crate) fn is_empty(&self) -> io::Result<bool> {
         let own = [self.filling, self.filled];
-        Ok(names(self.root.as_fd())?.iter().all(|name| own.iter().any(|own| name.to_bytes() == own.as_bytes())))
+        Ok(names(self.root.as_fd())?
+            .iter()
+            .all(|name| own.iter().any(|own| name.to_bytes() == own.as_bytes())))
     }
 
     /// Moves what was copied to its place. What a container has made there meanwhile stays.

@@ -53,14 +53,17 @@ impl Device {
         !self.is_bind() && matches!(self.kind.as_str(), "tmpfs" | "ramfs")
     }
 
+    /// Whether each mount of it is a file system of its own (memory), or can't be repeated (overlay).
+    pub(crate) fn is_made_anew(&self) -> bool {
+        self.is_tmpfs() || (!self.is_bind() && self.kind == "overlay")
+    }
+
     /// The server whose name has to be looked up, as the kernel only takes addresses.
     pub(crate) fn server(&self) -> Option<&str> {
         let addr = self.options.iter().find_map(|option| option.strip_prefix("addr="));
         let host = match self.kind.as_str() {
             "nfs" | "nfs4" => addr,
-            "cifs" | "smb3" => {
-                addr.or_else(|| self.device.trim_start_matches('/').split('/').next())
-            }
+            "cifs" | "smb3" => addr.or_else(|| self.device.trim_start_matches('/').split('/').next()),
             _ => None,
         };
         host.filter(|host| !host.is_empty())
