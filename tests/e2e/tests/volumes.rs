@@ -334,7 +334,7 @@ fn a_volume_may_be_a_file_system_or_a_directory_of_the_host() -> Result<()> {
         "deep"
     );
 
-    create("memory", &["type=tmpfs", "device=tmpfs", "o=size=1m,uid=1000,mode=750"])?;
+    create("memory", &["type=tmpfs", "device=tmpfs", "o=size=8m,uid=1000,mode=750"])?;
     assert_eq!(run(&daemon, &["-v", "memory:/v", "busybox", "stat", "-c", "%u %a", "/v"])?, "1000 750");
     assert_eq!(run(&daemon, &["-v", "memory:/data", "app:1", "cat", "/data/sub/deep"])?, "deep");
     ok(&["run", "-d", "--name", "has", "--network", "none", "-v", "memory:/v", "busybox", "sleep", "100"])?;
