@@ -316,6 +316,8 @@ mod tests {
             std::fs::write(image.join("deep/er/file"), "text").unwrap();
             std::fs::hard_link(image.join("deep/er/file"), image.join("second")).unwrap();
             std::os::unix::fs::symlink("/etc/passwd", image.join("link")).unwrap();
+            // As far as the file system of the tests takes them.
+            let _ = rustix::fs::lsetxattr(image.join("second"), "user.kind", b"kept", XattrFlags::empty());
             std::fs::set_permissions(image.join("deep"), PermissionsExt::from_mode(0o2750)).unwrap();
             std::fs::set_permissions(&image, PermissionsExt::from_mode(0o1777)).unwrap();
             Self { dir }
@@ -344,6 +346,13 @@ mod tests {
             assert_eq!(of("").mode() & 0o7777, 0o1777);
             assert_eq!(of("deep").mode() & 0o7777, 0o2750);
             assert_eq!(of("deep/er/file").ino(), of("second").ino());
+            let attribute = |path: PathBuf| {
+                let mut value = vec![0; 16];
+                rustix::fs::lgetxattr(path, "user.kind", &mut value[..]).map(|n| value[..n].to_vec())
+            };
+            let image = self.dir.join("image");
+            assert_eq!(attribute(data.join("second")), attribute(image.join("second")));
+            assert_eq!(of("second").mtime(), std::fs::metadata(image.join("second")).unwrap().mtime());
             assert_eq!(std::fs::read_link(data.join("link")).unwrap(), Path::new("/etc/passwd"));
         }
     }
