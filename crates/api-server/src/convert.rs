@@ -4,12 +4,14 @@ mod create;
 mod image;
 mod inspect;
 mod mount;
+mod network;
 mod summary;
 
 pub(crate) use create::{config_of_image, container_spec, limits, restart_policy};
 pub(crate) use image::{image_inspect, image_summary};
 pub(crate) use inspect::container_inspect;
-pub(crate) use summary::{container_summary, mac_text, network_id};
+pub(crate) use network::{endpoint_spec, network, network_spec};
+pub(crate) use summary::container_summary;
 
 /// RFC 3339 with nanoseconds, as Go prints times; 0 is Go's zero time.
 pub(crate) fn time_text(nanos: u64) -> String {

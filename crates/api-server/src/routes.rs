@@ -168,9 +168,11 @@ fn router(engine: Engine) -> Router {
         // Names hold slashes, so the last word of the path tells what is asked.
         .route("/images/{*rest}", get(images::get_by_name).post(images::post_by_name).delete(images::remove))
         .route("/networks", get(networks::list))
-        .route("/networks/create", post(networks::refuse))
-        .route("/networks/{id}", get(networks::inspect).delete(networks::refuse))
-        .route("/networks/{id}/{*change}", post(networks::refuse))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{id}/connect", post(networks::connect))
+        .route("/networks/{id}/disconnect", post(networks::disconnect))
         .route("/volumes", get(volumes::list))
         .route("/volumes/create", post(volumes::create))
         .route("/volumes/prune", post(volumes::prune))
@@ -183,8 +185,7 @@ fn router(engine: Engine) -> Router {
 
 /// Docker's endpoints that are not there yet say so; others never were.
 async fn unknown(request: Request) -> ApiError {
-    const DOCKERS: [&str; 14] = [
-        "/networks",
+    const DOCKERS: [&str; 13] = [
         "/volumes",
         "/build",
         "/swarm",

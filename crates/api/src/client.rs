@@ -13,6 +13,7 @@ pub mod error;
 pub mod execs;
 pub mod frames;
 pub mod images;
+pub mod networks;
 pub mod request;
 pub mod system;
 pub mod upgrade;

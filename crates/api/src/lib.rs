@@ -9,6 +9,7 @@ pub mod container;
 pub mod event;
 pub mod exec;
 pub mod image;
+pub mod network;
 pub mod system;
 pub mod volume;
 

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
-use crate::{containers, copy, images, listing, run, system, volumes};
+use crate::{containers, copy, images, listing, networks, run, system, volumes};
 
 /// Runs containers.
 #[derive(Parser, Debug)]
@@ -99,6 +99,9 @@ pub(crate) enum Verb {
     /// Volumes: files that outlive containers
     #[command(subcommand)]
     Volume(volumes::VolumeVerb),
+    /// Networks that containers share
+    #[command(subcommand)]
+    Network(networks::NetworkVerb),
     /// Show what happens
     Events(system::EventsArgs),
     /// Show the engine and its computer
@@ -216,6 +219,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Save(args) => images::save(&client, args).await,
         Verb::Load(args) => images::load(&client, args).await,
         Verb::Volume(verb) => volumes::volume(&client, verb).await,
+        Verb::Network(verb) => networks::dispatch(&client, verb).await,
         Verb::Events(args) => system::events(&client, args).await,
         Verb::Info(args) => system::info(&client, args).await,
         Verb::Version(args) => system::version(&client, args).await,

@@ -7,6 +7,7 @@ mod exit;
 mod images;
 mod listing;
 mod mounts;
+mod networks;
 mod printer;
 mod run;
 mod spec;

@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::exit::{Failure, Outcome, USAGE};
 use crate::mounts::{parse_mount, parse_volumes};
+use crate::networks::NetworkFlags;
 use crate::terminal;
 use crate::units::{parse_cpus, parse_duration, parse_size};
 
@@ -56,9 +57,8 @@ pub(crate) struct SpecArgs {
     /// TARGET[:options]
     #[arg(long)]
     tmpfs: Vec<String>,
-    /// none, host or container:NAME
-    #[arg(long, alias = "net")]
-    network: Option<String>,
+    #[command(flatten)]
+    networks: NetworkFlags,
     /// [[ADDRESS:]HOST-PORT:]PORT[/tcp|udp], ranges too: 8080:80, 127.0.0.1:5353:53/udp, 8000-8009:8000-8009
     #[arg(short, long, value_name = "PORTS")]
     publish: Vec<String>,
@@ -301,7 +301,7 @@ impl SpecArgs {
                 ..ContainerConfig::default()
             },
             host_config: self.host_config()?,
-            ..CreateContainer::default()
+            networking_config: self.networks.endpoints()?,
         })
     }
 
@@ -330,7 +330,8 @@ impl SpecArgs {
             },
             port_bindings: self.port_bindings()?,
             publish_all_ports: self.publish_all,
-            network_mode: self.network.clone().unwrap_or_else(|| "default".into()),
+            network_mode: self.networks.mode()?,
+            links: self.networks.links(),
             restart_policy: parse_restart(&self.restart)?,
             auto_remove: self.rm,
             console_size: [rows, columns],
@@ -435,7 +436,13 @@ impl SpecArgs {
     }
 }
 
-fn pairs(list: &[String]) -> BTreeMap<String, String> {
+/// A list for the wire: none where there is nothing in it.
+pub(crate) fn list(list: &[String]) -> Option<Vec<String>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+/// `KEY=value`s.
+pub(crate) fn pairs(list: &[String]) -> BTreeMap<String, String> {
     let split = |text: &String| {
         text.split_once('=').map_or((text.clone(), String::new()), |(a, b)| (a.into(), b.into()))
     };

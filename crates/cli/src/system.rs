@@ -146,8 +146,7 @@ pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
             _ => images.to_owned(),
         };
         let volumes = if args.volumes { ", and all volumes without a name no container has" } else { "" };
-        printer::note(format_args!("This removes {what}{volumes}."));
-        if !crate::terminal::confirms()? {
+        if !crate::terminal::agrees(&format!("{what}{volumes}"))? {
             return Ok(0);
         }
     }

@@ -2,6 +2,9 @@
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
+use crate::exit::{Failure, Outcome};
+use crate::printer;
+
 /// Raw mode, until dropped.
 pub(crate) struct RawMode(Termios);
 
@@ -34,15 +37,13 @@ pub(crate) fn is_input() -> bool {
     rustix::termios::isatty(rustix::stdio::stdin())
 }
 
-/// Asks whether to go on.
-///
-/// # Errors
-/// Where nobody is there to be asked.
-pub(crate) fn confirms() -> crate::exit::Outcome<bool> {
+/// Asks before something is removed; nobody there to be asked is an error.
+pub(crate) fn agrees(what: &str) -> Outcome<bool> {
+    printer::note(format_args!("This removes {what}."));
     if !is_input() {
-        return Err(crate::exit::Failure::new("nobody can be asked here: use --force"));
+        return Err(Failure::new("nobody can be asked here: use --force"));
     }
-    crate::printer::note("Go on? [y/N]");
+    printer::note("Go on? [y/N]");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -200,8 +200,7 @@ async fn prune(client: &Client, args: PruneArgs) -> Outcome {
     }
     if !args.force {
         let which = if args.all { "all" } else { "anonymous" };
-        printer::note(format_args!("This removes {which} local volumes not used by at least one container."));
-        if !crate::terminal::confirms()? {
+        if !crate::terminal::agrees(&format!("{which} local volumes not used by at least one container"))? {
             return Ok(0);
         }
     }

@@ -12,6 +12,7 @@ use crate::exec::ExecProcess;
 use crate::health::Health;
 use crate::lifecycle::State;
 use crate::link::Link;
+use crate::networks::Live;
 use crate::store::Record;
 
 /// A container. Its operations are serialised by `turn`; readers never wait for them.
@@ -43,8 +44,8 @@ pub(crate) struct Dynamic {
     pub(crate) restart_count: u32,
     pub(crate) is_stopped_by_user: bool,
     pub(crate) link: Option<Arc<Link>>,
-    /// What it has on the bridge while it runs.
-    pub(crate) endpoint: Option<network::Endpoint>,
+    /// What it has on its networks while it runs.
+    pub(crate) network: Live,
     /// Clients that attached before the start.
     pub(crate) waiting: Vec<(OwnedFd, Streams)>,
     pub(crate) execs: HashMap<String, Arc<ExecProcess>>,
@@ -82,7 +83,7 @@ impl Container {
                 restart_count: record.restart_count,
                 is_stopped_by_user: record.is_stopped_by_user,
                 link: None,
-                endpoint: None,
+                network: Live::default(),
                 waiting: Vec::new(),
                 execs: HashMap::new(),
                 health: None,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::lifecycle::State;
 use crate::mount_points::Wanted;
 use crate::names;
+use crate::networks::EngineNetworks;
 use crate::oci;
 use crate::store::Record;
 use crate::volumes::Claims;
@@ -37,10 +38,10 @@ impl Engine {
         if let Some(image) = &image {
             merge_image(&mut spec, image);
         }
-        normalize(&mut spec, self.bridge.is_some(), &mut warnings)?;
+        normalize(&mut spec, &self.networks, &mut warnings)?;
         check(&spec)?;
         let wanted = crate::mount_points::wanted(&spec)?;
-        crate::bridge::ports(&spec)?;
+        crate::networks::ports(&spec, None)?;
         let id = new_id();
         let name = self.reserve_name(name, &id)?;
         let image_id = image.as_ref().map(|image| image.id.to_string()).unwrap_or_default();
@@ -193,33 +194,8 @@ fn merge_health(given: Option<Healthcheck>, image: Option<&Healthcheck>) -> Opti
 }
 
 /// Writes out what was left to the engine.
-fn normalize(spec: &mut ContainerSpec, has_bridge: bool, warnings: &mut Vec<String>) -> Result<()> {
-    let mode = spec.host.network_mode.as_str();
-    match mode {
-        "" | "default" | "bridge" if has_bridge => spec.host.network_mode = "bridge".into(),
-        "" | "default" => {
-            spec.host.network_mode = "none".into();
-            warnings.push(
-                "There is no bridge network here, which needs root and the program nft (package nftables): \
-                 the container has no network. Use --network host to share the host's."
-                    .into(),
-            );
-        }
-        "none" | "host" => {}
-        other if other.starts_with("container:") => {}
-        other => {
-            return Err(Error::unsupported(format!(
-                "network {other:?}: networks other than bridge, none, host and container:ID are not supported yet"
-            )));
-        }
-    }
-    let publishes = spec.host.publishes_all || !spec.host.ports.is_empty();
-    if publishes && spec.host.network_mode != "bridge" {
-        warnings.push(format!(
-            "Published ports are discarded: they need the bridge network, and the container's is {:?}.",
-            spec.host.network_mode
-        ));
-    }
+fn normalize(spec: &mut ContainerSpec, networks: &EngineNetworks, warnings: &mut Vec<String>) -> Result<()> {
+    crate::networks::normalize(spec, networks, warnings)?;
     if spec.host.log_driver.is_empty() {
         spec.host.log_driver = "json-file".into();
     }

@@ -12,8 +12,9 @@ use crate::container::Container;
 use crate::error::{Doing, Error, Result};
 use crate::events::{Event, Events, Subject};
 use crate::link::Monitors;
+use crate::networks::EngineNetworks;
 use crate::registry::Registry;
-use crate::store::Store;
+use crate::store::{Opened, Store};
 
 /// Where an engine keeps its things and what it runs.
 #[derive(Debug, Clone)]
@@ -50,8 +51,7 @@ pub struct Inner {
     pub(crate) events: Events,
     pub(crate) monitors: Monitors,
     pub(crate) cgroups: Layout,
-    /// None where there can't be one.
-    pub(crate) bridge: Option<Arc<network::Bridge>>,
+    pub(crate) networks: EngineNetworks,
     pub(crate) tasks: TaskTracker,
     pub(crate) execs: crate::exec::Execs,
     /// Held for as long as the engine lives: one engine per root.
@@ -83,7 +83,8 @@ impl Engine {
             make_private_dir(dir)?;
         }
         let lock = lock(&config.root)?;
-        let (store, kept) = Store::open(&config.root.join("engine.db"))?;
+        let Opened { store, containers, networks, volumes, engine_id, is_new } =
+            Store::open(&config.root.join("engine.db"))?;
         let mut registries = image_store::Registries {
             insecure: config.insecure_registries.clone(),
             mirrors: config.mirrors.clone(),
@@ -96,12 +97,12 @@ impl Engine {
             is_rootless: config.is_rootless,
             forces_copy: false,
         })?;
-        let bridge = crate::bridge::open(&config.root, config.is_rootless);
+        let networks = EngineNetworks::open(&config.root, config.is_rootless, networks)?;
         let engine = Self(Arc::new(Inner {
-            bridge,
+            networks,
             monitors: Monitors::new(config.runtime.clone()),
             config,
-            id: kept.engine_id,
+            id: engine_id,
             store,
             images,
             containers: Registry::default(),
@@ -112,8 +113,8 @@ impl Engine {
             execs: crate::exec::Execs::default(),
             _lock: lock,
         }));
-        engine.restore_volumes(kept.volumes, kept.is_new);
-        engine.reconcile(kept.containers).await;
+        engine.restore_volumes(volumes, is_new);
+        engine.reconcile(containers).await;
         Ok(engine)
     }
 
@@ -122,20 +123,13 @@ impl Engine {
         self.tasks.close();
         // Tasks that follow containers end with them, not with the engine: no waiting for those.
         let _ = tokio::time::timeout(std::time::Duration::from_millis(200), self.tasks.wait()).await;
-        self.sweep_network().await;
+        self.sweep_networks().await;
     }
 
     /// What happens, as it happens.
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
-    }
-
-    /// The bridge: its interface, and what it spans once a container was on it. None where there can't
-    /// be one.
-    #[must_use]
-    pub fn bridge(&self) -> Option<(String, Option<network::Subnet>)> {
-        self.bridge.as_ref().map(|bridge| (bridge.interface().to_owned(), bridge.subnet()))
     }
 
     /// The image store.

@@ -19,6 +19,18 @@ pub enum Error {
         /// As the caller wrote it.
         prefix: String,
     },
+    /// No network of this name or id.
+    #[error("network {name} not found")]
+    NoSuchNetwork {
+        /// As the caller wrote it.
+        name: String,
+    },
+    /// What is never done.
+    #[error("{what}")]
+    Forbidden {
+        /// What, and why not.
+        what: String,
+    },
     /// The name belongs to another container.
     #[error(
         "Conflict. The container name \"/{name}\" is already in use by container \"{by}\". You have to remove (or rename) that container to be able to reuse that name."
@@ -126,7 +138,9 @@ impl Error {
             Self::NoSuchContainer { .. }
             | Self::NoSuchExec { .. }
             | Self::NoSuchPath { .. }
-            | Self::NoSuchVolume { .. } => ErrorKind::NotFound,
+            | Self::NoSuchVolume { .. }
+            | Self::NoSuchNetwork { .. } => ErrorKind::NotFound,
+            Self::Forbidden { .. } => ErrorKind::Permission,
             Self::AmbiguousId { .. } | Self::Invalid { .. } | Self::Start { exit_code: 126 | 127, .. } => {
                 ErrorKind::InvalidArgument
             }

@@ -14,6 +14,8 @@ pub enum Subject {
     Image,
     /// A volume.
     Volume,
+    /// A network.
+    Network,
 }
 
 /// Something that happened.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use model::container::ContainerSpec;
 use model::mount::{MountPoint, MountSource};
+use model::network::EndpointSpec;
 
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::health::Health;
 use crate::lifecycle::State;
+use crate::networks::{Attachments, dns_names, is_predefined};
 use crate::oci;
 
 /// One container.
@@ -41,12 +43,27 @@ pub struct ContainerInfo {
     pub host_files: [String; 3],
     /// The name inside.
     pub hostname: String,
-    /// What it has on the bridge while it runs.
-    pub endpoint: Option<network::Endpoint>,
+    /// What it has on its networks while it runs.
+    pub network: Attachments,
+    /// Its networks by name: the id, what it asks of it, and what others find it by there.
+    pub networks: Vec<MemberOf>,
     /// Paths hidden from it.
     pub masked_paths: Vec<String>,
     /// Paths it can't write.
     pub readonly_paths: Vec<String>,
+}
+
+/// A network that a container is on whenever it runs.
+#[derive(Debug, Clone)]
+pub struct MemberOf {
+    /// The network's name.
+    pub name: String,
+    /// Its id; empty where it has been removed.
+    pub id: String,
+    /// What is asked of it.
+    pub endpoint: EndpointSpec,
+    /// What others find the container by.
+    pub dns_names: Vec<String>,
 }
 
 impl ContainerInfo {
@@ -144,6 +161,19 @@ impl Engine {
         }
     }
 
+    fn memberships(&self, container: &Container, spec: &ContainerSpec) -> Vec<MemberOf> {
+        let shared = matches!(spec.host.network_mode.as_str(), "host" | "none")
+            .then(|| spec.host.network_mode.clone());
+        let asked = spec.host.networks.iter().map(|(name, endpoint)| (name.clone(), endpoint.clone()));
+        let all = asked.chain(shared.map(|name| (name, EndpointSpec::default())));
+        all.map(|(name, endpoint)| {
+            let id = self.networks.find(&name).map(|record| record.id.clone()).unwrap_or_default();
+            let dns_names = if is_predefined(&name) { Vec::new() } else { dns_names(container, &endpoint) };
+            MemberOf { name, id, endpoint, dns_names }
+        })
+        .collect()
+    }
+
     pub(crate) fn info_of(&self, container: &Container) -> ContainerInfo {
         let spec = container.spec();
         let (state, health, restart_count, exec_ids) = {
@@ -172,7 +202,8 @@ impl Engine {
                 .map(|target| target.path.display().to_string())
                 .unwrap_or_default(),
             host_files: [file("resolv.conf"), file("hostname"), file("hosts")],
-            endpoint: container.dynamic().endpoint.clone(),
+            network: container.dynamic().network.kept.clone(),
+            networks: self.memberships(container, &spec),
             hostname: oci::hostname(&spec, &container.id),
             masked_paths: list(&spec.host.masked_paths, oci::MASKED_PATHS),
             readonly_paths: list(&spec.host.readonly_paths, oci::READONLY_PATHS),

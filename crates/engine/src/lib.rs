@@ -6,7 +6,6 @@
 
 mod archive;
 mod attach;
-mod bridge;
 mod container;
 mod create;
 mod engine;
@@ -21,6 +20,7 @@ mod link;
 pub mod logs;
 mod mount_points;
 mod names;
+pub mod networks;
 mod oci;
 mod prune;
 mod reconcile;
@@ -45,8 +45,9 @@ pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
 pub use images::Commit;
-pub use info::{ContainerInfo, MountInfo, SystemInfo};
-pub use network::{Endpoint, Protocol, Published, Subnet};
+pub use info::{ContainerInfo, MemberOf, MountInfo, SystemInfo};
+pub use network::{Address, Endpoint, Protocol, Published, Range, Subnet};
+pub use networks::{Attachments, NetworkInfo, NetworkRecord, endpoint_id};
 pub use oci_runtime::monitor::protocol::Streams;
 pub use remove::Removal;
 pub use stop::Ended;

@@ -31,7 +31,7 @@ impl Engine {
                 to_start.push(container);
             }
         }
-        self.sweep_network().await;
+        self.sweep_networks().await;
         for container in to_start {
             self.restart_after(&container, std::time::Duration::ZERO);
         }
@@ -46,7 +46,7 @@ impl Engine {
         if state_dir.exists() {
             match Link::find(&state_dir).await {
                 Ok(Some((link, pid))) => {
-                    self.adopt_network(container, &state_dir).await;
+                    self.adopt_networks(container, &state_dir, pid).await;
                     self.adopt(container, link, pid, &before);
                     return;
                 }

@@ -1,7 +1,7 @@
 //! From a created container to a running one, and what follows when it ends.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::engine::{Engine, make_private_dir, now};
 use crate::error::{Doing, Error, Result};
 use crate::lifecycle::{Decision, Denied, End, Request, Run, State};
 use crate::link::Link;
+use crate::networks::{host_names, resolv_conf};
 use crate::oci::{self, Context, HostFiles};
 
 /// The first and the longest pause before a restart by policy (Docker's).
@@ -58,7 +59,7 @@ impl Engine {
                 Ok(())
             }
             Err(error) => {
-                self.detach_network(container).await;
+                self.detach_networks(container).await;
                 let (code, message) = match &error {
                     Error::Start { exit_code, message, .. } => (*exit_code, message.clone()),
                     other => (128, other.chain()),
@@ -100,8 +101,8 @@ impl Engine {
         let spec = container.spec();
         let state_dir = self.state_dir(&container.id);
         make_private_dir(&state_dir)?;
-        let network = self.attach_network(container, &state_dir).await?;
-        let files = write_host_files(&spec, container, &state_dir)?;
+        let network = self.attach_networks(container, &state_dir).await?;
+        let files = self.write_host_files(&spec, container, &state_dir)?;
         let (rootfs, overlay) = self.root_of(container, &spec)?;
         let joined = |other: &str| self.pid_of(other);
         let points = spec.mount_points.as_deref().unwrap_or_default();
@@ -282,7 +283,7 @@ impl Engine {
             (restarts.then_some(dynamic.restart_delay), ran)
         };
         self.end_execs(container);
-        self.detach_network(container).await;
+        self.detach_networks(container).await;
         // The monitor's own word of the end goes only once ours is kept. One that is about to be removed
         // needs none.
         let is_kept = spec.host.auto_remove
@@ -404,44 +405,59 @@ fn start_error(container: &Container, failure: Failure) -> Error {
     Error::Start { id: container.short_id().to_owned(), message: failure.message, exit_code }
 }
 
-/// The files that name the container and its hosts.
-fn write_host_files(spec: &ContainerSpec, container: &Container, dir: &std::path::Path) -> Result<HostFiles> {
-    let files = HostFiles {
-        hostname: dir.join("hostname"),
-        hosts: dir.join("hosts"),
-        resolv_conf: dir.join("resolv.conf"),
-    };
-    let write = |path: &PathBuf, text: &str| std::fs::write(path, text).doing(|| format!("write {path:?}"));
-    let hostname = oci::hostname(spec, &container.id);
-    write(&files.hostname, &format!("{hostname}\n"))?;
-    let shares_host = spec.host.network_mode == "host";
-    let mut hosts = if shares_host {
-        std::fs::read_to_string("/etc/hosts").unwrap_or_default()
-    } else {
-        LOCALHOST.into()
-    };
-    let endpoint = container.dynamic().endpoint.clone();
-    if let Some(endpoint) = &endpoint {
-        hosts.push_str(&format!("{}\t{hostname}\n", endpoint.address));
-    }
-    for entry in &spec.host.extra_hosts {
-        let (name, address) = entry
-            .split_once(':')
-            .ok_or_else(|| Error::invalid(format!("bad format for add-host: {entry:?}")))?;
-        let gateway = endpoint.as_ref().map(|endpoint| endpoint.gateway.to_string());
-        let address = match (address, &gateway) {
-            ("host-gateway", Some(gateway)) => gateway,
-            ("host-gateway", None) if shares_host => "127.0.0.1",
-            ("host-gateway", None) => {
-                return Err(Error::unsupported("--add-host …:host-gateway needs a bridge network"));
-            }
-            (address, _) => address,
+impl Engine {
+    /// The files that name the container and its hosts.
+    fn write_host_files(&self, spec: &ContainerSpec, container: &Container, dir: &Path) -> Result<HostFiles> {
+        let of = |dir: &Path| HostFiles {
+            hostname: dir.join("hostname"),
+            hosts: dir.join("hosts"),
+            resolv_conf: dir.join("resolv.conf"),
         };
-        hosts.push_str(&format!("{address}\t{name}\n"));
+        if let Some(other) = spec.host.network_mode.strip_prefix("container:") {
+            // Who shares a network shares its names.
+            return Ok(of(&self.state_dir(&self.containers.find(other)?.id)));
+        }
+        let files = of(dir);
+        let write =
+            |path: &PathBuf, text: &str| std::fs::write(path, text).doing(|| format!("write {path:?}"));
+        let hostname = oci::hostname(spec, &container.id);
+        write(&files.hostname, &format!("{hostname}\n"))?;
+        let shares_host = spec.host.network_mode == "host";
+        let mut hosts = if shares_host {
+            std::fs::read_to_string("/etc/hosts").unwrap_or_default()
+        } else {
+            LOCALHOST.into()
+        };
+        hosts.push_str(&crate::networks::linked(self, container, spec)?);
+        let (own, gateway, resolv_conf) = {
+            let dynamic = container.dynamic();
+            let way_out = dynamic.network.kept.way_out().or(dynamic.network.kept.endpoints.first());
+            let address = way_out.and_then(|endpoint| endpoint.addresses.first().copied());
+            let gateway =
+                address.map(|address| address.gateway.unwrap_or_else(|| address.subnet.first_host()));
+            let own = host_names(&dynamic.network, &hostname, &spec.domainname);
+            (own, gateway.map(|gateway| gateway.to_string()), resolv_conf(spec, &dynamic.network))
+        };
+        for entry in &spec.host.extra_hosts {
+            // Addresses of IPv6 have colons of their own.
+            let (name, address) = entry
+                .split_once([':', '='])
+                .ok_or_else(|| Error::invalid(format!("bad format for add-host: {entry:?}")))?;
+            let address = match (address, &gateway) {
+                ("host-gateway", Some(gateway)) => gateway,
+                ("host-gateway", None) if shares_host => "127.0.0.1",
+                ("host-gateway", None) => {
+                    return Err(Error::unsupported("--add-host …:host-gateway needs a bridge network"));
+                }
+                (address, _) => address.trim_start_matches('[').trim_end_matches(']'),
+            };
+            hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        hosts.push_str(&own);
+        write(&files.hosts, &hosts)?;
+        write(&files.resolv_conf, &resolv_conf)?;
+        Ok(files)
     }
-    write(&files.hosts, &hosts)?;
-    write(&files.resolv_conf, &resolv_conf(spec, shares_host, endpoint.is_some()))?;
-    Ok(files)
 }
 
 const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
@@ -450,42 +466,3 @@ const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
     ff00::\tip6-mcastprefix\n\
     ff02::1\tip6-allnodes\n\
     ff02::2\tip6-allrouters\n";
-
-fn resolv_conf(spec: &ContainerSpec, shares_host: bool, is_bridged: bool) -> String {
-    let host = &spec.host;
-    if host.dns.is_empty() && host.dns_search.is_empty() && host.dns_options.is_empty() {
-        // Without a network there is nobody to ask; what programs read is the host's all the same.
-        return if shares_host {
-            std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
-        } else if is_bridged {
-            reachable_resolvers()
-        } else {
-            String::new()
-        };
-    }
-    let mut text: String = host.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
-    if !host.dns_search.is_empty() {
-        text.push_str(&format!("search {}\n", host.dns_search.join(" ")));
-    }
-    if !host.dns_options.is_empty() {
-        text.push_str(&format!("options {}\n", host.dns_options.join(" ")));
-    }
-    text
-}
-
-/// The host's resolvers that can be reached from a bridge. One on the host's loopback can't; systemd's
-/// knows those behind it.
-fn reachable_resolvers() -> String {
-    let is_elsewhere = |line: &str| {
-        let server = line.strip_prefix("nameserver ").map(str::trim);
-        server.is_none_or(|server| server.parse::<std::net::IpAddr>().is_ok_and(|ip| !ip.is_loopback()))
-    };
-    for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        let kept: Vec<&str> = text.lines().filter(|line| is_elsewhere(line)).collect();
-        if kept.iter().any(|line| line.starts_with("nameserver ")) {
-            return kept.join("\n") + "\n";
-        }
-    }
-    String::new()
-}

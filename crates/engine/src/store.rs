@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 use crate::lifecycle::State;
+use crate::networks::NetworkRecord;
 use crate::volumes::VolumeRecord;
 
 /// One container as it is kept.
@@ -56,6 +57,8 @@ enum Write {
     /// As `Put`, of what has happened already and can't be refused.
     Note(Box<Record>),
     Remove(String),
+    PutNetwork(Box<NetworkRecord>),
+    RemoveNetwork(String),
     PutVolume(Box<VolumeRecord>),
     RemoveVolume(String),
     /// All of them or none.
@@ -66,17 +69,20 @@ impl Write {
     /// Whether it makes room, or notes what has happened already.
     fn is_essential(&self) -> bool {
         match self {
-            Self::Remove(_) | Self::RemoveVolume(_) | Self::Note(_) => true,
-            Self::Put(_) | Self::PutVolume(_) => false,
+            Self::Remove(_) | Self::RemoveNetwork(_) | Self::RemoveVolume(_) | Self::Note(_) => true,
+            Self::Put(_) | Self::PutNetwork(_) | Self::PutVolume(_) => false,
             Self::All(writes) => writes.iter().all(Self::is_essential),
         }
     }
 }
 
-/// What was found in the database.
-pub(crate) struct Kept {
+/// What the database had when it was opened.
+pub(crate) struct Opened {
+    pub(crate) store: Store,
     pub(crate) containers: Vec<Record>,
+    pub(crate) networks: Vec<NetworkRecord>,
     pub(crate) volumes: Vec<VolumeRecord>,
+    /// This engine's own.
     pub(crate) engine_id: String,
     /// Whether the database was made just now.
     pub(crate) is_new: bool,
@@ -96,14 +102,15 @@ pub(crate) struct Store {
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS volumes (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS networks (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS volumes (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
 const VERSION: i64 = 2;
 
 impl Store {
-    /// Opens the database and reads everything.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Kept)> {
+    /// Opens the database and reads what is in it.
+    pub(crate) fn open(path: &Path) -> Result<Opened> {
         let fail = |doing| move |source| Error::Store { doing, source };
         let connection = Connection::open(path).map_err(fail("open a file"))?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
@@ -119,12 +126,10 @@ impl Store {
         }
         connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
         connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
-        let kept = Kept {
-            containers: read_all(&connection, "container", "SELECT id, record FROM containers")?,
-            volumes: read_all(&connection, "volume", "SELECT name, record FROM volumes")?,
-            engine_id: engine_id(&connection)?,
-            is_new: version == 0,
-        };
+        let containers = read_all(&connection, "containers")?;
+        let networks = read_all(&connection, "networks")?;
+        let volumes = read_all(&connection, "volumes")?;
+        let engine_id = engine_id(&connection)?;
         let reserve = Reserve(path.with_file_name("reserve"));
         reserve.make();
         let (jobs, inbox) = mpsc::channel();
@@ -133,7 +138,8 @@ impl Store {
             .stack_size(512 * 1024)
             .spawn(move || serve(&connection, &inbox, &reserve))
             .map_err(|source| Error::Os { doing: "start the store's thread".into(), source })?;
-        Ok((Self { jobs }, kept))
+        let is_new = version == 0;
+        Ok(Opened { store: Self { jobs }, containers, networks, volumes, engine_id, is_new })
     }
 
     /// Writes a container and waits until that outlives what it has to.
@@ -190,6 +196,16 @@ impl Store {
         self.submit(Write::All(writes.collect()), durability).await
     }
 
+    /// Writes a network, and waits until that outlives a power cut.
+    pub(crate) async fn put_network(&self, record: NetworkRecord) -> Result<()> {
+        self.submit(Write::PutNetwork(Box::new(record)), Durability::Power).await
+    }
+
+    /// Forgets a network.
+    pub(crate) async fn remove_network(&self, id: &str) -> Result<()> {
+        self.submit(Write::RemoveNetwork(id.to_owned()), Durability::Power).await
+    }
+
     async fn submit(&self, write: Write, durability: Durability) -> Result<()> {
         let (done, outcome) = oneshot::channel();
         let job = Job { write, durability, done: Some(done) };
@@ -198,13 +214,9 @@ impl Store {
     }
 }
 
-fn read_all<T: serde::de::DeserializeOwned>(
-    connection: &Connection,
-    kind: &str,
-    query: &str,
-) -> Result<Vec<T>> {
+fn read_all<T: serde::de::DeserializeOwned>(connection: &Connection, table: &str) -> Result<Vec<T>> {
     let fail = |source| Error::Store { doing: "read the records", source };
-    let mut statement = connection.prepare(query).map_err(fail)?;
+    let mut statement = connection.prepare(&format!("SELECT id, record FROM {table}")).map_err(fail)?;
     let rows = statement
         .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
         .map_err(fail)?
@@ -213,7 +225,7 @@ fn read_all<T: serde::de::DeserializeOwned>(
     rows.into_iter()
         .map(|(id, text)| {
             serde_json::from_str(&text)
-                .map_err(|error| Error::invalid(format!("the record of {kind} {id}: {error}")))
+                .map_err(|error| Error::invalid(format!("the record {id} of {table}: {error}")))
         })
         .collect()
 }
@@ -325,29 +337,28 @@ fn commit(connection: &Connection, jobs: &[Job]) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-fn write(transaction: &rusqlite::Transaction<'_>, what: &Write) -> rusqlite::Result<()> {
-    let json = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
-    let (sql, key, text) = match what {
-        Write::Put(record) | Write::Note(record) => (
-            "INSERT INTO containers VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2",
-            &record.id,
-            Some(serde_json::to_string(record).map_err(json)?),
-        ),
-        Write::PutVolume(record) => (
-            "INSERT INTO volumes VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET record = ?2",
-            &record.name,
-            Some(serde_json::to_string(record).map_err(json)?),
-        ),
-        Write::Remove(id) => ("DELETE FROM containers WHERE id = ?1", id, None),
-        Write::RemoveVolume(name) => ("DELETE FROM volumes WHERE name = ?1", name, None),
-        Write::All(writes) => return writes.iter().try_for_each(|one| write(transaction, one)),
-    };
-    let mut statement = transaction.prepare_cached(sql)?;
-    match text {
-        Some(text) => statement.execute(params![key, text])?,
-        None => statement.execute(params![key])?,
-    };
-    Ok(())
+fn write(transaction: &Connection, what: &Write) -> rusqlite::Result<()> {
+    match what {
+        Write::Put(record) | Write::Note(record) => put(transaction, "containers", &record.id, record),
+        Write::Remove(id) => remove(transaction, "containers", id),
+        Write::PutNetwork(record) => put(transaction, "networks", &record.id, record),
+        Write::RemoveNetwork(id) => remove(transaction, "networks", id),
+        Write::PutVolume(record) => put(transaction, "volumes", &record.name, record),
+        Write::RemoveVolume(name) => remove(transaction, "volumes", name),
+        Write::All(writes) => writes.iter().try_for_each(|one| write(transaction, one)),
+    }
+}
+
+fn put(connection: &Connection, table: &str, id: &str, record: &impl Serialize) -> rusqlite::Result<()> {
+    let text = serde_json::to_string(record)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let line = format!("INSERT INTO {table} VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2");
+    connection.prepare_cached(&line)?.execute(params![id, text]).map(drop)
+}
+
+fn remove(connection: &Connection, table: &str, id: &str) -> rusqlite::Result<()> {
+    let line = format!("DELETE FROM {table} WHERE id = ?1");
+    connection.prepare_cached(&line)?.execute(params![id]).map(drop)
 }
 
 /// The same failure for each that shared the transaction.
@@ -377,18 +388,23 @@ mod tests {
             restart_count: 0,
             is_stopped_by_user: false,
         };
+        let Opened { store, containers, engine_id, is_new, .. } = Store::open(&path).unwrap();
+        assert!(containers.is_empty() && is_new);
         let volume = |name: &str| VolumeRecord { name: name.into(), ..VolumeRecord::default() };
-        let (store, kept) = Store::open(&path).unwrap();
-        assert!(kept.containers.is_empty() && kept.is_new);
+        let network = NetworkRecord { id: "n".into(), ..NetworkRecord::default() };
+        store.put_network(network.clone()).await.unwrap();
+        store.put_network(NetworkRecord { id: "m".into(), ..network }).await.unwrap();
+        store.remove_network("m").await.unwrap();
         store.put_with(record("a"), vec![volume("v"), volume("w")]).await.unwrap();
-        store.put(record("b")).await.unwrap();
         store.put_volume(volume("x")).await.unwrap();
-        store.remove("a", ["v".to_owned()].into_iter(), Durability::Power).await.unwrap();
         store.remove_volume("x").await.unwrap();
-        let (_, again) = Store::open(&path).unwrap();
+        store.put(record("b")).await.unwrap();
+        store.remove("a", ["v".to_owned()].into_iter(), Durability::Power).await.unwrap();
+        let again = Store::open(&path).unwrap();
         assert_eq!(again.containers.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(again.networks.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["n"]);
         assert_eq!(again.volumes.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["w"]);
-        assert_eq!((kept.engine_id, false), (again.engine_id, again.is_new));
+        assert_eq!((engine_id, false), (again.engine_id, again.is_new));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

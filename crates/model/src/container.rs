@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::EndpointSpec;
+
 /// Everything a container is made from, the image's defaults merged in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -110,6 +112,8 @@ pub struct HostSpec {
     pub log_options: BTreeMap<String, String>,
     /// `none`, `host`, `default`, `bridge`, a network's name or `container:ID`.
     pub network_mode: String,
+    /// What it asks of each of its networks, by their names.
+    pub networks: BTreeMap<String, EndpointSpec>,
     /// Ports to be reached from outside.
     #[serde(default)]
     pub ports: Vec<PortSpec>,

@@ -28,6 +28,12 @@ pub enum Error {
         /// Which, and who has it.
         what: String,
     },
+    /// Something that can't be had beside what is there.
+    #[error("{what}")]
+    Conflict {
+        /// Both of them.
+        what: String,
+    },
     /// Something this machine does not have.
     #[error("{what}")]
     Unsupported {
@@ -49,6 +55,7 @@ impl Error {
             }
             Self::Os { .. } | Self::Taken { .. } => ErrorKind::Internal,
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
         }
     }

@@ -1,96 +1,237 @@
-//! One nftables table of our own, written whole from what is wanted: what somebody flushed comes back
-//! with the next change, and nothing stays behind when it is removed.
+//! One nftables table of our own, made from what is wanted: what somebody flushed comes back, and nothing
+//! stays behind when it is removed.
+//!
+//! Networks are rules, and change seldom: the table is written whole, by the program `nft`. Published ports
+//! are elements of four maps, and come and go with containers: those are single requests to the kernel.
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::Stdio;
 
 use crate::error::{Doing, Error, Result};
 use crate::ipam::Subnet;
+use crate::nfnetlink::{Batch, Element, Nftables, octets, registers};
 use crate::ports::Published;
 
+/// The maps of published ports: at every address of this computer, and at one.
+const MAPS: [&str; 4] = ["any4", "one4", "any6", "one6"];
+
 /// What the table is to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Rules {
     /// The table's name.
     pub(crate) table: String,
+    /// Networks with a bridge.
+    pub(crate) bridges: Vec<BridgeRules>,
+    /// Ports, and the container's address that each leads to.
+    pub(crate) ports: Vec<(Published, IpAddr)>,
+}
+
+/// What concerns one bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BridgeRules {
     /// The bridge's name.
-    pub(crate) bridge: String,
-    /// Who is on it.
-    pub(crate) subnet: Subnet,
-    /// Ports, and the container each leads to.
-    pub(crate) ports: Vec<(Published, std::net::Ipv4Addr)>,
+    pub(crate) interface: String,
+    /// Who is on it, by version of IP.
+    pub(crate) subnets: Vec<Subnet>,
+    /// Whether nothing leaves it but by published ports.
+    pub(crate) is_internal: bool,
+    /// Whether what leaves it has this computer's address.
+    pub(crate) masquerades: bool,
+}
+
+/// The table in the kernel.
+#[derive(Debug, Default)]
+pub(crate) struct Firewall {
+    nftables: Option<Nftables>,
+    /// What is in force, and how many rules that are.
+    applied: Option<(Rules, usize)>,
+}
+
+impl Firewall {
+    /// Puts rules in force, all at once; where only ports differ, only those.
+    pub(crate) fn apply(&mut self, wanted: &Rules) -> Result<()> {
+        let step = || "speak to the firewall";
+        if self.nftables.is_none() {
+            self.nftables = Some(Nftables::open().doing(step)?);
+        }
+        let Some(nftables) = &self.nftables else { return Ok(()) };
+        if let Some((applied, _)) = &mut self.applied
+            && applied.bridges == wanted.bridges
+            && change_ports(nftables, applied, wanted).is_ok()
+        {
+            applied.ports.clone_from(&wanted.ports);
+            return Ok(());
+        }
+        run(&wanted.text())?;
+        let count = nftables.rules(&wanted.table).doing(step)?;
+        self.applied = Some((wanted.clone(), count));
+        Ok(())
+    }
+
+    /// Puts back what somebody else changed or took away. Whether anything was.
+    pub(crate) fn repair(&mut self) -> Result<bool> {
+        let (Some(nftables), Some((applied, count))) = (&self.nftables, &self.applied) else {
+            return Ok(false);
+        };
+        let is_whole = || -> std::io::Result<bool> {
+            if nftables.rules(&applied.table)? != *count {
+                return Ok(false);
+            }
+            for map in MAPS {
+                let wanted = applied.ports.iter().filter(|(port, _)| map_of(port) == map).count();
+                if nftables.elements(&applied.table, map)? != wanted {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        // A table that is gone is an error here.
+        if is_whole().unwrap_or(false) {
+            return Ok(false);
+        }
+        let wanted = applied.clone();
+        self.applied = None;
+        self.apply(&wanted).map(|()| true)
+    }
+
+    /// Takes the table away, this daemon's or one's before it.
+    pub(crate) fn remove(&mut self, table: &str) -> Result<()> {
+        self.applied = None;
+        // Named first, so that one that is not there is no failure.
+        run(&format!("table inet {table}\ndelete table inet {table}\n"))
+    }
+}
+
+/// Takes out the ports that are no longer wanted, and puts in those that are new.
+fn change_ports(nftables: &Nftables, applied: &Rules, wanted: &Rules) -> std::io::Result<()> {
+    let mut batch = Batch::new();
+    for (port, target) in applied.ports.iter().filter(|port| !wanted.ports.contains(port)) {
+        batch.remove(&wanted.table, &element(port, *target));
+    }
+    for (port, target) in wanted.ports.iter().filter(|port| !applied.ports.contains(port)) {
+        batch.add(&wanted.table, &element(port, *target));
+    }
+    nftables.commit(batch)
+}
+
+fn map_of(port: &Published) -> &'static str {
+    match (port.address.is_ipv4(), port.address.is_unspecified()) {
+        (true, true) => "any4",
+        (true, false) => "one4",
+        (false, true) => "any6",
+        (false, false) => "one6",
+    }
+}
+
+fn element(port: &Published, target: IpAddr) -> Element {
+    let (protocol, outer, inner) =
+        ([port.protocol.number()], port.outer.to_be_bytes(), port.inner.to_be_bytes());
+    let key = if port.address.is_unspecified() {
+        registers(&[&protocol, &outer])
+    } else {
+        registers(&[&octets(port.address), &protocol, &outer])
+    };
+    Element { map: map_of(port), key, value: registers(&[&octets(target), &inner]) }
 }
 
 impl Rules {
-    /// Puts them in force, all at once.
-    pub(crate) fn apply(&self) -> Result<()> {
-        run(&self.text())
-    }
-
-    /// Puts the ports in force where the rest is already: without the destruction of a table, which the
-    /// kernel takes its time for. A table that somebody flushed is written whole again.
-    pub(crate) fn apply_ports(&self) -> Result<()> {
-        let table = &self.table;
-        let rules: String =
-            self.port_rules().map(|rule| format!("add rule ip {table} ports {rule}\n")).collect();
-        run(&format!("flush chain ip {table} ports\n{rules}")).or_else(|_| self.apply())
-    }
-
-    /// Takes the table away.
-    pub(crate) fn remove(table: &str) -> Result<()> {
-        // Named first, so that one that is not there is no failure.
-        run(&format!("table ip {table}\ndelete table ip {table}\n"))
-    }
-
-    fn port_rules(&self) -> impl Iterator<Item = String> {
-        self.ports.iter().map(|(published, container)| {
-            let Published { inner, protocol, address, outer } = published;
-            // An address of its own is meant alone; any other means every address of this computer.
-            let to = if address.is_unspecified() {
-                "fib daddr type local".to_owned()
-            } else {
-                format!("ip daddr {address}")
-            };
-            format!("{to} {protocol} dport {outer} dnat to {container}:{inner}")
-        })
-    }
-
     /// The ruleset, in nft's language.
     fn text(&self) -> String {
-        let Self { table, bridge, subnet, .. } = self;
-        let ports: String = self.port_rules().map(|rule| format!("    {rule}\n")).collect();
-        format!(
-            "table ip {table}\n\
-             delete table ip {table}\n\
-             table ip {table} {{\n\
-             \x20 chain ports {{\n{ports}\x20 }}\n\
-             \x20 chain prerouting {{\n\
+        let table = &self.table;
+        let mut text = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
+        for (map, key, value) in [
+            ("any4", "inet_proto . inet_service", "ipv4_addr . inet_service"),
+            ("one4", "ipv4_addr . inet_proto . inet_service", "ipv4_addr . inet_service"),
+            ("any6", "inet_proto . inet_service", "ipv6_addr . inet_service"),
+            ("one6", "ipv6_addr . inet_proto . inet_service", "ipv6_addr . inet_service"),
+        ] {
+            let _ = writeln!(text, "  map {map} {{\n    type {key} : {value}");
+            let mut ports = self.ports.iter().filter(|(port, _)| map_of(port) == map).peekable();
+            if ports.peek().is_some() {
+                text.push_str("    elements = {\n");
+                for (port, target) in ports {
+                    let Published { inner, protocol, address, outer } = port;
+                    let at = if address.is_unspecified() { String::new() } else { format!("{address} . ") };
+                    let _ = writeln!(text, "      {at}{protocol} . {outer} : {target} . {inner},");
+                }
+                text.push_str("    }\n");
+            }
+            text.push_str("  }\n");
+        }
+        text.push_str(
+            "  chain ports {\n\
+             \x20   meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @any4\n\
+             \x20   meta nfproto ipv4 dnat ip to ip daddr . meta l4proto . th dport map @one4\n\
+             \x20   ip6 daddr ::1 return\n\
+             \x20   meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @any6\n\
+             \x20   meta nfproto ipv6 dnat ip6 to ip6 daddr . meta l4proto . th dport map @one6\n\
+             \x20 }\n\
+             \x20 chain prerouting {\n\
              \x20   type nat hook prerouting priority dstnat; policy accept;\n\
              \x20   jump ports\n\
-             \x20 }}\n\
-             \x20 chain output {{\n\
+             \x20 }\n\
+             \x20 chain output {\n\
              \x20   type nat hook output priority -100; policy accept;\n\
              \x20   jump ports\n\
-             \x20 }}\n\
-             \x20 chain postrouting {{\n\
-             \x20   type nat hook postrouting priority srcnat; policy accept;\n\
-             \x20   ip saddr {subnet} oifname != \"{bridge}\" masquerade\n\
-             \x20   oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade\n\
-             \x20   oifname \"{bridge}\" ip saddr {subnet} ct status dnat masquerade\n\
-             \x20 }}\n\
-             \x20 chain forward {{\n\
-             \x20   type filter hook forward priority filter; policy accept;\n\
-             \x20   iifname \"{bridge}\" accept\n\
-             \x20   oifname \"{bridge}\" ct state established,related accept\n\
-             \x20   oifname \"{bridge}\" ct status dnat accept\n\
-             \x20   oifname \"{bridge}\" drop\n\
-             \x20 }}\n\
-             \x20 chain loopback {{\n\
-             \x20   type filter hook prerouting priority -300; policy accept;\n\
-             \x20   iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop\n\
-             \x20 }}\n\
-             }}\n"
-        )
+             \x20 }\n",
+        );
+        self.chains(&mut text);
+        text.push_str("}\n");
+        text
+    }
+
+    /// The chains that know the bridges.
+    fn chains(&self, text: &mut String) {
+        text.push_str(
+            "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n",
+        );
+        for BridgeRules { interface, subnets, is_internal, masquerades } in &self.bridges {
+            for subnet in subnets {
+                let (ip, local) =
+                    if subnet.base().is_ipv4() { ("ip", Some("127.0.0.0/8")) } else { ("ip6", None) };
+                if *masquerades && !is_internal {
+                    let _ = writeln!(text, "    {ip} saddr {subnet} oifname != \"{interface}\" masquerade");
+                }
+                if let Some(local) = local {
+                    let _ = writeln!(text, "    oifname \"{interface}\" ip saddr {local} masquerade");
+                }
+                // A container that calls a published port of its own network: the answer must come back here.
+                let _ = writeln!(
+                    text,
+                    "    oifname \"{interface}\" {ip} saddr {subnet} ct status dnat masquerade"
+                );
+            }
+        }
+        text.push_str(
+            "  }\n  chain forward {\n    type filter hook forward priority filter; policy accept;\n",
+        );
+        for BridgeRules { interface, is_internal, .. } in &self.bridges {
+            let _ = writeln!(text, "    iifname \"{interface}\" oifname \"{interface}\" accept");
+            if *is_internal {
+                let _ = writeln!(text, "    iifname \"{interface}\" drop\n    oifname \"{interface}\" drop");
+            }
+        }
+        let open = || self.bridges.iter().filter(|bridge| !bridge.is_internal);
+        let answers = "ct state established,related accept";
+        for BridgeRules { interface, .. } in open() {
+            let _ = writeln!(text, "    oifname \"{interface}\" {answers}");
+            let _ = writeln!(text, "    oifname \"{interface}\" ct status dnat accept");
+            // Neither from other networks nor from outside.
+            let _ = writeln!(text, "    oifname \"{interface}\" drop");
+        }
+        for BridgeRules { interface, .. } in open() {
+            let _ = writeln!(text, "    iifname \"{interface}\" accept");
+        }
+        // What this computer keeps to itself stays so.
+        text.push_str(
+            "  }\n  chain loopback {\n    type filter hook prerouting priority -300; policy accept;\n",
+        );
+        for BridgeRules { interface, .. } in &self.bridges {
+            let _ = writeln!(text, "    iifname \"{interface}\" ip daddr 127.0.0.0/8 drop");
+        }
+        text.push_str("  }\n");
     }
 }
 
@@ -115,31 +256,65 @@ fn run(script: &str) -> Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Unsupported { what: format!("nft refused the rules of the bridge: {}", said.trim()) })
+    Err(Error::Unsupported { what: format!("nft refused the networks' rules: {}", said.trim()) })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
     use crate::ports::Protocol;
 
+    fn published(address: impl Into<IpAddr>, outer: u16) -> Published {
+        Published { inner: 80, protocol: Protocol::Tcp, address: address.into(), outer }
+    }
+
+    fn bridge(interface: &str, subnet: &str, is_internal: bool) -> BridgeRules {
+        let subnets = vec![subnet.parse().unwrap()];
+        BridgeRules { interface: interface.into(), subnets, is_internal, masquerades: true }
+    }
+
     #[test]
     fn each_port_leads_to_its_container() {
-        let published = |address, outer| Published { inner: 80, protocol: Protocol::Tcp, address, outer };
+        let two: IpAddr = Ipv4Addr::new(172, 30, 0, 2).into();
         let rules = Rules {
             table: "t".into(),
-            bridge: "b".into(),
-            subnet: Subnet::new(Ipv4Addr::new(172, 30, 0, 0), 16).unwrap(),
+            bridges: vec![bridge("b", "172.30.0.0/16", false)],
             ports: vec![
-                (published(Ipv4Addr::UNSPECIFIED, 8080), Ipv4Addr::new(172, 30, 0, 2)),
-                (published(Ipv4Addr::LOCALHOST, 8081), Ipv4Addr::new(172, 30, 0, 3)),
+                (published(Ipv4Addr::UNSPECIFIED, 8080), two),
+                (published(Ipv4Addr::LOCALHOST, 8081), two),
+                (published(Ipv6Addr::UNSPECIFIED, 8080), "fd00::2".parse().unwrap()),
             ],
         };
         let text = rules.text();
-        assert!(text.contains("fib daddr type local tcp dport 8080 dnat to 172.30.0.2:80"), "{text}");
-        assert!(text.contains("ip daddr 127.0.0.1 tcp dport 8081 dnat to 172.30.0.3:80"), "{text}");
-        assert!(text.starts_with("table ip t\ndelete table ip t\n"), "{text}");
+        for line in [
+            "tcp . 8080 : 172.30.0.2 . 80,",
+            "127.0.0.1 . tcp . 8081 : 172.30.0.2 . 80,",
+            "tcp . 8080 : fd00::2 . 80,",
+        ] {
+            assert!(text.lines().any(|had| had.trim() == line), "{line} in {text}");
+        }
+        assert!(text.starts_with("table inet t\ndelete table inet t\n"), "{text}");
+    }
+
+    #[test]
+    fn an_internal_network_is_left_by_nobody() {
+        let rules =
+            Rules { table: "t".into(), bridges: vec![bridge("b", "10.9.0.0/24", true)], ports: vec![] };
+        let text = rules.text();
+        assert!(!text.contains("oifname != \"b\" masquerade"), "{text}");
+        assert!(text.contains("iifname \"b\" drop"), "{text}");
+        assert!(!text.contains("iifname \"b\" accept"), "{text}");
+    }
+
+    #[test]
+    fn an_element_is_what_the_kernel_compares() {
+        let target = Ipv4Addr::new(10, 0, 0, 2).into();
+        let any = element(&published(Ipv4Addr::UNSPECIFIED, 0x1234), target);
+        assert_eq!((any.map, any.key.as_slice()), ("any4", [6, 0, 0, 0, 0x12, 0x34, 0, 0].as_slice()));
+        assert_eq!(any.value, [10, 0, 0, 2, 0, 80, 0, 0]);
+        let one = element(&published(Ipv6Addr::LOCALHOST, 1), Ipv6Addr::LOCALHOST.into());
+        assert_eq!((one.map, one.key.len(), one.value.len()), ("one6", 24, 20));
     }
 }

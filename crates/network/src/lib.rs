@@ -1,20 +1,25 @@
-//! Networks of containers on one machine: a bridge, addresses, published ports, and the firewall
-//! between them and the rest.
+//! Networks of containers on one machine: bridges and interfaces of the host, addresses, published ports,
+//! the firewall between them and the rest, and the resolver that knows their names.
 //!
-//! Linux, root, synchronous: callers run it beside their event loop. A container's network namespace is
-//! made here and handed over as a descriptor; nothing is mounted, so that it goes with the container's
-//! last process, and its end of the bridge with it. Start with [`Bridge`].
+//! Linux, root, synchronous but for the resolver: callers run it beside their event loop. A container's
+//! network namespace is made here and handed over as a descriptor; nothing is mounted, so that it goes with
+//! the container's last process, and its end of the bridge with it. Start with [`Networks`].
 
-mod bridge;
+pub mod dns;
 pub mod error;
 mod firewall;
 mod ipam;
 mod namespace;
 mod netlink;
+mod network;
+mod networks;
+mod nfnetlink;
 mod ports;
 mod sys;
 
-pub use bridge::{Attachment, Bridge, Config, Endpoint};
 pub use error::{Error, Result};
-pub use ipam::Subnet;
+pub use ipam::{Range, Subnet};
+pub use namespace::Namespace;
+pub use network::{Address, Config, Endpoint, IpvlanMode, Kind, MacvlanMode, Request};
+pub use networks::Networks;
 pub use ports::{Port, Protocol, Published};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -18,6 +18,19 @@ pub enum Protocol {
     Tcp,
     /// Datagrams.
     Udp,
+    /// Streams of messages.
+    Sctp,
+}
+
+impl Protocol {
+    /// Its number above IP.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -25,6 +38,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
@@ -36,8 +50,8 @@ pub struct Port {
     pub inner: u16,
     /// What runs above IP.
     pub protocol: Protocol,
-    /// The host's address; `0.0.0.0` is every one.
-    pub address: Ipv4Addr,
+    /// The host's address; none is every one, of both versions of IP.
+    pub address: Option<IpAddr>,
     /// The host's ports, any one of them; from and to zero is one that is free.
     pub outer: (u16, u16),
 }
@@ -49,8 +63,8 @@ pub struct Published {
     pub inner: u16,
     /// What runs above IP.
     pub protocol: Protocol,
-    /// The host's address; `0.0.0.0` is every one.
-    pub address: Ipv4Addr,
+    /// The host's address; `0.0.0.0` and `::` are every one of their version.
+    pub address: IpAddr,
     /// The host's port.
     pub outer: u16,
 }
@@ -62,56 +76,93 @@ pub(crate) struct Hold {
     _socket: OwnedFd,
 }
 
+/// How often a random port is tried that is free for one version of IP, but not for the other.
+const TRIES: usize = 16;
+
 impl Hold {
-    /// Takes a port, or one of a range.
-    pub(crate) fn take(port: &Port) -> Result<Self> {
+    /// Takes a port, or one of a range, for the versions of IP that the container speaks.
+    pub(crate) fn take(port: &Port, has_v4: bool, has_v6: bool) -> Result<Vec<Self>> {
+        let addresses: Vec<IpAddr> = match port.address {
+            Some(address) => vec![address],
+            None => [(has_v4, Ipv4Addr::UNSPECIFIED.into()), (has_v6, Ipv6Addr::UNSPECIFIED.into())]
+                .into_iter()
+                .filter_map(|(is_there, address)| is_there.then_some(address))
+                .collect(),
+        };
+        if let Some(address) = addresses.iter().find(|a| if a.is_ipv4() { !has_v4 } else { !has_v6 }) {
+            return Err(Error::Invalid {
+                what: format!(
+                    "cannot publish a port at {address}: the container's network does not speak that version of IP"
+                ),
+            });
+        }
         let (from, to) = port.outer;
         if from == 0 {
             // The kernel knows which are free; the rules hold for any number.
-            let (socket, address) = bind(port.protocol, port.address, 0)
-                .and_then(|socket| {
-                    let address = SocketAddrV4::try_from(rustix::net::getsockname(&socket)?)?;
-                    Ok((socket, address))
-                })
-                .map_err(|error| refused(port, 0, &error))?;
-            return Ok(Self { published: port.at(address.port()), _socket: socket });
+            let mut outcome = Self::all(port, &addresses, 0);
+            for _ in 1..TRIES {
+                if outcome.is_ok() || addresses.len() < 2 {
+                    break;
+                }
+                outcome = Self::all(port, &addresses, 0);
+            }
+            return outcome;
         }
         let mut failure = None;
         for outer in from..=to.max(from) {
-            match bind(port.protocol, port.address, outer) {
-                Ok(socket) => return Ok(Self { published: port.at(outer), _socket: socket }),
-                Err(error) => failure = Some(refused(port, outer, &error)),
+            match Self::all(port, &addresses, outer) {
+                Ok(holds) => return Ok(holds),
+                Err(error) => failure = Some(error),
             }
         }
         Err(failure.unwrap_or_else(|| Error::Invalid { what: format!("{from}-{to} is no range of ports") }))
     }
 
+    /// The same number at each address; the first's choice where it is 0.
+    fn all(port: &Port, addresses: &[IpAddr], outer: u16) -> Result<Vec<Self>> {
+        let mut outer = outer;
+        let mut holds = Vec::new();
+        for address in addresses {
+            let at = SocketAddr::new(*address, outer);
+            let bound = bind(port.protocol, at).and_then(|socket| {
+                let address = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
+                Ok((socket, address.port()))
+            });
+            let (socket, chosen) = bound.map_err(|error| refused(port.protocol, at, &error))?;
+            outer = chosen;
+            let published =
+                Published { inner: port.inner, protocol: port.protocol, address: *address, outer };
+            holds.push(Self { published, _socket: socket });
+        }
+        Ok(holds)
+    }
+
     /// Takes a port again that a container has.
     pub(crate) fn again(published: &Published) -> Result<Self> {
-        let outer = (published.outer, published.outer);
-        let Published { inner, protocol, address, .. } = *published;
-        Self::take(&Port { inner, protocol, address, outer })
+        let at = SocketAddr::new(published.address, published.outer);
+        let socket = bind(published.protocol, at).map_err(|error| refused(published.protocol, at, &error))?;
+        Ok(Self { published: published.clone(), _socket: socket })
     }
 }
 
-impl Port {
-    fn at(&self, outer: u16) -> Published {
-        Published { inner: self.inner, protocol: self.protocol, address: self.address, outer }
-    }
-}
-
-fn bind(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
+fn bind(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, above) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, rustix::net::ipproto::TCP),
+        Protocol::Udp => (SocketType::DGRAM, rustix::net::ipproto::UDP),
+        Protocol::Sctp => (SocketType::STREAM, rustix::net::ipproto::SCTP),
     };
-    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
-    if protocol == Protocol::Tcp {
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(above))?;
+    if at.is_ipv6() {
+        // The other version has a socket of its own.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if protocol != Protocol::Udp {
         // A connection of before that lingers is no owner.
         rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
     }
-    rustix::net::bind(&socket, &SocketAddrV4::new(address, port))?;
-    if protocol == Protocol::Tcp {
+    rustix::net::bind(&socket, &at)?;
+    if protocol != Protocol::Udp {
         // Bound alone, a port can be bound again by whoever reuses addresses; one that listens can't.
         rustix::net::listen(&socket, 1)?;
     }
@@ -119,18 +170,21 @@ fn bind(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd>
 }
 
 /// A refusal in Docker's words, with the owner's name where it can be found.
-fn refused(port: &Port, outer: u16, error: &io::Error) -> Error {
-    let at = format!("{}:{outer}/{}", port.address, port.protocol);
+fn refused(protocol: Protocol, at: SocketAddr, error: &io::Error) -> Error {
+    let text = format!("{at}/{protocol}");
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let owner = owner(port.protocol, outer)
+            let owner = owner(protocol, at.port())
                 .map_or_else(String::new, |(pid, name)| format!(" by {name} (process {pid})"));
-            Error::Taken { what: format!("Bind for {at} failed: port is already allocated{owner}") }
+            Error::Taken { what: format!("Bind for {text} failed: port is already allocated{owner}") }
         }
-        io::ErrorKind::AddrNotAvailable => {
-            Error::Invalid { what: format!("cannot publish {at}: this computer does not have that address") }
+        io::ErrorKind::AddrNotAvailable => Error::Invalid {
+            what: format!("cannot publish {text}: this computer does not have that address"),
+        },
+        _ if protocol == Protocol::Sctp && error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
+            Error::Unsupported { what: format!("cannot publish {text}: this kernel has no SCTP") }
         }
-        _ => Error::Os { doing: format!("publish {at}"), source: io::Error::from(error.kind()) },
+        _ => Error::Os { doing: format!("publish {text}"), source: io::Error::from(error.kind()) },
     }
 }
 
@@ -170,17 +224,30 @@ mod tests {
     fn a_taken_port_is_told_with_its_owner() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let outer = listener.local_addr().unwrap().port();
-        let port = |outer| Port { inner: 80, protocol: Protocol::Tcp, address: Ipv4Addr::LOCALHOST, outer };
-        let error = Hold::take(&port((outer, outer))).unwrap_err();
+        let address = Some(Ipv4Addr::LOCALHOST.into());
+        let take =
+            |outer| Hold::take(&Port { inner: 80, protocol: Protocol::Tcp, address, outer }, true, false);
+        let error = take((outer, outer)).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, Error::Taken { .. }), "{text}");
         assert!(text.contains(&format!("(process {})", std::process::id())), "{text}");
         // The next of a range is as good.
-        let hold = Hold::take(&port((outer, outer.saturating_add(20)))).unwrap();
-        assert_ne!(hold.published.outer, outer);
+        let holds = take((outer, outer.saturating_add(20))).unwrap();
+        let held = holds.first().unwrap().published.outer;
+        assert_ne!(held, outer);
         // Held, it can't be had by anybody.
-        assert!(std::net::TcpListener::bind(("127.0.0.1", hold.published.outer)).is_err());
-        let any = Hold::take(&port((0, 0))).unwrap();
-        assert_ne!(any.published.outer, 0);
+        assert!(std::net::TcpListener::bind(("127.0.0.1", held)).is_err());
+        assert_ne!(take((0, 0)).unwrap().first().unwrap().published.outer, 0);
+    }
+
+    #[test]
+    fn every_address_is_that_of_both_versions() {
+        let port = Port { inner: 80, protocol: Protocol::Tcp, address: None, outer: (0, 0) };
+        let outer = |holds: Vec<Hold>| holds.iter().map(|hold| hold.published.outer).collect::<Vec<_>>();
+        let both = outer(Hold::take(&port, true, true).unwrap());
+        assert!(matches!(both.as_slice(), [a, b] if a == b), "{both:?}");
+        assert_eq!(outer(Hold::take(&port, true, false).unwrap()).len(), 1);
+        let six = Port { address: Some(Ipv6Addr::LOCALHOST.into()), ..port };
+        assert!(matches!(Hold::take(&six, true, false), Err(Error::Invalid { .. })));
     }
 }

@@ -8,12 +8,15 @@ use model::container::{
     AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, PortSpec, ResourceLimits,
     RestartMode, RestartPolicy, Ulimit,
 };
+use model::network::EndpointSpec;
 
+use super::network::endpoint_spec;
 use crate::error::{ApiError, ApiResult};
 
 /// Converts, and refuses fields this engine would have to ignore.
 pub(crate) fn container_spec(request: CreateContainer, minor: u32) -> ApiResult<ContainerSpec> {
     refuse(&request)?;
+    let networks = networks(&request)?;
     let config = request.config;
     Ok(ContainerSpec {
         image: config.image,
@@ -41,7 +44,7 @@ pub(crate) fn container_spec(request: CreateContainer, minor: u32) -> ApiResult<
         healthcheck: config.healthcheck.as_ref().map(healthcheck),
         shell: config.shell,
         on_build: config.on_build.unwrap_or_default(),
-        host: host_spec(request.host_config, minor)?,
+        host: host_spec(request.host_config, networks, minor)?,
         mount_points: None,
     })
 }
@@ -49,9 +52,7 @@ pub(crate) fn container_spec(request: CreateContainer, minor: u32) -> ApiResult<
 /// Fields that ask for something that is not there, each by name.
 fn refuse(request: &CreateContainer) -> ApiResult<()> {
     let host = &request.host_config;
-    let is_set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let asked: [(bool, &str); 10] = [
-        (is_set(&host.links), "--link is not supported yet"),
+    let asked: [(bool, &str); 8] = [
         (host.storage_opt.as_ref().is_some_and(|map| !map.is_empty()), "--storage-opt is not supported"),
         (
             !matches!(host.runtime.as_str(), "" | "cove" | "runc" | "io.containerd.runc.v2"),
@@ -72,10 +73,6 @@ fn refuse(request: &CreateContainer) -> ApiResult<()> {
             "I/O maxima are Windows' alone",
         ),
         (
-            request.config.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()),
-            "MAC addresses can't be chosen yet",
-        ),
-        (
             request.config.network_disabled == Some(true) && host.network_mode == "host",
             "the network can't be disabled and the host's",
         ),
@@ -86,7 +83,36 @@ fn refuse(request: &CreateContainer) -> ApiResult<()> {
     }
 }
 
-fn host_spec(host: HostConfig, minor: u32) -> ApiResult<HostSpec> {
+/// What is asked of each network; what older clients say elsewhere is asked of that of the mode.
+fn networks(request: &CreateContainer) -> ApiResult<BTreeMap<String, EndpointSpec>> {
+    let mut networks = BTreeMap::new();
+    for (name, settings) in &request.networking_config.endpoints_config {
+        // Modes that are no network of their own have no endpoint, whatever a client sends with them.
+        if !name.starts_with("container:") {
+            networks.insert(name.clone(), endpoint_spec(settings.clone().unwrap_or_default())?);
+        }
+    }
+    let mode = &request.host_config.network_mode;
+    let links = request.host_config.links.clone().unwrap_or_default();
+    let mac = request.config.mac_address.clone().unwrap_or_default();
+    if links.is_empty() && mac.is_empty() {
+        return Ok(networks);
+    }
+    if mode.starts_with("container:") || matches!(mode.as_str(), "host" | "none") {
+        return Err(ApiError::bad(format!(
+            "conflicting options: links and MAC addresses need a network, and the mode is {mode:?}"
+        )));
+    }
+    let name = if mode.is_empty() { "default" } else { mode };
+    let endpoint: &mut EndpointSpec = networks.entry(name.to_owned()).or_default();
+    endpoint.links.extend(links);
+    if endpoint.mac.is_empty() {
+        endpoint.mac = mac;
+    }
+    Ok(networks)
+}
+
+fn host_spec(host: HostConfig, networks: BTreeMap<String, EndpointSpec>, minor: u32) -> ApiResult<HostSpec> {
     Ok(HostSpec {
         binds: host.binds.unwrap_or_default(),
         mounts: super::mount::mount_specs(host.mounts.unwrap_or_default(), minor)?,
@@ -96,6 +122,7 @@ fn host_spec(host: HostConfig, minor: u32) -> ApiResult<HostSpec> {
         log_driver: host.log_config.r#type,
         log_options: host.log_config.config,
         network_mode: host.network_mode,
+        networks,
         ports: ports(host.port_bindings),
         publishes_all: host.publish_all_ports,
         restart: restart_policy(&host.restart_policy)?,

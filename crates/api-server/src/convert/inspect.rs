@@ -12,7 +12,8 @@ use engine::lifecycle::State;
 use model::container::{ContainerSpec, HostSpec, ResourceLimits, RestartMode};
 
 use super::mount::mount;
-use super::summary::{mac_text, mounts, networks};
+use super::network::networks;
+use super::summary::mounts;
 use super::{int, time_text};
 
 /// The answer of `GET /containers/{id}/json`.
@@ -48,27 +49,43 @@ pub(crate) fn container_inspect(info: &ContainerInfo, written: Option<(u64, u64)
 
 fn network_settings(info: &ContainerInfo) -> NetworkSettings {
     let networks = networks(info);
-    let Some(endpoint) = &info.endpoint else {
+    if info.network.endpoints.is_empty() {
         return NetworkSettings { networks, ..NetworkSettings::default() };
-    };
+    }
     let mut ports: BTreeMap<String, Option<Vec<PortBinding>>> =
         info.spec.exposed_ports.iter().map(|port| (port.clone(), None)).collect();
-    for port in &endpoint.ports {
+    for port in &info.network.ports {
         let binding = PortBinding { host_ip: port.address.to_string(), host_port: port.outer.to_string() };
         let list = ports.entry(format!("{}/{}", port.inner, port.protocol)).or_default();
         list.get_or_insert_default().push(binding);
     }
+    // Older clients look here; Docker too tells them of the default bridge alone.
+    let bridge = networks.get("bridge").cloned().unwrap_or_default();
     NetworkSettings {
         sandbox_id: info.id.clone(),
-        endpoint_id: info.id.clone(),
-        gateway: endpoint.gateway.to_string(),
-        ip_address: endpoint.address.to_string(),
-        ip_prefix_len: endpoint.subnet.prefix.into(),
-        mac_address: mac_text(endpoint.mac),
+        sandbox_key: info.state.run().map(|run| format!("/proc/{}/ns/net", run.pid)).unwrap_or_default(),
+        endpoint_id: bridge.endpoint_id,
+        gateway: bridge.gateway,
+        ip_address: bridge.ip_address,
+        ip_prefix_len: bridge.ip_prefix_len,
+        ipv6_gateway: bridge.ipv6_gateway,
+        global_ipv6_address: bridge.global_ipv6_address,
+        global_ipv6_prefix_len: bridge.global_ipv6_prefix_len,
+        mac_address: bridge.mac_address,
         ports,
         networks,
         ..NetworkSettings::default()
     }
+}
+
+/// Links of the default bridge, as Docker writes them: `/db:/web/alias`.
+fn links(info: &ContainerInfo) -> Option<Vec<String>> {
+    let endpoint = info.spec.host.networks.get("bridge").filter(|endpoint| !endpoint.links.is_empty())?;
+    let written = endpoint.links.iter().map(|link| {
+        let (target, alias) = link.split_once(':').unwrap_or((link, link));
+        format!("/{target}:/{}/{alias}", info.name)
+    });
+    Some(written.collect())
 }
 
 /// Bindings as they were asked for.
@@ -176,6 +193,7 @@ fn host_config(info: &ContainerInfo) -> HostConfig {
         volumes_from: list(&host.volumes_from),
         volume_driver: host.volume_driver.clone(),
         container_id_file: host.container_id_file.clone(),
+        links: links(info),
         log_config: LogConfig { r#type: host.log_driver.clone(), config: host.log_options.clone() },
         network_mode: host.network_mode.clone(),
         port_bindings: port_bindings(host),

@@ -1,13 +1,10 @@
 //! A container as a row of a list.
 
-use std::collections::BTreeMap;
-
-use api::container::{
-    ContainerSummary, EndpointSettings, MountPoint, PortSummary, SummaryHostConfig, SummaryNetworks,
-};
+use api::container::{ContainerSummary, MountPoint, PortSummary, SummaryHostConfig, SummaryNetworks};
 use engine::ContainerInfo;
 use engine::lifecycle::State;
 
+use super::network::networks;
 use super::{int, seconds};
 
 /// One row of `GET /containers/json`. `written`: bytes of its own layer, where asked for.
@@ -53,7 +50,7 @@ pub(super) fn image_name(info: &ContainerInfo) -> String {
 
 /// What it publishes and exposes, as `ps` shows it.
 fn ports(info: &ContainerInfo) -> Vec<PortSummary> {
-    let published = info.endpoint.iter().flat_map(|endpoint| endpoint.ports.iter());
+    let published = info.network.ports.iter();
     let mut all: Vec<PortSummary> = published
         .map(|port| PortSummary {
             ip: port.address.to_string(),
@@ -62,7 +59,7 @@ fn ports(info: &ContainerInfo) -> Vec<PortSummary> {
             r#type: port.protocol.to_string(),
         })
         .collect();
-    if info.state.run().is_some() && info.spec.host.network_mode == "bridge" {
+    if !info.network.endpoints.is_empty() {
         for exposed in &info.spec.exposed_ports {
             let (number, protocol) = exposed.split_once('/').unwrap_or((exposed, "tcp"));
             let Ok(private_port) = number.parse() else { continue };
@@ -73,36 +70,6 @@ fn ports(info: &ContainerInfo) -> Vec<PortSummary> {
     }
     all.sort_by_key(|port| (port.private_port, port.public_port));
     all
-}
-
-/// The network a container is in, with what it has there.
-pub(super) fn networks(info: &ContainerInfo) -> BTreeMap<String, EndpointSettings> {
-    let mode = &info.spec.host.network_mode;
-    if mode.starts_with("container:") {
-        return BTreeMap::new();
-    }
-    let settings =
-        info.endpoint.as_ref().map_or_else(EndpointSettings::default, |endpoint| EndpointSettings {
-            mac_address: mac_text(endpoint.mac),
-            network_id: network_id(mode),
-            endpoint_id: info.id.clone(),
-            gateway: endpoint.gateway.to_string(),
-            ip_address: endpoint.address.to_string(),
-            ip_prefix_len: endpoint.subnet.prefix.into(),
-            ..EndpointSettings::default()
-        });
-    BTreeMap::from([(mode.clone(), settings)])
-}
-
-/// A hardware address as everybody writes it.
-pub(crate) fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-/// The id of a network that is always there: its name, as hexadecimal digits of Docker's length.
-pub(crate) fn network_id(name: &str) -> String {
-    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("{digits:0<64}")
 }
 
 pub(super) fn mounts(info: &ContainerInfo) -> Vec<MountPoint> {

@@ -105,7 +105,9 @@ fn matches(info: &ContainerInfo, filters: &Filters) -> bool {
         && filters.any("status", |status| info.state.name() == status)
         && filters.any("health", |wanted| wanted == health)
         && filters.any("exited", |code| info.state.end().is_some_and(|end| end.code.to_string() == code))
-        && filters.any("network", |network| info.spec.host.network_mode == network)
+        && filters.any("network", |wanted| {
+            info.networks.iter().any(|member| member.name == wanted || member.id.starts_with(wanted))
+        })
         && filters.any("volume", |volume| {
             info.mounts.iter().any(|m| m.name == volume || m.source == volume || m.target == volume)
         })

@@ -87,7 +87,8 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
     if system.is_rootless {
         security.push("name=rootless".into());
     }
-    let bridge = engine.bridge().map(|_| "bridge".to_owned());
+    let drivers = if engine.has_bridge() { &["bridge", "ipvlan", "macvlan"][..] } else { &[] };
+    let bridge = drivers.iter().map(|driver| (*driver).to_owned());
     let networks = bridge.into_iter().chain(["host".to_owned(), "null".to_owned()]).collect();
     let info = Info {
         id: system.id,
@@ -248,6 +249,7 @@ fn kind(event: &Event) -> &'static str {
         Subject::Container => "container",
         Subject::Image => "image",
         Subject::Volume => "volume",
+        Subject::Network => "network",
     }
 }
 
@@ -265,20 +267,18 @@ fn wanted(event: &Event, filters: &Filters) -> bool {
         })
         && filters.any("scope", |wanted| wanted == "local")
         && filters.any("volume", |wanted| event.subject == Subject::Volume && is_named(wanted))
-        && ["network", "daemon", "plugin", "node", "secret", "config"]
-            .iter()
-            .all(|name| filters.get(name).is_empty())
+        && filters.any("network", |wanted| event.subject == Subject::Network && is_named(wanted))
+        && ["daemon", "plugin", "node", "secret", "config"].iter().all(|name| filters.get(name).is_empty())
         && filters.labels(&event.attributes)
 }
 
 fn wire(event: &Event) -> WireEvent {
     let image = event.attributes.get("image").cloned().unwrap_or_default();
-    // As of before API 1.22, which knew containers and images alone.
-    let is_old = event.subject != Subject::Volume;
-    let old = |text: &String| if is_old { text.clone() } else { String::new() };
+    let has_older_form = matches!(event.subject, Subject::Container | Subject::Image);
+    let older = |text: &String| if has_older_form { text.clone() } else { String::new() };
     WireEvent {
-        status: old(&event.action),
-        id: old(&event.id),
+        status: older(&event.action),
+        id: older(&event.id),
         from: image,
         kind: kind(event).into(),
         action: event.action.clone(),

@@ -347,7 +347,7 @@ mod tests {
             assert_eq!(of("deep").mode() & 0o7777, 0o2750);
             assert_eq!(of("deep/er/file").ino(), of("second").ino());
             let attribute = |path: PathBuf| {
-                let mut value = vec![0; 16];
+                let mut value = [0; 16];
                 rustix::fs::lgetxattr(path, "user.kind", &mut value[..]).map(|n| value[..n].to_vec())
             };
             let image = self.dir.join("image");

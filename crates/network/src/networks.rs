@@ -1,0 +1,428 @@
+//! The networks of one engine, and what its containers have on them.
+//!
+//! A network's interface is made with its first member and taken away when the engine ends without any. What
+//! the kernel holds is made again from what is wanted; what is wanted is kept by the caller.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::error::{Doing, Error, Result};
+use crate::firewall::{Firewall, Rules};
+use crate::ipam::{Range, Subnet, candidates};
+use crate::namespace::{Namespace, Spares};
+use crate::netlink::Netlink;
+use crate::network::{Config, Endpoint, Network, Request, free_subnet, free_subnet6, routes};
+use crate::nfnetlink::Nftables;
+use crate::ports::{Hold, Port, Published};
+
+/// How long the kernel may take to clear up a namespace by itself.
+const LINGERS: Duration = Duration::from_secs(1);
+/// How many interfaces may wait for that.
+const QUEUE: usize = 4096;
+/// How long changes of the firewall are gathered before they are looked at.
+const GATHERS: Duration = Duration::from_millis(100);
+
+/// The networks of one engine.
+#[derive(Debug)]
+pub struct Networks {
+    /// The firewall's table, and the note on interfaces that says whose they are.
+    table: String,
+    state: Mutex<State>,
+    spares: Spares,
+    reaper: Reaper,
+    is_watched: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    netlink: Option<Netlink>,
+    firewall: Firewall,
+    networks: BTreeMap<String, Network>,
+    /// Ports by container, each with the address it leads to.
+    ports: BTreeMap<String, Vec<(Hold, IpAddr)>>,
+}
+
+impl Networks {
+    /// Of an engine whose table has that name; nothing is made yet.
+    #[must_use]
+    pub fn new(table: String) -> Arc<Self> {
+        Arc::new(Self {
+            table,
+            state: Mutex::default(),
+            spares: Spares::default(),
+            reaper: Reaper::default(),
+            is_watched: AtomicBool::new(false),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a network in; nothing is made until the first member comes.
+    ///
+    /// # Errors
+    /// It spans what another network spans, or names what is not there.
+    pub fn add(&self, config: Config) -> Result<()> {
+        let mut state = self.state();
+        for range in &config.ranges {
+            range.check()?;
+            let taken = state.networks.values().flat_map(Network::ranges);
+            if let Some(other) = taken.map(|range| range.subnet).find(|other| other.overlaps(range.subnet)) {
+                return Err(Error::Conflict {
+                    what: format!(
+                        "invalid pool request: Pool overlaps with other one on this address space: {} and {other}",
+                        range.subnet
+                    ),
+                });
+            }
+        }
+        state.networks.insert(config.id.clone(), Network::new(config));
+        Ok(())
+    }
+
+    /// Whether a subnet is one that this computer reaches already by other ways; the route in the way.
+    #[must_use]
+    pub fn routed(&self, subnet: Subnet) -> Option<Subnet> {
+        routes().into_iter().find(|route| route.overlaps(subnet))
+    }
+
+    /// A range that nothing here uses, of the version of IP that is asked for.
+    ///
+    /// # Errors
+    /// All are used.
+    pub fn free_range(&self, is_v6: bool) -> Result<Range> {
+        let mut used = used(&self.state());
+        // For the network that decides later.
+        used.extend(candidates().next());
+        if is_v6 { free_subnet6(&self.table, &used) } else { free_subnet(&used) }.map(Range::of)
+    }
+
+    /// What a network spans; nothing where that is decided when its first member comes.
+    #[must_use]
+    pub fn ranges(&self, id: &str) -> Vec<Range> {
+        self.state().networks.get(id).map(Network::ranges).unwrap_or_default()
+    }
+
+    /// Takes a network away. Blocking.
+    ///
+    /// # Errors
+    /// It has members.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        let mut state = self.state();
+        let Some(network) = state.networks.get_mut(id) else { return Ok(()) };
+        if !network.endpoints.is_empty() {
+            return Err(Error::Conflict { what: format!("network {id} has active endpoints") });
+        }
+        if network.is_up() {
+            let netlink = Netlink::open().doing(|| "remove a network")?;
+            network.unmake(&netlink);
+        }
+        state.networks.remove(id);
+        self.enforce(&mut state)
+    }
+
+    /// A network namespace for a container, with its loopback up.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn namespace(&self) -> Result<Namespace> {
+        self.spares.take()
+    }
+
+    /// Gives `key` (a container's id) a place on a network. Blocking, about a millisecond.
+    ///
+    /// # Errors
+    /// An address that is taken or not the network's, a pool that is empty, or what the kernel or nft
+    /// refuses; nothing is left of it then.
+    pub fn attach(
+        self: &Arc<Self>,
+        id: &str,
+        key: &str,
+        namespace: &Namespace,
+        request: &Request,
+    ) -> Result<Endpoint> {
+        let mut state = self.state();
+        self.make(&mut state, id, None)?;
+        let State { netlink, networks, .. } = &mut *state;
+        let (Some(netlink), Some(network)) = (netlink, networks.get_mut(id)) else { return Err(missing(id)) };
+        network.attach(netlink, key, namespace, request)
+    }
+
+    /// Makes a network, with the rules that keep it closed.
+    fn make(self: &Arc<Self>, state: &mut State, id: &str, wanted: Option<Vec<Range>>) -> Result<()> {
+        let network = state.networks.get(id).ok_or_else(|| missing(id))?;
+        if network.is_up() {
+            return Ok(());
+        }
+        if state.netlink.is_none() {
+            state.netlink = Some(Netlink::open().doing(|| "speak to the network")?);
+        }
+        let has_ranges = !network.config.ranges.is_empty();
+        let State { netlink: Some(netlink), networks, .. } = state else { return Err(missing(id)) };
+        let fallback = match wanted {
+            Some(ranges) => ranges,
+            None if has_ranges => Vec::new(),
+            None => {
+                // One that was left has an address of before; a new one gets a subnet that is free now.
+                if let Some(name) = networks.get(id).and_then(Network::own_interface) {
+                    netlink.remove(&name).doing(|| format!("remove the interface {name}"))?;
+                }
+                let mut taken = routes();
+                taken.extend(networks.values().flat_map(Network::ranges).map(|range| range.subnet));
+                vec![Range::of(free_subnet(&taken)?)]
+            }
+        };
+        let network = networks.get_mut(id).ok_or_else(|| missing(id))?;
+        let made = network.make(netlink, &self.table, fallback);
+        let ruled = made.and_then(|()| self.enforce(state));
+        if ruled.is_err()
+            && let State { netlink: Some(netlink), networks, .. } = state
+            && let Some(network) = networks.get_mut(id)
+        {
+            // Without its rules it would be open to everybody.
+            network.unmake(netlink);
+        }
+        ruled?;
+        self.watch();
+        Ok(())
+    }
+
+    /// Brings the firewall to what is wanted.
+    fn enforce(&self, state: &mut State) -> Result<()> {
+        let bridges: Vec<_> = state.networks.values().filter_map(Network::rules).collect();
+        let ports: Vec<_> =
+            state.ports.values().flatten().map(|(hold, target)| (hold.published.clone(), *target)).collect();
+        if bridges.is_empty() && ports.is_empty() {
+            return state.firewall.remove(&self.table);
+        }
+        state.firewall.apply(&Rules { table: self.table.clone(), bridges, ports })
+    }
+
+    /// Sends what a container has no other way for to the gateway of one of its networks, or nowhere.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_gateway(&self, namespace: &Namespace, endpoint: Option<&Endpoint>) -> Result<()> {
+        let step = || "set the container's default route";
+        let netlink = &namespace.netlink;
+        for version in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
+            let way = endpoint.and_then(|endpoint| {
+                let address = endpoint.addresses.iter().find(|a| a.address.is_ipv4() == version.is_ipv4())?;
+                Some((address.gateway?, endpoint.inner.as_str()))
+            });
+            match way {
+                Some((gateway, inner)) => {
+                    let index = netlink.index(inner).doing(step)?;
+                    netlink.set_default_route(gateway, index).doing(step)?;
+                }
+                None => netlink.remove_default_route(version).doing(step)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of a member let in by a daemon before this one.
+    ///
+    /// # Errors
+    /// What the kernel or nft refuses, or an address that is somebody else's.
+    pub fn adopt(self: &Arc<Self>, key: &str, endpoint: &Endpoint) -> Result<()> {
+        let mut state = self.state();
+        let ranges = endpoint.addresses.iter().map(|address| Range {
+            gateway: address.gateway.unwrap_or_else(|| address.subnet.first_host()),
+            ..Range::of(address.subnet)
+        });
+        self.make(&mut state, &endpoint.network, Some(ranges.collect()))?;
+        let network = state.networks.get_mut(&endpoint.network).ok_or_else(|| missing(&endpoint.network))?;
+        network.adopt(key, endpoint)
+    }
+
+    /// Takes a member off a network whose container ends, or has ended: the namespace takes the interface
+    /// along.
+    pub fn detach(&self, id: &str, key: &str) {
+        let detached = self.state().networks.get_mut(id).and_then(|network| network.detach(key));
+        if let Some(endpoint) = detached.filter(|endpoint| !endpoint.interface.is_empty()) {
+            self.reaper.remove_later(endpoint.interface);
+        }
+    }
+
+    /// Takes a member off a network whose container goes on. Blocking.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn disconnect(&self, id: &str, key: &str, namespace: &Namespace) -> Result<()> {
+        let detached = self.state().networks.get_mut(id).and_then(|network| network.detach(key));
+        match detached {
+            Some(endpoint) => {
+                let removed = namespace.netlink.remove(&endpoint.inner);
+                removed.doing(|| format!("remove the container's interface {}", endpoint.inner))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes ports of a container, all or none, that lead to its place on one network.
+    ///
+    /// # Errors
+    /// A port that is taken, or what the kernel refuses.
+    pub fn publish(&self, key: &str, ports: &[Port], endpoint: &Endpoint) -> Result<Vec<Published>> {
+        if ports.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (has_v4, has_v6) = (endpoint.v4().is_some(), endpoint.v6().is_some());
+        let mut holds = Vec::new();
+        for port in ports {
+            holds.extend(Hold::take(port, has_v4, has_v6)?);
+        }
+        let published = holds.iter().map(|hold| hold.published.clone()).collect();
+        self.lead(key, holds, endpoint)?;
+        Ok(published)
+    }
+
+    /// Takes note of ports published by a daemon before this one.
+    ///
+    /// # Errors
+    /// A port that somebody took meanwhile, or what the kernel refuses.
+    pub fn adopt_ports(&self, key: &str, ports: &[Published], endpoint: &Endpoint) -> Result<()> {
+        self.lead(key, ports.iter().map(Hold::again).collect::<Result<Vec<_>>>()?, endpoint)
+    }
+
+    /// Lets the ports of a container lead to its place on another network.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn move_ports(&self, key: &str, endpoint: &Endpoint) -> Result<()> {
+        let Some(had) = self.state().ports.remove(key) else { return Ok(()) };
+        self.lead(key, had.into_iter().map(|(hold, _)| hold).collect(), endpoint)
+    }
+
+    fn lead(&self, key: &str, holds: Vec<Hold>, endpoint: &Endpoint) -> Result<()> {
+        let target = |hold: &Hold| {
+            let address = if hold.published.address.is_ipv4() { endpoint.v4() } else { endpoint.v6() };
+            address.map(|address| address.address)
+        };
+        let held = holds.into_iter().filter_map(|hold| target(&hold).map(|target| (hold, target))).collect();
+        let mut state = self.state();
+        state.ports.insert(key.to_owned(), held);
+        let ruled = self.enforce(&mut state);
+        if ruled.is_err() {
+            state.ports.remove(key);
+        }
+        ruled
+    }
+
+    /// Takes the ports of a container back.
+    pub fn unpublish(&self, key: &str) {
+        let mut state = self.state();
+        if state.ports.remove(key).is_some_and(|ports| !ports.is_empty())
+            && let Err(error) = self.enforce(&mut state)
+        {
+            tracing::warn!(%error, "failed to take a published port back");
+        }
+    }
+
+    /// Takes away the interfaces of networks without members, and those that a daemon before this one left.
+    /// Blocking.
+    pub fn sweep(&self) {
+        let mut state = self.state();
+        let swept = Netlink::open().and_then(|netlink| {
+            let State { networks, .. } = &mut *state;
+            for network in
+                networks.values_mut().filter(|network| network.endpoints.is_empty() && network.is_up())
+            {
+                network.unmake(&netlink);
+            }
+            let kept: Vec<String> = networks
+                .values()
+                .filter(|network| network.is_up())
+                .filter_map(Network::own_interface)
+                .collect();
+            for name in netlink.owned_by(&self.table)?.into_iter().filter(|name| !kept.contains(name)) {
+                netlink.remove(&name)?;
+            }
+            Ok(kept.is_empty())
+        });
+        let outcome = match swept {
+            Ok(true) => state.firewall.remove(&self.table),
+            Ok(false) => self.enforce(&mut state),
+            Err(error) => Err(error).doing(|| "remove the interfaces of networks"),
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "failed to clear up networks");
+        }
+    }
+
+    /// Puts the firewall's rules back when somebody flushes them, from now on.
+    fn watch(self: &Arc<Self>) {
+        if self.is_watched.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let networks = Arc::downgrade(self);
+        let followed = Nftables::open().and_then(|nftables| nftables.follow().map(|()| nftables));
+        let spawned = followed.and_then(|nftables| {
+            std::thread::Builder::new().name("firewall".into()).spawn(move || watch(&networks, &nftables))
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "failed to watch the firewall");
+        }
+    }
+}
+
+/// Ends when the networks are dropped.
+fn watch(networks: &Weak<Networks>, nftables: &Nftables) {
+    while nftables.changed().is_ok() {
+        std::thread::sleep(GATHERS);
+        nftables.forget();
+        let Some(networks) = networks.upgrade() else { return };
+        match networks.state().firewall.repair() {
+            Ok(true) => tracing::warn!("the firewall's rules were changed by somebody else; they are back"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "failed to put the firewall's rules back"),
+        }
+    }
+}
+
+fn missing(id: &str) -> Error {
+    Error::Invalid { what: format!("there is no network {id}") }
+}
+
+/// What this computer and its networks span.
+fn used(state: &State) -> Vec<Subnet> {
+    let mut used = routes();
+    used.extend(state.networks.values().flat_map(Network::ranges).map(|range| range.subnet));
+    used
+}
+
+/// Removes interfaces that their namespaces have most likely taken along by then: asking for it at once
+/// would wait tens of milliseconds for the kernel's grace periods, with the lock that every start needs.
+#[derive(Debug, Default)]
+struct Reaper(OnceLock<SyncSender<(Instant, String)>>);
+
+impl Reaper {
+    fn remove_later(&self, name: String) {
+        let sender = self.0.get_or_init(|| {
+            let (sender, inbox) = sync_channel(QUEUE);
+            let spawned = std::thread::Builder::new().name("veth".into()).spawn(move || reap(&inbox));
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "failed to start the thread that removes interfaces");
+            }
+            sender
+        });
+        // With a full queue, or without the thread, it is left to its namespace.
+        let _ = sender.try_send((Instant::now(), name));
+    }
+}
+
+/// Ends when the networks are dropped.
+fn reap(inbox: &Receiver<(Instant, String)>) {
+    for (at, name) in inbox {
+        std::thread::sleep(LINGERS.saturating_sub(at.elapsed()));
+        if let Err(error) = Netlink::open().and_then(|netlink| netlink.remove(&name)) {
+            tracing::warn!(interface = name, %error, "failed to remove a container's interface");
+        }
+    }
+}
