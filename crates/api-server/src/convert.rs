@@ -3,6 +3,7 @@
 mod create;
 mod image;
 mod inspect;
+mod mount;
 mod network;
 mod summary;
 

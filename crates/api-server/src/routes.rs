@@ -8,6 +8,7 @@ mod execs;
 mod images;
 mod networks;
 mod system;
+mod volumes;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -172,6 +173,10 @@ fn router(engine: Engine) -> Router {
         .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
         .route("/networks/{id}/connect", post(networks::connect))
         .route("/networks/{id}/disconnect", post(networks::disconnect))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).put(volumes::update).delete(volumes::remove))
         .route("/session", any(unsupported))
         .route("/{*rest}", put(unknown).fallback(unknown))
         .fallback(unknown)

@@ -3,7 +3,7 @@
 //!
 //! A connection is driven by whoever waits for its answer or reads its body, so there is no task in
 //! the background and dropping a [`Body`] or an [`Upgraded`] closes its socket. Operations are named
-//! as Docker names them and live in [`containers`], [`execs`], [`images`] and [`system`];
+//! as Docker names them and live in [`containers`], [`execs`], [`images`], [`system`] and [`volumes`];
 //! [`Client::request`] is for anything else.
 
 pub mod body;
@@ -17,6 +17,7 @@ pub mod networks;
 pub mod request;
 pub mod system;
 pub mod upgrade;
+pub mod volumes;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -11,6 +11,7 @@ pub mod exec;
 pub mod image;
 pub mod network;
 pub mod system;
+pub mod volume;
 
 /// The newest Docker API version spoken, and the oldest still answered.
 pub const API_VERSION: &str = "1.51";

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{ContainerSummary, null_default};
 use crate::image::ImageSummary;
+use crate::volume::Volume;
 
 /// The answer of `GET /info`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -121,7 +122,7 @@ pub struct DiskUsage {
     #[serde(deserialize_with = "null_default")]
     pub containers: Vec<ContainerSummary>,
     #[serde(deserialize_with = "null_default")]
-    pub volumes: Vec<serde_json::Value>,
+    pub volumes: Vec<Volume>,
     #[serde(deserialize_with = "null_default")]
     pub build_cache: Vec<serde_json::Value>,
 }

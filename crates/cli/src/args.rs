@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
-use crate::{containers, copy, images, listing, networks, run, system};
+use crate::{containers, copy, images, listing, networks, run, system, volumes};
 
 /// Runs containers.
 #[derive(Parser, Debug)]
@@ -68,7 +68,7 @@ pub(crate) enum Verb {
     Top(containers::TopArgs),
     /// Show what containers use
     Stats(listing::StatsArgs),
-    /// Show all about containers or images, as JSON
+    /// Show all about containers, images or volumes, as JSON
     Inspect(containers::InspectArgs),
     /// List what a container changed
     Diff(containers::Name),
@@ -96,6 +96,9 @@ pub(crate) enum Verb {
     Save(images::SaveArgs),
     /// Load images from a tar archive
     Load(images::LoadArgs),
+    /// Volumes: files that outlive containers
+    #[command(subcommand)]
+    Volume(volumes::VolumeVerb),
     /// Networks that containers share
     #[command(subcommand)]
     Network(networks::NetworkVerb),
@@ -215,6 +218,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::History(args) => listing::history(&client, args).await,
         Verb::Save(args) => images::save(&client, args).await,
         Verb::Load(args) => images::load(&client, args).await,
+        Verb::Volume(verb) => volumes::volume(&client, verb).await,
         Verb::Network(verb) => networks::dispatch(&client, verb).await,
         Verb::Events(args) => system::events(&client, args).await,
         Verb::Info(args) => system::info(&client, args).await,

@@ -143,13 +143,16 @@ pub(crate) struct RemoveArgs {
     /// Kill it first, where it runs
     #[arg(short, long)]
     force: bool,
+    /// Its volumes without a name too
+    #[arg(short, long)]
+    volumes: bool,
     /// Names or ids
     #[arg(required = true)]
     names: Vec<String>,
 }
 
 pub(crate) async fn remove(client: &Client, args: RemoveArgs) -> Outcome {
-    let remove = RemoveContainer { force: args.force, volumes: false };
+    let remove = RemoveContainer { force: args.force, volumes: args.volumes };
     each(&args.names, |name| async move { client.remove_container(&name, remove).await }).await
 }
 
@@ -247,8 +250,8 @@ pub(crate) struct InspectArgs {
     /// json, or a Go template: '{{.State.Status}}'
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
-    /// container or image, where both have the name
-    #[arg(long = "type", value_name = "KIND", value_parser = ["container", "image"])]
+    /// container, image or volume, where several have the name
+    #[arg(long = "type", value_name = "KIND", value_parser = ["container", "image", "volume"])]
     kind: Option<String>,
     /// Names or ids
     #[arg(required = true)]
@@ -275,21 +278,29 @@ pub(crate) async fn inspect(client: &Client, args: InspectArgs) -> Outcome {
     Ok(worst)
 }
 
-/// A container or an image of that name.
+/// A container, an image or a volume of that name.
 async fn find(client: &Client, name: &str, kind: Option<&str>) -> Outcome<Option<serde_json::Value>> {
     let value = |value: Result<serde_json::Value, serde_json::Error>| {
         value.map(Some).map_err(|error| Failure::new(error.to_string()))
     };
-    if kind != Some("image") {
+    let is_wanted = |one: &str| kind.is_none_or(|kind| kind == one);
+    if is_wanted("container") {
         match client.inspect_container(name).await {
             Ok(info) => return value(serde_json::to_value(info)),
             Err(error) if error.kind() == api::client::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
     }
-    if kind != Some("container") {
+    if is_wanted("image") {
         match client.inspect_image(name).await {
             Ok(image) => return value(serde_json::to_value(image)),
+            Err(error) if error.kind() == api::client::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if is_wanted("volume") {
+        match client.inspect_volume(name).await {
+            Ok(volume) => return value(serde_json::to_value(volume)),
             Err(error) if error.kind() == api::client::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }

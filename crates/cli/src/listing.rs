@@ -415,6 +415,11 @@ pub(crate) async fn df(client: &Client, args: DfArgs) -> Outcome {
         .filter(|image| image.containers == 0)
         .map(|image| image.size - image.shared_size.max(0))
         .sum();
+    let volumes = || usage.volumes.iter().filter_map(|volume| volume.usage_data.as_ref());
+    let mounted = volumes().filter(|volume| volume.ref_count > 0).count();
+    let size_of = |counts: &dyn Fn(i64) -> bool| -> i64 {
+        volumes().filter(|volume| counts(volume.ref_count)).map(|volume| volume.size).sum()
+    };
     let row = |name: &str, total: usize, active: usize, size: i64, free: i64| {
         let cells =
             [name.to_owned(), total.to_string(), active.to_string(), units::size(size), units::size(free)];
@@ -423,6 +428,7 @@ pub(crate) async fn df(client: &Client, args: DfArgs) -> Outcome {
     let rows = vec![
         row("Images", usage.images.len(), in_use, usage.layers_size, unused),
         row("Containers", usage.containers.len(), running, written, stopped),
+        row("Local Volumes", usage.volumes.len(), mounted, size_of(&|_| true), size_of(&|count| count == 0)),
     ];
     print(&args.format, USAGE, 5, rows)?;
     Ok(0)

@@ -6,6 +6,7 @@ mod copy;
 mod exit;
 mod images;
 mod listing;
+mod mounts;
 mod networks;
 mod printer;
 mod run;
@@ -16,6 +17,7 @@ mod table;
 mod template;
 mod terminal;
 mod units;
+mod volumes;
 
 use clap::Parser;
 

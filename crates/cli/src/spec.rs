@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use api::container::{
-    BindOptions, ContainerConfig, CreateContainer, DeviceMapping, HealthConfig, HostConfig, LogConfig, Mount,
-    PortBinding, Resources, RestartPolicy, TmpfsOptions, Ulimit,
+    ContainerConfig, CreateContainer, DeviceMapping, HealthConfig, HostConfig, LogConfig, PortBinding,
+    Resources, RestartPolicy, Ulimit,
 };
 use clap::Args;
 
 use crate::exit::{Failure, Outcome, USAGE};
+use crate::mounts::{parse_mount, parse_volumes};
 use crate::networks::NetworkFlags;
 use crate::terminal;
 use crate::units::{parse_cpus, parse_duration, parse_size};
@@ -41,12 +42,18 @@ pub(crate) struct SpecArgs {
     /// What runs in place of the image's entrypoint
     #[arg(long)]
     entrypoint: Option<String>,
-    /// SOURCE:TARGET[:ro]
-    #[arg(short, long, value_name = "BIND")]
+    /// PATH:TARGET[:ro] binds a path, NAME:TARGET mounts a volume, TARGET alone a volume without a name
+    #[arg(short, long, value_name = "VOLUME")]
     volume: Vec<String>,
-    /// type=bind,source=…,target=…[,readonly] or type=tmpfs,target=…
+    /// type=bind|volume|tmpfs|image,source=…,target=…[,readonly][,volume-subpath=…]…
     #[arg(long)]
     mount: Vec<String>,
+    /// CONTAINER[:ro]: its mounts are this one's too
+    #[arg(long, value_name = "CONTAINER")]
+    volumes_from: Vec<String>,
+    /// The driver of volumes that --volume makes
+    #[arg(long, value_name = "DRIVER")]
+    volume_driver: Option<String>,
     /// TARGET[:options]
     #[arg(long)]
     tmpfs: Vec<String>,
@@ -286,6 +293,7 @@ impl SpecArgs {
                 entrypoint: self.entrypoint.clone().map(|program| vec![program]),
                 working_dir: self.workdir.clone().unwrap_or_default(),
                 exposed_ports: self.exposed_ports()?,
+                volumes: Some(parse_volumes(&self.volume)?.1).filter(|volumes| !volumes.is_empty()),
                 labels: pairs(&self.label),
                 healthcheck: self.health()?,
                 stop_signal: self.stop_signal.clone(),
@@ -302,7 +310,9 @@ impl SpecArgs {
         let size = |text: &Option<String>| text.as_deref().map_or(Ok(0), parse_size);
         let (rows, columns) = terminal::size().filter(|_| self.tty).unwrap_or((0, 0));
         Ok(HostConfig {
-            binds: list(&self.volume),
+            binds: list(&parse_volumes(&self.volume)?.0),
+            volumes_from: list(&self.volumes_from),
+            volume_driver: self.volume_driver.clone().unwrap_or_default(),
             mounts: if self.mount.is_empty() {
                 None
             } else {
@@ -468,48 +478,6 @@ fn parse_ulimit(text: &str) -> Outcome<Ulimit> {
     Ok(Ulimit { name: name.into(), soft: number(soft)?, hard: number(hard)? })
 }
 
-/// `type=bind,source=/a,target=/b,readonly`.
-fn parse_mount(text: &str) -> Outcome<Mount> {
-    let mut mount = Mount { r#type: "volume".into(), ..Mount::default() };
-    let mut bind = BindOptions::default();
-    let mut tmpfs = TmpfsOptions::default();
-    for field in text.split(',') {
-        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
-        let text_of = || {
-            value
-                .map(str::to_owned)
-                .ok_or_else(|| bad(format!("invalid field '{field}' must be a key=value pair")))
-        };
-        let is_true = || matches!(value, None | Some("true" | "1"));
-        match key {
-            "type" => mount.r#type = text_of()?,
-            "source" | "src" => mount.source = text_of()?,
-            "target" | "dst" | "destination" => mount.target = text_of()?,
-            "readonly" | "ro" => mount.read_only = is_true(),
-            "bind-propagation" => bind.propagation = text_of()?,
-            "bind-nonrecursive" => bind.non_recursive = is_true(),
-            "tmpfs-size" => tmpfs.size_bytes = parse_size(&text_of()?)?,
-            "tmpfs-mode" => {
-                let mode = u32::from_str_radix(&text_of()?, 8)
-                    .map_err(|_| bad(format!("invalid value for {key}: {field}")))?;
-                tmpfs.mode = Some(mode);
-            }
-            other => return Err(bad(format!("unknown option '{other}' in '{field}'"))),
-        }
-    }
-    if mount.target.is_empty() {
-        return Err(bad("target is required"));
-    }
-    if mount.r#type == "bind" && !mount.source.starts_with('/') {
-        let path =
-            std::path::absolute(&mount.source).map_err(|error| bad(format!("{}: {error}", mount.source)))?;
-        mount.source = path.display().to_string();
-    }
-    mount.bind_options = (bind != BindOptions::default()).then_some(bind);
-    mount.tmpfs_options = (tmpfs != TmpfsOptions::default()).then_some(tmpfs);
-    Ok(mount)
-}
-
 /// One `--publish`, a binding a port.
 fn published(text: &str) -> Outcome<Vec<(String, PortBinding)>> {
     let invalid = || bad(format!("invalid port specification: '{text}'"));
@@ -553,15 +521,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_and_devices_are_read_as_docker_reads_them() {
-        let mount = parse_mount("type=bind,src=/a,dst=/b,readonly").unwrap();
-        assert_eq!((mount.source.as_str(), mount.target.as_str(), mount.read_only), ("/a", "/b", true));
-        assert_eq!(
-            parse_mount("type=tmpfs,target=/t,tmpfs-size=1m").unwrap().tmpfs_options.unwrap().size_bytes,
-            1 << 20
-        );
-        assert!(parse_mount("type=bind,src=/a").is_err());
-        assert!(parse_mount("type=bind,nonsense=1,target=/b").is_err());
+    fn devices_and_limits_are_read_as_docker_reads_them() {
         assert_eq!(parse_device("/dev/fuse:r").cgroup_permissions, "r");
         assert_eq!(parse_device("/dev/a:/dev/b").path_in_container, "/dev/b");
         assert_eq!(parse_ulimit("nofile=10:20").unwrap().hard, 20);

@@ -128,9 +128,15 @@ pub(crate) struct PruneArgs {
     /// containers or images, and not the other
     #[arg(long, value_name = "KIND", value_parser = ["containers", "images"])]
     only: Option<String>,
+    /// Also volumes without a name that no container has
+    #[arg(long, conflicts_with = "only")]
+    volumes: bool,
 }
 
 pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
+    if args.volumes && args.filter.iter().any(|filter| filter.starts_with("until")) {
+        return Err(Failure::new("the filter 'until' is not for volumes: leave out --volumes or the filter"));
+    }
     let takes = |kind: &str| args.only.as_deref().is_none_or(|only| only == kind);
     if !args.force {
         let images = if args.all { "all images no container uses" } else { "images without a name" };
@@ -139,7 +145,8 @@ pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
             (true, false) => "all stopped containers, with their logs".to_owned(),
             _ => images.to_owned(),
         };
-        if !crate::terminal::agrees(&what)? {
+        let volumes = if args.volumes { ", and all volumes without a name no container has" } else { "" };
+        if !crate::terminal::agrees(&format!("{what}{volumes}"))? {
             return Ok(0);
         }
     }
@@ -153,7 +160,11 @@ pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
         let filters = filters.with("dangling", if args.all { "false" } else { "true" });
         images = client.prune_images(&filters).await?;
     }
-    for id in containers.containers_deleted.iter().flatten() {
+    let mut volumes = api::volume::PruneVolumesResponse::default();
+    if args.volumes {
+        volumes = client.prune_volumes(&containers::filters(&args.filter)?).await?;
+    }
+    for id in containers.containers_deleted.iter().flatten().chain(volumes.volumes_deleted.iter().flatten()) {
         printer::line(id);
     }
     for part in images.images_deleted.iter().flatten() {
@@ -161,7 +172,7 @@ pub(crate) async fn prune(client: &Client, args: PruneArgs) -> Outcome {
             printer::line(name);
         }
     }
-    let bytes = containers.space_reclaimed + images.space_reclaimed;
+    let bytes = containers.space_reclaimed + images.space_reclaimed + volumes.space_reclaimed;
     printer::line(format_args!(
         "Total reclaimed space: {}",
         units::size(i64::try_from(bytes).unwrap_or(i64::MAX))

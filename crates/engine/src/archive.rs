@@ -134,24 +134,35 @@ impl Engine {
 
     /// The root by its layers, without the mounts of a running container.
     fn open_layers(&self, container: &Arc<Container>) -> Result<OwnedFd> {
-        let spec = container.spec();
+        // A running container holds upper and work; the same overlay can't be mounted twice.
+        let pid = container.state().run().map(|run| run.pid);
+        let is_overlay = matches!(self.images.snapshot(&container.id), Some(Snapshot::Overlay { .. }));
+        if let Some(pid) = pid.filter(|_| is_overlay) {
+            let path = format!("/proc/{pid}/root");
+            return rustix::fs::open(
+                &path,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .doing(|| format!("open {path:?}"));
+        }
+        self.open_layers_of(&container.id, container.spec().rootfs.as_deref())
+    }
+
+    /// The root of a container that does not run; it may not be there yet as one.
+    pub(crate) fn open_layers_of(&self, id: &str, rootfs: Option<&Path>) -> Result<OwnedFd> {
         let plain = |path: &Path| {
             rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .doing(|| format!("open {path:?}"))
         };
-        if let Some(rootfs) = &spec.rootfs {
+        if let Some(rootfs) = rootfs {
             return plain(rootfs);
         }
-        let snapshot = self.images.snapshot(&container.id).ok_or_else(|| Error::State {
-            what: format!("the file system of container {} is missing", container.short_id()),
+        let snapshot = self.images.snapshot(id).ok_or_else(|| Error::State {
+            what: format!("the file system of container {} is missing", id.get(..12).unwrap_or(id)),
         })?;
         match snapshot {
             Snapshot::Copy { rootfs } => plain(&rootfs),
-            // A running container holds upper and work; the same overlay can't be mounted twice.
-            Snapshot::Overlay { .. } if container.state().run().is_some() => {
-                let pid = container.state().run().map_or(0, |run| run.pid);
-                plain(Path::new(&format!("/proc/{pid}/root")))
-            }
             Snapshot::Overlay { lowers, upper, work, is_userxattr } => {
                 mount_detached(&lowers, &upper, &work, is_userxattr)
             }
@@ -183,7 +194,7 @@ fn mount_detached(lowers: &[PathBuf], upper: &Path, work: &Path, is_userxattr: b
 }
 
 /// Resolves a path with `root` as its `/`.
-fn open_in(root: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_in(root: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)

@@ -10,10 +10,12 @@ use crate::container::Container;
 use crate::engine::{Engine, make_private_dir, now};
 use crate::error::{Error, Result};
 use crate::lifecycle::State;
+use crate::mount_points::Wanted;
 use crate::names;
 use crate::networks::EngineNetworks;
 use crate::oci;
 use crate::store::Record;
+use crate::volumes::Claims;
 
 /// A new container.
 #[derive(Debug, Clone)]
@@ -38,11 +40,12 @@ impl Engine {
         }
         normalize(&mut spec, &self.networks, &mut warnings)?;
         check(&spec)?;
+        let wanted = crate::mount_points::wanted(&spec)?;
         crate::networks::ports(&spec, None)?;
         let id = new_id();
         let name = self.reserve_name(name, &id)?;
         let image_id = image.as_ref().map(|image| image.id.to_string()).unwrap_or_default();
-        let record = Record {
+        let mut record = Record {
             id: id.clone(),
             name: name.clone(),
             created: now(),
@@ -52,15 +55,22 @@ impl Engine {
             restart_count: 0,
             is_stopped_by_user: false,
         };
-        if let Err(error) = self.make(&record, image.as_deref()).await {
-            self.containers.release(&name);
-            // What was made of it is of no use; a leftover is swept at the next start.
-            let _ = self.images.remove_snapshot(&id);
-            let _ = std::fs::remove_dir_all(self.container_dir(&id));
-            return Err(error);
-        }
+        let claims = match self.make(&mut record, image.as_deref(), wanted).await {
+            Ok(claims) => claims,
+            Err(error) => {
+                self.containers.release(&name);
+                // What was made of it is of no use; a leftover is swept at the next start.
+                let keys = self.images.snapshot_keys().into_iter();
+                for key in keys.filter(|key| key.starts_with(&id)) {
+                    let _ = self.images.remove_snapshot(&key);
+                }
+                let _ = std::fs::remove_dir_all(self.container_dir(&id));
+                return Err(error);
+            }
+        };
         let container = Arc::new(Container::new(record));
         self.containers.insert(Arc::clone(&container));
+        drop(claims);
         self.container_event(&container, "create", &[]);
         Ok(Created { id, warnings })
     }
@@ -80,12 +90,30 @@ impl Engine {
         Ok(name.to_owned())
     }
 
-    async fn make(&self, record: &Record, image: Option<&ImageRecord>) -> Result<()> {
+    /// Makes everything on disk; the record comes last, with those of the volumes.
+    async fn make(
+        &self,
+        record: &mut Record,
+        image: Option<&ImageRecord>,
+        wanted: Vec<Wanted>,
+    ) -> Result<Claims> {
         make_private_dir(&self.container_dir(&record.id))?;
         if let Some(image) = image {
             self.images.prepare_snapshot(&record.id, &image.id)?;
         }
-        self.store.put(record.clone()).await
+        let (points, mut claims) = self.settle_mounts(&record.id, &record.spec, wanted).await?;
+        self.copy_up(&record.id, &record.spec, &points, &claims).await?;
+        record.spec.mount_points = Some(points);
+        let volumes = claims.new_records();
+        for volume in volumes.iter().filter(|volume| !volume.is_anonymous()) {
+            self.sync_volume(&self.volume_dir(&volume.name))?;
+        }
+        claims.keep();
+        if let Err(error) = self.store.put_with(record.clone(), volumes).await {
+            claims.give_up();
+            return Err(error);
+        }
+        Ok(claims)
     }
 }
 
@@ -233,7 +261,6 @@ fn check(spec: &ContainerSpec) -> Result<()> {
         return Err(Error::invalid(format!("the root directory {} does not exist", rootfs.display())));
     }
     crate::logs::target(spec, Path::new(""), "")?;
-    oci::mount_points(spec)?;
     oci::runtime_resources(&host.resources)?;
     oci::Security::parse(&host.security_opt)?;
     oci::filter(spec)?;

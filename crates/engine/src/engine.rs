@@ -16,8 +16,6 @@ use crate::networks::EngineNetworks;
 use crate::registry::Registry;
 use crate::store::{Opened, Store};
 
-pub use crate::oci::MountPoint;
-
 /// Where an engine keeps its things and what it runs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -49,6 +47,7 @@ pub struct Inner {
     pub(crate) store: Store,
     pub(crate) images: ImageStore,
     pub(crate) containers: Registry,
+    pub(crate) volumes: crate::volumes::Volumes,
     pub(crate) events: Events,
     pub(crate) monitors: Monitors,
     pub(crate) cgroups: Layout,
@@ -78,12 +77,13 @@ impl Engine {
             &config.root,
             &config.state_dir,
             &config.root.join("containers"),
+            &config.root.join("volumes"),
             &config.state_dir.join("containers"),
         ] {
             make_private_dir(dir)?;
         }
         let lock = lock(&config.root)?;
-        let Opened { store, containers: records, networks, engine_id: id } =
+        let Opened { store, containers, networks, volumes, engine_id, is_new } =
             Store::open(&config.root.join("engine.db"))?;
         let mut registries = image_store::Registries {
             insecure: config.insecure_registries.clone(),
@@ -102,17 +102,19 @@ impl Engine {
             networks,
             monitors: Monitors::new(config.runtime.clone()),
             config,
-            id,
+            id: engine_id,
             store,
             images,
             containers: Registry::default(),
+            volumes: crate::volumes::Volumes::default(),
             events: Events::default(),
             cgroups: Layout::detect()?,
             tasks: TaskTracker::new(),
             execs: crate::exec::Execs::default(),
             _lock: lock,
         }));
-        engine.reconcile(records).await;
+        engine.restore_volumes(volumes, is_new);
+        engine.reconcile(containers).await;
         Ok(engine)
     }
 

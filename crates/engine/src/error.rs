@@ -47,6 +47,12 @@ pub enum Error {
         /// As the caller wrote it.
         id: String,
     },
+    /// No volume of this name, or no driver.
+    #[error("{what}")]
+    NoSuchVolume {
+        /// What is missing, and for what.
+        what: String,
+    },
     /// The request is malformed or contradicts itself.
     #[error("{what}")]
     Invalid {
@@ -132,6 +138,7 @@ impl Error {
             Self::NoSuchContainer { .. }
             | Self::NoSuchExec { .. }
             | Self::NoSuchPath { .. }
+            | Self::NoSuchVolume { .. }
             | Self::NoSuchNetwork { .. } => ErrorKind::NotFound,
             Self::Forbidden { .. } => ErrorKind::Permission,
             Self::AmbiguousId { .. } | Self::Invalid { .. } | Self::Start { exit_code: 126 | 127, .. } => {

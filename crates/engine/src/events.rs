@@ -12,6 +12,8 @@ pub enum Subject {
     Container,
     /// An image.
     Image,
+    /// A volume.
+    Volume,
     /// A network.
     Network,
 }
@@ -23,7 +25,7 @@ pub struct Event {
     pub subject: Subject,
     /// Docker's word: `start`, `die`, `exec_create: sh`, …
     pub action: String,
-    /// The container's or image's id.
+    /// The container's or image's id, the volume's name.
     pub id: String,
     /// Name, image, exit code, labels, …
     pub attributes: BTreeMap<String, String>,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use model::container::ContainerSpec;
+use model::mount::{MountPoint, MountSource};
 use model::network::EndpointSpec;
 
 use crate::container::Container;
@@ -11,7 +12,7 @@ use crate::error::Result;
 use crate::health::Health;
 use crate::lifecycle::State;
 use crate::networks::{Attachments, dns_names, is_predefined};
-use crate::oci::{self, MountPoint};
+use crate::oci;
 
 /// One container.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ pub struct ContainerInfo {
     /// How often its policy started it again.
     pub restart_count: u32,
     /// The user's mounts.
-    pub mounts: Vec<MountPoint>,
+    pub mounts: Vec<MountInfo>,
     /// Processes running beside the first.
     pub exec_ids: Vec<String>,
     /// Where its log is.
@@ -71,6 +72,27 @@ impl ContainerInfo {
     pub fn command_line(&self) -> Vec<String> {
         oci::command_line(&self.spec)
     }
+}
+
+/// A mount of a container, as `inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountInfo {
+    /// `bind`, `volume`, `tmpfs` or `image`.
+    pub kind: &'static str,
+    /// The volume's name; empty where it is none.
+    pub name: String,
+    /// Path on the host, or the image's name; empty for a tmpfs.
+    pub source: String,
+    /// Path in the container.
+    pub target: String,
+    /// The volume's driver.
+    pub driver: &'static str,
+    /// The options as written.
+    pub mode: String,
+    /// Whether it can be written.
+    pub is_writable: bool,
+    /// `rprivate` and the like.
+    pub propagation: String,
 }
 
 /// The engine and its machine.
@@ -117,6 +139,28 @@ impl Engine {
         self.images.snapshot_usage(id)
     }
 
+    fn mount_info(&self, point: &MountPoint) -> MountInfo {
+        let (name, source, driver) = match &point.source {
+            MountSource::Bind { path, .. } => (String::new(), path.clone(), ""),
+            MountSource::Volume { name, .. } => {
+                let data = self.volume_dir(name).join("_data");
+                (name.clone(), data.display().to_string(), crate::VolumeInfo::DRIVER)
+            }
+            MountSource::Tmpfs { .. } => (String::new(), String::new(), ""),
+            MountSource::Image { name, .. } => (String::new(), name.clone(), ""),
+        };
+        MountInfo {
+            kind: point.source.kind(),
+            name,
+            source,
+            driver,
+            target: point.target.clone(),
+            mode: point.mode.clone(),
+            is_writable: point.is_writable,
+            propagation: point.propagation.clone(),
+        }
+    }
+
     fn memberships(&self, container: &Container, spec: &ContainerSpec) -> Vec<MemberOf> {
         let shared = matches!(spec.host.network_mode.as_str(), "host" | "none")
             .then(|| spec.host.network_mode.clone());
@@ -151,8 +195,7 @@ impl Engine {
             name: container.name(),
             created: container.created,
             image_id: container.image_id.clone(),
-            // Checked at creation.
-            mounts: oci::mount_points(&spec).unwrap_or_default(),
+            mounts: spec.mount_points.iter().flatten().map(|point| self.mount_info(point)).collect(),
             log_path: log
                 .ok()
                 .filter(|target| target.format == oci_runtime::monitor::protocol::LogFormat::JsonFile)

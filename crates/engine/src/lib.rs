@@ -18,6 +18,7 @@ mod info;
 pub mod lifecycle;
 mod link;
 pub mod logs;
+mod mount_points;
 mod names;
 pub mod networks;
 mod oci;
@@ -31,6 +32,8 @@ mod stop;
 mod store;
 mod top;
 mod update;
+mod user_mounts;
+mod volumes;
 mod watch;
 
 pub use archive::{PathInfo, PathKind};
@@ -42,12 +45,11 @@ pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
 pub use images::Commit;
-pub use info::{ContainerInfo, MemberOf, SystemInfo};
+pub use info::{ContainerInfo, MemberOf, MountInfo, SystemInfo};
 pub use network::{Address, Endpoint, Protocol, Published, Range, Subnet};
 pub use networks::{Attachments, NetworkInfo, NetworkRecord, endpoint_id};
 pub use oci_runtime::monitor::protocol::Streams;
+pub use remove::Removal;
 pub use stop::Ended;
 pub use top::ProcessTable;
-
-/// What a user's mount is, as `inspect` shows it.
-pub use crate::engine::MountPoint;
+pub use volumes::{ANONYMOUS, NewVolume, VolumeInfo};

@@ -14,8 +14,6 @@ use oci_runtime::spec::{self, Linux, Namespace, Process, Root, Spec, User};
 use crate::error::{Error, Result};
 
 pub(crate) use defaults::{MASKED_PATHS, READONLY_PATHS};
-pub use mounts::MountPoint;
-pub(crate) use mounts::mount_points;
 pub(crate) use resources::runtime_resources;
 
 /// Files the engine writes for a container and binds into it.
@@ -36,6 +34,8 @@ pub(crate) struct Context<'a> {
     /// First process of the container whose namespace is joined, by the kind of namespace.
     pub(crate) joined: &'a dyn Fn(&str) -> Result<i32>,
     pub(crate) has_limits: bool,
+    /// What the user has mounted.
+    pub(crate) user_mounts: &'a [spec::Mount],
 }
 
 /// Security options, parsed.
@@ -105,7 +105,7 @@ pub(crate) fn bundle(container: &ContainerSpec, context: &Context<'_>) -> Result
         root: Some(Root { path: context.rootfs.to_owned(), readonly: host.readonly_rootfs }),
         hostname,
         domainname: if has_own_uts { container.domainname.clone() } else { String::new() },
-        mounts: mounts::mounts(container, context)?,
+        mounts: mounts::mounts(container, context),
         hooks: None,
         annotations: host.annotations.clone(),
         linux: Some(linux),

@@ -23,7 +23,7 @@ impl Engine {
                 continue;
             }
             let size = self.images.snapshot_usage(&container.id);
-            match self.remove(&container.id, false).await {
+            match self.remove(&container.id, crate::Removal::default()).await {
                 Ok(()) => {
                     removed.push(container.id.clone());
                     bytes += size;

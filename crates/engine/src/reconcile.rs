@@ -19,8 +19,12 @@ impl Engine {
         let known: HashSet<String> = records.iter().map(|record| record.id.clone()).collect();
         self.sweep(&known).await;
         let mut to_start = Vec::new();
-        for record in records {
+        for mut record in records {
+            settle_mounts(&mut record);
             let container = Arc::new(Container::new(record));
+            let spec = container.spec();
+            let points = spec.mount_points.iter().flatten();
+            self.use_volumes(&container.id, points.filter_map(|point| point.volume()));
             self.containers.insert(Arc::clone(&container));
             self.find_again(&container).await;
             if should_start(&container) {
@@ -110,7 +114,8 @@ impl Engine {
             }
         }
         for key in self.images.snapshot_keys() {
-            if !known.contains(&key)
+            // Those of mounted images have a number behind the container's id.
+            if !known.contains(key.split('.').next().unwrap_or_default())
                 && let Err(error) = self.images.remove_snapshot(&key)
             {
                 tracing::warn!(key, %error, "failed to remove a leftover snapshot");
@@ -144,7 +149,16 @@ fn should_start(container: &Container) -> bool {
         }
 }
 
-fn names_in(dir: &Path) -> Vec<String> {
+/// Before there were volumes, mounts were read anew at each start.
+fn settle_mounts(record: &mut Record) {
+    if record.spec.mount_points.is_none() {
+        let wanted = crate::mount_points::wanted(&record.spec).unwrap_or_default();
+        let points = wanted.into_iter().map(|one| one.point).filter(|point| point.volume().is_none());
+        record.spec.mount_points = Some(points.collect());
+    }
+}
+
+pub(crate) fn names_in(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use model::mount::MountPoint;
+
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -19,12 +21,22 @@ enum Answers {
     Last,
 }
 
+/// What a removal may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// Kill it first, if it runs.
+    pub is_forced: bool,
+    /// Its volumes without a name go too, as far as no other container has them.
+    pub takes_volumes: bool,
+}
+
 impl Engine {
-    /// Removes a container; with `is_forced` it is killed first.
+    /// Removes a container.
     ///
     /// # Errors
     /// Where it runs, or is being removed already.
-    pub async fn remove(&self, name: &str, is_forced: bool) -> Result<()> {
+    pub async fn remove(&self, name: &str, removal: Removal) -> Result<()> {
+        let Removal { is_forced, takes_volumes } = removal;
         let container = self.containers.find(name)?;
         if is_forced {
             {
@@ -36,7 +48,7 @@ impl Engine {
         }
         let _turn = container.turn.lock().await;
         match container.state().decide(Request::Remove) {
-            Ok(Decision::Act) => self.remove_now(&container, Answers::Last).await,
+            Ok(Decision::Act) => self.remove_now(&container, Answers::Last, takes_volumes).await,
             Ok(Decision::Nothing) if is_forced => Ok(()),
             Ok(Decision::Nothing) => {
                 Err(Error::state(format!("removal of container {name} is already in progress")))
@@ -48,7 +60,7 @@ impl Engine {
 
     /// The end of an `--rm` container; the caller holds the turn.
     pub(crate) async fn remove_ended(&self, container: &Arc<Container>) {
-        if let Err(error) = self.remove_now(container, Answers::First).await {
+        if let Err(error) = self.remove_now(container, Answers::First, true).await {
             tracing::warn!(
                 id = container.id,
                 error = error.chain(),
@@ -67,17 +79,28 @@ impl Engine {
     }
 
     /// Forgets it first, on disk, then takes apart what it had: start-up sweeps what a crash leaves.
-    async fn remove_now(&self, container: &Arc<Container>, answers: Answers) -> Result<()> {
+    async fn remove_now(
+        &self,
+        container: &Arc<Container>,
+        answers: Answers,
+        takes_volumes: bool,
+    ) -> Result<()> {
+        let spec = container.spec();
+        let points = spec.mount_points.as_deref().unwrap_or_default();
+        let nameless = points.iter().filter(|point| takes_volumes && point.is_anonymous_volume());
+        let doomed = self.doomed_volumes(&container.id, nameless.filter_map(MountPoint::volume)).await;
         let before = {
             let mut dynamic = container.dynamic();
             std::mem::replace(&mut dynamic.state, State::Removing)
         };
-        let is_short_lived = container.spec().host.auto_remove;
+        let is_short_lived = spec.host.auto_remove;
         let durability = if is_short_lived { Durability::Process } else { Durability::Power };
-        if let Err(error) = self.store.remove(&container.id, durability).await {
+        if let Err(error) = self.store.remove(&container.id, doomed.names(), durability).await {
             container.dynamic().state = before;
             return Err(error);
         }
+        self.release_volumes(&container.id, points.iter().filter_map(MountPoint::volume), &doomed);
+        drop(doomed);
         self.forget_execs(container);
         self.containers.remove(container);
         if answers == Answers::First {
@@ -88,6 +111,7 @@ impl Engine {
         if let Err(error) = self.images.remove_snapshot(&container.id) {
             tracing::warn!(id = container.id, %error, "failed to remove a container's file system");
         }
+        self.release_images(&container.id, points);
         for dir in [self.state_dir(&container.id), self.container_dir(&container.id)] {
             if let Err(error) = std::fs::remove_dir_all(&dir)
                 && error.kind() != std::io::ErrorKind::NotFound

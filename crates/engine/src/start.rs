@@ -54,6 +54,7 @@ impl Engine {
     pub(crate) async fn start_now(&self, container: &Arc<Container>) -> Result<()> {
         match self.try_start(container).await {
             Ok((link, pid)) => {
+                self.volume_events(container, "mount");
                 self.is_running(container, link, pid, now());
                 Ok(())
             }
@@ -104,6 +105,8 @@ impl Engine {
         let files = self.write_host_files(&spec, container, &state_dir)?;
         let (rootfs, overlay) = self.root_of(container, &spec)?;
         let joined = |other: &str| self.pid_of(other);
+        let points = spec.mount_points.as_deref().unwrap_or_default();
+        let user_mounts = self.user_mounts(&container.id, points).await?;
         let resources = oci::runtime_resources(&spec.host.resources)?;
         let wants_limits = resources.memory.is_some()
             || resources.cpu.is_some()
@@ -118,6 +121,7 @@ impl Engine {
                 is_rootless: self.config.is_rootless,
                 joined: &joined,
                 has_limits: wants_limits || !self.config.is_rootless,
+                user_mounts: &user_mounts,
             },
         )?;
         let filter = oci::filter(&spec)?;
@@ -308,6 +312,7 @@ impl Engine {
         }
         let (code, seconds) = (exit.code.to_string(), (ran / 1_000_000_000).to_string());
         self.container_event(container, "die", &[("exitCode", &code), ("execDuration", &seconds)]);
+        self.volume_events(container, "unmount");
         container.progress.send_modify(|progress| {
             progress.ends += 1;
             progress.code = exit.code;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Result};
 use crate::lifecycle::State;
 use crate::networks::NetworkRecord;
+use crate::volumes::VolumeRecord;
 
 /// One container as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,6 +59,21 @@ enum Write {
     Remove(String),
     PutNetwork(Box<NetworkRecord>),
     RemoveNetwork(String),
+    PutVolume(Box<VolumeRecord>),
+    RemoveVolume(String),
+    /// All of them or none.
+    All(Vec<Write>),
+}
+
+impl Write {
+    /// Whether it makes room, or notes what has happened already.
+    fn is_essential(&self) -> bool {
+        match self {
+            Self::Remove(_) | Self::RemoveNetwork(_) | Self::RemoveVolume(_) | Self::Note(_) => true,
+            Self::Put(_) | Self::PutNetwork(_) | Self::PutVolume(_) => false,
+            Self::All(writes) => writes.iter().all(Self::is_essential),
+        }
+    }
 }
 
 /// What the database had when it was opened.
@@ -65,8 +81,11 @@ pub(crate) struct Opened {
     pub(crate) store: Store,
     pub(crate) containers: Vec<Record>,
     pub(crate) networks: Vec<NetworkRecord>,
+    pub(crate) volumes: Vec<VolumeRecord>,
     /// This engine's own.
     pub(crate) engine_id: String,
+    /// Whether the database was made just now.
+    pub(crate) is_new: bool,
 }
 
 struct Job {
@@ -84,9 +103,10 @@ pub(crate) struct Store {
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS networks (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS volumes (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 impl Store {
     /// Opens the database and reads what is in it.
@@ -108,6 +128,7 @@ impl Store {
         connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
         let containers = read_all(&connection, "containers")?;
         let networks = read_all(&connection, "networks")?;
+        let volumes = read_all(&connection, "volumes")?;
         let engine_id = engine_id(&connection)?;
         let reserve = Reserve(path.with_file_name("reserve"));
         reserve.make();
@@ -117,13 +138,36 @@ impl Store {
             .stack_size(512 * 1024)
             .spawn(move || serve(&connection, &inbox, &reserve))
             .map_err(|source| Error::Os { doing: "start the store's thread".into(), source })?;
-        Ok(Opened { store: Self { jobs }, containers, networks, engine_id })
+        let is_new = version == 0;
+        Ok(Opened { store: Self { jobs }, containers, networks, volumes, engine_id, is_new })
     }
 
     /// Writes a container and waits until that outlives what it has to.
     pub(crate) async fn put(&self, record: Record) -> Result<()> {
         let durability = record.durability();
         self.submit(Write::Put(Box::new(record)), durability).await
+    }
+
+    /// As [`Self::put`], with the volumes that are made for it: all of it or nothing is there afterwards.
+    pub(crate) async fn put_with(&self, record: Record, volumes: Vec<VolumeRecord>) -> Result<()> {
+        // A volume with a name outlives the container, whatever that is.
+        let has_named = volumes.iter().any(|volume| !volume.is_anonymous());
+        let durability = if has_named { Durability::Power } else { record.durability() };
+        if volumes.is_empty() {
+            return self.submit(Write::Put(Box::new(record)), durability).await;
+        }
+        let volumes = volumes.into_iter().map(|volume| Write::PutVolume(Box::new(volume)));
+        self.submit(Write::All(volumes.chain([Write::Put(Box::new(record))]).collect()), durability).await
+    }
+
+    /// Writes a volume and waits until that outlives a power cut.
+    pub(crate) async fn put_volume(&self, record: VolumeRecord) -> Result<()> {
+        self.submit(Write::PutVolume(Box::new(record)), Durability::Power).await
+    }
+
+    /// Forgets a volume.
+    pub(crate) async fn remove_volume(&self, name: &str) -> Result<()> {
+        self.submit(Write::RemoveVolume(name.to_owned()), Durability::Power).await
     }
 
     /// Writes a change that a crash may undo: start-up finds the truth by itself.
@@ -141,9 +185,15 @@ impl Store {
         self.submit(Write::Note(Box::new(record)), Durability::Process).await
     }
 
-    /// Forgets a container.
-    pub(crate) async fn remove(&self, id: &str, durability: Durability) -> Result<()> {
-        self.submit(Write::Remove(id.to_owned()), durability).await
+    /// Forgets a container and the volumes that go with it.
+    pub(crate) async fn remove(
+        &self,
+        id: &str,
+        volumes: impl Iterator<Item = String>,
+        durability: Durability,
+    ) -> Result<()> {
+        let writes = [Write::Remove(id.to_owned())].into_iter().chain(volumes.map(Write::RemoveVolume));
+        self.submit(Write::All(writes.collect()), durability).await
     }
 
     /// Writes a network, and waits until that outlives a power cut.
@@ -222,13 +272,6 @@ impl Reserve {
     }
 }
 
-impl Job {
-    /// Whether it makes room, or notes what has happened already.
-    fn is_essential(&self) -> bool {
-        matches!(self.write, Write::Remove(_) | Write::Note(_) | Write::RemoveNetwork(_))
-    }
-}
-
 fn is_disk_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
@@ -266,7 +309,8 @@ fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve
         }
         let mut outcome = commit(connection, &jobs);
         if outcome.as_ref().is_err_and(is_disk_full) {
-            let (essential, refused): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_essential);
+            let (essential, refused): (Vec<Job>, Vec<Job>) =
+                jobs.into_iter().partition(|job| job.write.is_essential());
             answer(refused, &outcome);
             jobs = essential;
             if jobs.is_empty() {
@@ -288,14 +332,21 @@ fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve
 fn commit(connection: &Connection, jobs: &[Job]) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
     for job in jobs {
-        match &job.write {
-            Write::Put(record) | Write::Note(record) => put(&transaction, "containers", &record.id, record)?,
-            Write::Remove(id) => remove(&transaction, "containers", id)?,
-            Write::PutNetwork(record) => put(&transaction, "networks", &record.id, record)?,
-            Write::RemoveNetwork(id) => remove(&transaction, "networks", id)?,
-        }
+        write(&transaction, &job.write)?;
     }
     transaction.commit()
+}
+
+fn write(transaction: &Connection, what: &Write) -> rusqlite::Result<()> {
+    match what {
+        Write::Put(record) | Write::Note(record) => put(transaction, "containers", &record.id, record),
+        Write::Remove(id) => remove(transaction, "containers", id),
+        Write::PutNetwork(record) => put(transaction, "networks", &record.id, record),
+        Write::RemoveNetwork(id) => remove(transaction, "networks", id),
+        Write::PutVolume(record) => put(transaction, "volumes", &record.name, record),
+        Write::RemoveVolume(name) => remove(transaction, "volumes", name),
+        Write::All(writes) => writes.iter().try_for_each(|one| write(transaction, one)),
+    }
 }
 
 fn put(connection: &Connection, table: &str, id: &str, record: &impl Serialize) -> rusqlite::Result<()> {
@@ -337,19 +388,23 @@ mod tests {
             restart_count: 0,
             is_stopped_by_user: false,
         };
-        let Opened { store, containers, engine_id, .. } = Store::open(&path).unwrap();
-        assert!(containers.is_empty());
+        let Opened { store, containers, engine_id, is_new, .. } = Store::open(&path).unwrap();
+        assert!(containers.is_empty() && is_new);
+        let volume = |name: &str| VolumeRecord { name: name.into(), ..VolumeRecord::default() };
         let network = NetworkRecord { id: "n".into(), ..NetworkRecord::default() };
         store.put_network(network.clone()).await.unwrap();
         store.put_network(NetworkRecord { id: "m".into(), ..network }).await.unwrap();
         store.remove_network("m").await.unwrap();
-        store.put(record("a")).await.unwrap();
+        store.put_with(record("a"), vec![volume("v"), volume("w")]).await.unwrap();
+        store.put_volume(volume("x")).await.unwrap();
+        store.remove_volume("x").await.unwrap();
         store.put(record("b")).await.unwrap();
-        store.remove("a", Durability::Power).await.unwrap();
+        store.remove("a", ["v".to_owned()].into_iter(), Durability::Power).await.unwrap();
         let again = Store::open(&path).unwrap();
         assert_eq!(again.containers.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["b"]);
         assert_eq!(again.networks.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["n"]);
-        assert_eq!(engine_id, again.engine_id);
+        assert_eq!(again.volumes.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["w"]);
+        assert_eq!((engine_id, false), (again.engine_id, again.is_new));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -387,7 +387,7 @@ impl ImageStore {
     }
 
     /// Moves a tree out of the way at once and deletes it in the background.
-    pub(crate) fn discard(&self, path: &Path) {
+    pub fn discard(&self, path: &Path) {
         let name = format!("{:016x}", rand_u64());
         let target = self.config.root.join("trash").join(name);
         if std::fs::rename(path, &target).is_ok() {

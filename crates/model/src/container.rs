@@ -58,6 +58,8 @@ pub struct ContainerSpec {
     pub on_build: Vec<String>,
     /// The host's side.
     pub host: HostSpec,
+    /// What is mounted, settled at creation; `None` before.
+    pub mount_points: Option<Vec<crate::mount::MountPoint>>,
 }
 
 /// Streams a client attaches.
@@ -98,6 +100,10 @@ pub struct HostSpec {
     pub binds: Vec<String>,
     /// `--mount`s.
     pub mounts: Vec<MountSpec>,
+    /// `container[:ro|rw]`, whose mounts are this one's too.
+    pub volumes_from: Vec<String>,
+    /// The driver of volumes that `binds` and `volumes` make; empty is `local`.
+    pub volume_driver: String,
     /// Path and options.
     pub tmpfs: BTreeMap<String, String>,
     /// Log driver; empty is `json-file`.
@@ -178,7 +184,7 @@ pub struct HostSpec {
 pub struct MountSpec {
     /// `bind`, `tmpfs`, `volume` or `image`.
     pub kind: String,
-    /// Path on the host, or a volume's name.
+    /// Path on the host, or the name of a volume or an image.
     pub source: String,
     /// Path in the container.
     pub target: String,
@@ -198,6 +204,18 @@ pub struct MountSpec {
     pub tmpfs_size: i64,
     /// Mode of a tmpfs.
     pub tmpfs_mode: Option<u32>,
+    /// Further options of a tmpfs: a word, or a key and its value.
+    pub tmpfs_options: Vec<Vec<String>>,
+    /// What of the volume or the image; empty is all.
+    pub subpath: String,
+    /// Whether the volume does without the image's files.
+    pub is_nocopy: bool,
+    /// Labels of a volume that is made for this.
+    pub volume_labels: BTreeMap<String, String>,
+    /// Driver of a volume that is made for this; empty is `local`.
+    pub volume_driver: String,
+    /// The driver's options.
+    pub volume_options: BTreeMap<String, String>,
 }
 
 /// A port that is to be reached from outside.

@@ -13,6 +13,7 @@ mod clock;
 pub mod container;
 mod devices;
 pub mod error;
+pub mod filesystem;
 mod hooks;
 pub mod launch;
 pub mod monitor;

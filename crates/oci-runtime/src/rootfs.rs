@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroups;
 use crate::devices;
 use crate::error::{Doing, Error, Result};
+use crate::filesystem;
 use crate::mount_options::{MountOptions, attr, propagation};
 use crate::spec::{Mount, Spec};
 use crate::sys;
@@ -71,6 +72,11 @@ pub(crate) fn prepare<'a>(
                 Err(Error::Os { source, .. }) if source.raw_os_error() == Some(libc::EPERM) => {}
                 Err(error) => return Err(error),
             }
+        } else if mount.is_detached {
+            let fd = filesystem::mount(&mount.kind, &mount.source, &options)?;
+            let mut fresh = Tree { fd, is_dir: true };
+            set_attributes(&mut fresh, mount, &options, None)?;
+            tree = Some(fresh);
         } else if options.idmap.is_some() || !mount.uid_mappings.is_empty() {
             return Err(Error::Unsupported {
                 what: format!("mount {:?}: id mappings are for bind mounts", mount.destination),
@@ -82,14 +88,26 @@ pub(crate) fn prepare<'a>(
 }
 
 fn open_source(mount: &Mount, options: &MountOptions) -> Result<Tree> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
-    if options.is_recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
+    let step = || format!("open {:?} to mount it on {:?}", mount.source, mount.destination);
+    if mount.subpath.as_os_str().is_empty() {
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+        if options.is_recursive {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        return Tree::of(rustix::mount::open_tree(rustix::fs::CWD, &mount.source, flags).doing(step)?)
+            .doing(step);
     }
-    let fd = rustix::mount::open_tree(rustix::fs::CWD, &mount.source, flags)
-        .doing(|| format!("open {:?} to mount it on {:?}", mount.source, mount.destination))?;
-    let stat = rustix::fs::fstat(&fd).doing(|| format!("stat {:?}", mount.source))?;
-    Ok(Tree { fd, is_dir: FileType::from_raw_mode(stat.st_mode) == FileType::Directory })
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let whole = rustix::fs::open(&mount.source, flags, Mode::empty()).doing(step)?;
+    let part = filesystem::open_beneath(whole.as_fd(), &mount.subpath)?;
+    Tree::of(filesystem::copy_mount(part.as_fd(), options.is_recursive).doing(step)?).doing(step)
+}
+
+impl Tree {
+    fn of(fd: OwnedFd) -> rustix::io::Result<Self> {
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { fd, is_dir: FileType::from_raw_mode(stat.st_mode) == FileType::Directory })
+    }
 }
 
 fn set_attributes(
@@ -232,7 +250,12 @@ impl Rootfs {
         if options.is_remount {
             return self.remount(mount, options);
         }
-        if options.is_bind {
+        if mount.overlay.is_some() || (mount.is_detached && !mount.subpath.as_os_str().is_empty()) {
+            let mut part = staged_part(mount, tree.as_ref())?;
+            set_attributes(&mut part, mount, options, None)?;
+            return self.attach(mount, options, &part);
+        }
+        if options.is_bind || mount.is_detached {
             let opened;
             let tree = if let Some(tree) = tree {
                 tree
@@ -280,9 +303,13 @@ impl Rootfs {
         } else {
             self.create_file(&mount.destination)
         }?;
+        let copy = if options.copies_up { Some(self.open_dir_tree(&mount.destination)?) } else { None };
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         rustix::mount::move_mount(&tree.fd, "", &target, "", flags)
             .doing(|| format!("mount {:?} on {:?}", mount.source, mount.destination))?;
+        if let Some(copy) = copy {
+            copy_tree(copy.as_fd(), tree.fd.as_fd()).doing(|| format!("copy {:?} up", mount.destination))?;
+        }
         self.set_propagation(mount, options)
     }
 
@@ -437,6 +464,30 @@ fn escape(path: &Path, into: &mut Vec<u8>) {
         }
         into.push(*byte);
     }
+}
+
+/// Mounts what a part is wanted of on its stage, in this mount namespace, takes the part, and clears the
+/// stage: only a mount that has a place can be copied from.
+fn staged_part(mount: &Mount, tree: Option<&Tree>) -> Result<Tree> {
+    let step = || format!("mount a part of {:?} on {:?}", mount.source, mount.destination);
+    let stage = cstring(&mount.stage)?;
+    if let Some(overlay) = &mount.overlay {
+        overlay.mount(&stage)?;
+    } else if let Some(tree) = tree {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&tree.fd, "", rustix::fs::CWD, &mount.stage, flags).doing(step)?;
+    }
+    let whole =
+        rustix::fs::open(&mount.stage, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .doing(step)?;
+    let part = if mount.subpath.as_os_str().is_empty() {
+        whole
+    } else {
+        filesystem::open_beneath(whole.as_fd(), &mount.subpath)?
+    };
+    let copy = Tree::of(filesystem::copy_mount(part.as_fd(), false).doing(step)?).doing(step)?;
+    sys::umount(&stage, libc::MNT_DETACH).doing(step)?;
+    Ok(copy)
 }
 
 /// Hides paths of the entered root: files behind `/dev/null`, directories behind one empty tmpfs.

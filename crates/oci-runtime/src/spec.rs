@@ -155,6 +155,24 @@ pub struct Mount {
     pub uid_mappings: Vec<IdMapping>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gid_mappings: Vec<IdMapping>,
+    /// Ours, not the specification's: what of the source is mounted, resolved by the kernel beneath it.
+    #[serde(skip_serializing_if = "is_empty_path", rename = "coveSubpath")]
+    pub subpath: PathBuf,
+    /// Ours: the file system is mounted as the caller sees the world, with its network and privileges,
+    /// and attached inside.
+    #[serde(skip_serializing_if = "std::ops::Not::not", rename = "coveDetached")]
+    pub is_detached: bool,
+    /// Ours: a directory of the caller's to mount on in between, inside the container's namespace, where
+    /// only a part of a file system is wanted.
+    #[serde(skip_serializing_if = "is_empty_path", rename = "coveStage")]
+    pub stage: PathBuf,
+    /// Ours: layers to stack in place of a source.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "coveOverlay")]
+    pub overlay: Option<crate::rootfs::Overlay>,
+}
+
+fn is_empty_path(path: &std::path::Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -95,6 +95,17 @@ fn a_user_runs_containers_with_ids_of_their_own() -> Result<()> {
     assert!(rows.len() > 1, "no subordinate ids: {map}");
     let (code, said) = run(&["sh", "-c", "echo x > /f && chown 1000:1000 /f && stat -c %u:%g /f"])?;
     assert_eq!((code, said.as_str()), (0, "1000:1000"));
+    // A volume is filled with owners as they are inside.
+    let volume = |script: &str| {
+        let args = ["run", "--rm", "--network", "none", "-v", "kept:/etc", "busybox", "sh", "-c", script];
+        docker(dir, &args)
+    };
+    assert_eq!(volume("chown 1000:1000 /etc/passwd && echo x > /etc/new")?, (0, String::new()));
+    assert_eq!(
+        volume("cat /etc/new; stat -c %u:%g /etc/passwd /etc/group")?,
+        (0, "x\n1000:1000\n0:0".into())
+    );
+    assert_eq!(docker(dir, &["volume", "rm", "kept"])?, (0, "kept".into()));
     // What it may not do, it is told.
     let (code, _) = run(&["sh", "-c", "mknod /dev/sda b 8 0"])?;
     assert_ne!(code, 0, "a user's container made a device");

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use api::container::{
-    ContainerConfig, CreateContainer, HealthConfig, HostConfig, Mount, PortBinding, Resources,
-};
+use api::container::{ContainerConfig, CreateContainer, HealthConfig, HostConfig, PortBinding, Resources};
 use image_store::ImageConfig;
 use model::container::{
-    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, MountSpec, PortSpec,
-    ResourceLimits, RestartMode, RestartPolicy, Ulimit,
+    AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, PortSpec, ResourceLimits,
+    RestartMode, RestartPolicy, Ulimit,
 };
 use model::network::EndpointSpec;
 
@@ -16,7 +14,7 @@ use super::network::endpoint_spec;
 use crate::error::{ApiError, ApiResult};
 
 /// Converts, and refuses fields this engine would have to ignore.
-pub(crate) fn container_spec(request: CreateContainer) -> ApiResult<ContainerSpec> {
+pub(crate) fn container_spec(request: CreateContainer, minor: u32) -> ApiResult<ContainerSpec> {
     refuse(&request)?;
     let networks = networks(&request)?;
     let config = request.config;
@@ -46,20 +44,15 @@ pub(crate) fn container_spec(request: CreateContainer) -> ApiResult<ContainerSpe
         healthcheck: config.healthcheck.as_ref().map(healthcheck),
         shell: config.shell,
         on_build: config.on_build.unwrap_or_default(),
-        host: host_spec(request.host_config, networks)?,
+        host: host_spec(request.host_config, networks, minor)?,
+        mount_points: None,
     })
 }
 
 /// Fields that ask for something that is not there, each by name.
 fn refuse(request: &CreateContainer) -> ApiResult<()> {
     let host = &request.host_config;
-    let is_set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let asked: [(bool, &str); 10] = [
-        (is_set(&host.volumes_from), "--volumes-from is not supported yet"),
-        (
-            !host.volume_driver.is_empty() && host.volume_driver != "local",
-            "volume drivers are not supported yet",
-        ),
+    let asked: [(bool, &str); 8] = [
         (host.storage_opt.as_ref().is_some_and(|map| !map.is_empty()), "--storage-opt is not supported"),
         (
             !matches!(host.runtime.as_str(), "" | "cove" | "runc" | "io.containerd.runc.v2"),
@@ -119,10 +112,12 @@ fn networks(request: &CreateContainer) -> ApiResult<BTreeMap<String, EndpointSpe
     Ok(networks)
 }
 
-fn host_spec(host: HostConfig, networks: BTreeMap<String, EndpointSpec>) -> ApiResult<HostSpec> {
+fn host_spec(host: HostConfig, networks: BTreeMap<String, EndpointSpec>, minor: u32) -> ApiResult<HostSpec> {
     Ok(HostSpec {
         binds: host.binds.unwrap_or_default(),
-        mounts: host.mounts.unwrap_or_default().into_iter().map(mount).collect::<ApiResult<_>>()?,
+        mounts: super::mount::mount_specs(host.mounts.unwrap_or_default(), minor)?,
+        volumes_from: host.volumes_from.unwrap_or_default(),
+        volume_driver: host.volume_driver,
         tmpfs: host.tmpfs.unwrap_or_default(),
         log_driver: host.log_config.r#type,
         log_options: host.log_config.config,
@@ -241,29 +236,6 @@ pub(crate) fn limits(resources: Resources) -> ResourceLimits {
             .map(|limit| Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard })
             .collect(),
     }
-}
-
-fn mount(mount: Mount) -> ApiResult<MountSpec> {
-    let bind = mount.bind_options.unwrap_or_default();
-    let tmpfs = mount.tmpfs_options.unwrap_or_default();
-    if tmpfs.options.is_some_and(|options| !options.is_empty()) {
-        return Err(ApiError::unsupported(
-            "tmpfs-options of --mount are not supported; --tmpfs takes options",
-        ));
-    }
-    Ok(MountSpec {
-        kind: mount.r#type,
-        source: mount.source,
-        target: mount.target,
-        is_readonly: mount.read_only,
-        propagation: bind.propagation,
-        is_non_recursive: bind.non_recursive,
-        creates_source: bind.create_mountpoint,
-        is_readonly_non_recursive: bind.read_only_non_recursive,
-        is_readonly_force_recursive: bind.read_only_force_recursive,
-        tmpfs_size: tmpfs.size_bytes,
-        tmpfs_mode: tmpfs.mode,
-    })
 }
 
 fn healthcheck(config: &HealthConfig) -> Healthcheck {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use api::container::{
     ContainerConfig, ContainerInspect, ContainerState, DeviceMapping, Empty, GraphDriver, Health,
-    HealthConfig, HealthResult, HostConfig, LogConfig, Mount, NetworkSettings, PortBinding, Resources,
+    HealthConfig, HealthResult, HostConfig, LogConfig, NetworkSettings, PortBinding, Resources,
     RestartPolicy, ThrottleDevice, Ulimit, WeightDevice,
 };
 use engine::ContainerInfo;
 use engine::lifecycle::State;
 use model::container::{ContainerSpec, HostSpec, ResourceLimits, RestartMode};
 
+use super::mount::mount;
 use super::network::networks;
 use super::summary::mounts;
 use super::{int, time_text};
@@ -189,6 +190,8 @@ fn host_config(info: &ContainerInfo) -> HostConfig {
     let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     HostConfig {
         binds: list(&host.binds),
+        volumes_from: list(&host.volumes_from),
+        volume_driver: host.volume_driver.clone(),
         container_id_file: host.container_id_file.clone(),
         links: links(info),
         log_config: LogConfig { r#type: host.log_driver.clone(), config: host.log_options.clone() },
@@ -294,28 +297,5 @@ fn resources(limits: &ResourceLimits, parent: &str) -> Resources {
                 .collect(),
         ),
         ..Resources::default()
-    }
-}
-
-fn mount(spec: &model::container::MountSpec) -> Mount {
-    let is_bind = spec.kind == "bind";
-    Mount {
-        r#type: spec.kind.clone(),
-        source: spec.source.clone(),
-        target: spec.target.clone(),
-        read_only: spec.is_readonly,
-        bind_options: is_bind.then(|| api::container::BindOptions {
-            propagation: spec.propagation.clone(),
-            non_recursive: spec.is_non_recursive,
-            create_mountpoint: spec.creates_source,
-            read_only_non_recursive: spec.is_readonly_non_recursive,
-            read_only_force_recursive: spec.is_readonly_force_recursive,
-        }),
-        tmpfs_options: (spec.kind == "tmpfs").then_some(api::container::TmpfsOptions {
-            size_bytes: spec.tmpfs_size,
-            mode: spec.tmpfs_mode,
-            options: None,
-        }),
-        ..Mount::default()
     }
 }

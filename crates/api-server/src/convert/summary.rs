@@ -77,12 +77,13 @@ pub(super) fn mounts(info: &ContainerInfo) -> Vec<MountPoint> {
         .iter()
         .map(|point| MountPoint {
             r#type: point.kind.into(),
+            name: point.name.clone(),
+            driver: point.driver.into(),
             source: point.source.clone(),
             destination: point.target.clone(),
             mode: point.mode.clone(),
             rw: point.is_writable,
             propagation: point.propagation.clone(),
-            ..MountPoint::default()
         })
         .collect()
 }

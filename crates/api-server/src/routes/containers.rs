@@ -16,7 +16,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use engine::logs::{Entry, LogQuery};
 use engine::stats::Sample;
-use engine::{ContainerInfo, Engine, PathInfo, PathKind, Streams};
+use engine::{ContainerInfo, Engine, PathInfo, PathKind, Removal, Streams};
 use http::{HeaderValue, StatusCode, header};
 
 use super::ApiMinor;
@@ -108,8 +108,9 @@ fn matches(info: &ContainerInfo, filters: &Filters) -> bool {
         && filters.any("network", |wanted| {
             info.networks.iter().any(|member| member.name == wanted || member.id.starts_with(wanted))
         })
-        && filters
-            .any("volume", |volume| info.mounts.iter().any(|m| m.source == volume || m.target == volume))
+        && filters.any("volume", |volume| {
+            info.mounts.iter().any(|m| m.name == volume || m.source == volume || m.target == volume)
+        })
         && filters.any("ancestor", |wanted| {
             image == wanted
                 || image.split(':').next() == Some(wanted)
@@ -131,6 +132,7 @@ struct CreateBody {
 pub(super) async fn create(
     State(engine): State<Engine>,
     raw: RawQuery,
+    Extension(ApiMinor(minor)): Extension<ApiMinor>,
     request: Request,
 ) -> ApiResult<Response> {
     let query = query(raw);
@@ -156,7 +158,7 @@ pub(super) async fn create(
             });
         }
     }
-    let mut spec = container_spec(body.docker)?;
+    let mut spec = container_spec(body.docker, minor)?;
     spec.rootfs = body.rootfs;
     let created = engine.create(spec, query.get("name")).await?;
     let answer = CreateResponse { id: created.id, warnings: created.warnings };
@@ -252,7 +254,8 @@ pub(super) async fn remove(
     if query.flag("link") {
         return Err(ApiError::unsupported("links are not supported yet"));
     }
-    engine.remove(&id, query.flag("force")).await?;
+    let removal = Removal { is_forced: query.flag("force"), takes_volumes: query.flag("v") };
+    engine.remove(&id, removal).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

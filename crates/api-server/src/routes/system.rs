@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use engine::{Engine, Event, Subject};
+use engine::{Engine, Event, Subject, VolumeInfo};
 use http::{HeaderValue, header};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -87,7 +87,6 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
     if system.is_rootless {
         security.push("name=rootless".into());
     }
-    let none = || Some(Vec::new());
     let drivers = if engine.has_bridge() { &["bridge", "ipvlan", "macvlan"][..] } else { &[] };
     let bridge = drivers.iter().map(|driver| (*driver).to_owned());
     let networks = bridge.into_iter().chain(["host".to_owned(), "null".to_owned()]).collect();
@@ -102,7 +101,7 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
         driver_status: vec![["Backing Filesystem".into(), "native".into()]],
         docker_root_dir: system.root,
         plugins: [
-            ("Volume".to_owned(), none()),
+            ("Volume".to_owned(), Some(vec![VolumeInfo::DRIVER.to_owned()])),
             ("Network".to_owned(), Some(networks)),
             ("Authorization".to_owned(), None),
             ("Log".to_owned(), Some(vec!["json-file".to_owned(), "local".to_owned(), "none".to_owned()])),
@@ -173,6 +172,7 @@ pub(super) async fn disk_usage(State(engine): State<Engine>) -> ApiResult<Respon
                 container_summary(info, Some((written, written + image)), at)
             })
             .collect(),
+        volumes: super::volumes::usage(&engine).await?,
         ..DiskUsage::default()
     };
     Ok(Json(answer).into_response())
@@ -248,6 +248,7 @@ fn kind(event: &Event) -> &'static str {
     match event.subject {
         Subject::Container => "container",
         Subject::Image => "image",
+        Subject::Volume => "volume",
         Subject::Network => "network",
     }
 }
@@ -265,10 +266,9 @@ fn wanted(event: &Event, filters: &Filters) -> bool {
                 || (event.subject == Subject::Image && is_named(wanted))
         })
         && filters.any("scope", |wanted| wanted == "local")
+        && filters.any("volume", |wanted| event.subject == Subject::Volume && is_named(wanted))
         && filters.any("network", |wanted| event.subject == Subject::Network && is_named(wanted))
-        && ["volume", "daemon", "plugin", "node", "secret", "config"]
-            .iter()
-            .all(|name| filters.get(name).is_empty())
+        && ["daemon", "plugin", "node", "secret", "config"].iter().all(|name| filters.get(name).is_empty())
         && filters.labels(&event.attributes)
 }
 
