@@ -64,14 +64,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes images without a name, or with `is_all` every image no container uses.
+    /// Removes images without a name, or with `is_all` every image no container uses; of both only
+    /// what `matches` says yes to.
     ///
     /// # Errors
     /// Where the store refuses.
-    pub fn prune_images(&self, is_all: bool) -> Result<(Vec<Removed>, u64)> {
+    pub fn prune_images(
+        &self,
+        is_all: bool,
+        matches: impl Fn(&ImageRecord) -> bool,
+    ) -> Result<(Vec<Removed>, u64)> {
         let in_use: Vec<Digest> =
             self.containers.all().iter().filter_map(|container| container.image_id.parse().ok()).collect();
-        Ok(self.images.prune(is_all, &in_use)?)
+        Ok(self.images.prune(is_all, &in_use, matches)?)
     }
 
     /// Makes an image of a container's file system.

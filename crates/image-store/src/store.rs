@@ -283,17 +283,23 @@ impl ImageStore {
         Ok(entries)
     }
 
-    /// Removes images without a name, or with `is_all` every image that is not in use.
+    /// Removes images without a name, or with `is_all` every image that is not in use; of both only
+    /// what `matches` says yes to.
     ///
     /// # Errors
     /// Where the database refuses.
-    pub fn prune(&self, is_all: bool, in_use: &[Digest]) -> Result<(Vec<Removed>, u64)> {
+    pub fn prune(
+        &self,
+        is_all: bool,
+        in_use: &[Digest],
+        matches: impl Fn(&ImageRecord) -> bool,
+    ) -> Result<(Vec<Removed>, u64)> {
         let _gc = self.gc.lock().unwrap_or_else(PoisonError::into_inner);
         let mut removed = Vec::new();
         for image in self.list()? {
             let is_wanted = in_use.contains(&image.id) || (!is_all && !image.repo_tags.is_empty());
             // The welcome image is part of the program: it would be back at the next start.
-            if is_wanted || crate::welcome::is_welcome(&image) {
+            if is_wanted || crate::welcome::is_welcome(&image) || !matches(&image) {
                 continue;
             }
             let names = self.index.read().unwrap_or_else(PoisonError::into_inner).names_of(&image.id);

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use engine::Engine;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use image_store::{Auth, ProgressKind, Removed};
+use image_store::{Auth, ImageRecord, ProgressKind, Removed};
 use model::Reference;
 use tokio::sync::mpsc;
 
@@ -38,6 +38,7 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
         filters.get(name).first().map(|other| Ok(engine.images().resolve(other)?.created.clone())).transpose()
     };
     let (before, since) = (created("before")?, created("since")?);
+    let until = filters.until(now())?;
     let rows: Vec<_> = engine
         .images()
         .list()?
@@ -45,6 +46,7 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
         .filter(|image| dangling.is_none_or(|wanted| image.repo_tags.is_empty() == wanted))
         .filter(|image| before.as_ref().is_none_or(|at| image.created < *at))
         .filter(|image| since.as_ref().is_none_or(|at| image.created > *at))
+        .filter(|image| is_as_old(image, until))
         .filter(|image| filters.labels(&image.config.labels))
         .filter(|image| {
             filters.any("reference", |pattern| {
@@ -175,14 +177,10 @@ fn deleted(removed: Vec<Removed>) -> Vec<DeletedImage> {
 
 pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
     let filters = Filters::parse(&query(raw), &["dangling", "label", "label!", "until"])?;
-    if !filters.get("label").is_empty()
-        || !filters.get("label!").is_empty()
-        || filters.until(now())?.is_some()
-    {
-        return Err(ApiError::unsupported("image prune takes no filter but dangling yet"));
-    }
+    let until = filters.until(now())?;
     let is_all = filters.flag("dangling")? == Some(false);
-    let (removed, space) = tokio::task::spawn_blocking(move || engine.prune_images(is_all))
+    let matches = move |image: &ImageRecord| is_as_old(image, until) && filters.labels(&image.config.labels);
+    let (removed, space) = tokio::task::spawn_blocking(move || engine.prune_images(is_all, matches))
         .await
         .map_err(|_| ApiError::bad("the engine is shutting down"))??;
     let answer = PruneImagesResponse {
@@ -190,6 +188,14 @@ pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiRes
         space_reclaimed: space,
     };
     Ok(Json(answer).into_response())
+}
+
+/// Whether an image was made by then (nanoseconds since the epoch). As in Docker, one that does not say
+/// when it was made is never old enough.
+fn is_as_old(image: &ImageRecord, until: Option<u64>) -> bool {
+    let Some(until) = until else { return true };
+    let Ok(created) = image.created.parse::<jiff::Timestamp>() else { return false };
+    created.as_nanosecond() <= i128::from(until)
 }
 
 /// `X-Registry-Auth`: base64 of `{"username":…}`.

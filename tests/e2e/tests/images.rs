@@ -1,0 +1,92 @@
+//! What is done with images beside running them: pruning by filters, importing file systems.
+
+use anyhow::Result;
+use support::daemon::Daemon;
+use support::image::{docker_archive, header};
+use tar::{Builder, EntryType};
+
+/// Loads an image that was made long ago, with a label.
+fn load_old(daemon: &Daemon, name: &str, label: &str) -> Result<()> {
+    let mut layer = Builder::new(Vec::new());
+    let mut head = header(EntryType::Regular, 0o644, name.len() as u64);
+    layer.append_data(&mut head, "name", name.as_bytes())?;
+    let config = serde_json::json!({ "Cmd": ["/x"], "Labels": { "age": "old", "is": label } });
+    let file = daemon.dir().join("old.tar");
+    std::fs::write(&file, docker_archive(name, &[layer.into_inner()?], &config)?)?;
+    daemon.docker_ok(&["load", "-i", &file.display().to_string()])?;
+    Ok(())
+}
+
+/// Makes an image now, with a label.
+fn make_new(daemon: &Daemon, name: &str, label: &str) -> Result<()> {
+    let change = format!("LABEL age=new is={label}");
+    daemon.docker_ok(&["commit", "-c", &change, "base", name])?;
+    Ok(())
+}
+
+/// Names of all images but those every daemon here has.
+fn names(daemon: &Daemon) -> Result<Vec<String>> {
+    let listed = daemon.docker_ok(&["images", "--filter", "label=age", "--format", "{{.Repository}}"])?;
+    let mut names: Vec<String> = listed.lines().map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
+#[test]
+fn images_are_pruned_by_label_and_age() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.docker_ok(&["create", "--name", "base", "--network", "none", "busybox"])?;
+    let fill = || -> Result<()> {
+        load_old(&daemon, "old-red", "red")?;
+        load_old(&daemon, "old-blue", "blue")?;
+        make_new(&daemon, "new-red", "red")?;
+        make_new(&daemon, "new-blue", "blue")?;
+        // What lost its name to the images made anew.
+        daemon.docker_ok(&["image", "prune", "--force", "--filter", "label=age"]).map(drop)
+    };
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["label=is=red"], &["new-blue", "old-blue"]),
+        (&["label=is=red", "label=age=old"], &["new-blue", "new-red", "old-blue"]),
+        (&["label!=is=red", "label=age"], &["new-red", "old-red"]),
+        (&["label!=age"], &["new-blue", "new-red", "old-blue", "old-red"]),
+        (&["label=is=green"], &["new-blue", "new-red", "old-blue", "old-red"]),
+        (&["until=24h"], &["new-blue", "new-red"]),
+        (&["until=2026-01-03"], &["new-blue", "new-red"]),
+        (&["until=2026-01-01T00:00:00Z", "label=is=blue"], &["new-blue", "new-red", "old-red"]),
+        (&["until=2025-12-31T23:59:59Z"], &["new-blue", "new-red", "old-blue", "old-red"]),
+        (&["until=0s", "label=is"], &[]),
+    ];
+    fill()?;
+    let listed = daemon.docker_ok(&["images", "--filter", "until=24h", "--format", "{{.Repository}}"])?;
+    assert!(listed.contains("old-red") && !listed.contains("new-red"), "{listed}");
+    for (filters, left) in cases {
+        let mut args = vec!["image", "prune", "--force", "--all"];
+        args.extend(filters.iter().flat_map(|filter| ["--filter", filter]));
+        // Docker's command line, and the same of ours.
+        for is_docker in [true, false] {
+            fill()?;
+            let said = if is_docker { daemon.docker(&args)? } else { daemon.cove(&args)? };
+            assert_eq!(said.code, 0, "{filters:?}: {said:?}");
+            assert!(said.out.contains("Total reclaimed space"), "{said:?}");
+            assert_eq!(names(&daemon)?, *left, "{filters:?}, by docker: {is_docker}");
+        }
+    }
+    fill()?;
+    // Without --all only what has no name, and of that only what fits.
+    daemon.docker_ok(&["image", "prune", "--force", "--filter", "label=is=red"])?;
+    assert_eq!(names(&daemon)?.len(), 4);
+    let red = daemon.docker_ok(&["images", "-q", "new-red"])?;
+    make_new(&daemon, "new-red", "other")?;
+    daemon.docker_ok(&["image", "prune", "--force", "--filter", "label=is=blue"])?;
+    assert_eq!(daemon.docker(&["image", "inspect", &red])?.code, 0, "an image that does not fit is gone");
+    daemon.docker_ok(&["image", "prune", "--force", "--filter", "label=is=red"])?;
+    assert_eq!(daemon.docker(&["image", "inspect", &red])?.code, 1, "an image that fits is there");
+    for (bad, words) in [("until=tomorrow", "until=tomorrow"), ("colour=red", "invalid filter 'colour'")] {
+        let said = daemon.docker(&["image", "prune", "--force", "--filter", bad])?;
+        assert!(said.code != 0 && said.err.contains(words), "{said:?}");
+    }
+    let twice = ["--filter", "until=1h", "--filter", "until=2h"];
+    let said = daemon.docker(&[["image", "prune", "--force"].as_slice(), &twice].concat())?;
+    assert!(said.code != 0 && said.err.contains("more than one until filter"), "{said:?}");
+    Ok(())
+}
