@@ -96,6 +96,8 @@ pub(crate) enum Verb {
     Save(images::SaveArgs),
     /// Load images from a tar archive
     Load(images::LoadArgs),
+    /// Make an image of a file system's tar archive
+    Import(images::ImportArgs),
     /// Show what happens
     Events(system::EventsArgs),
     /// Show the engine and its computer
@@ -144,7 +146,7 @@ const KEPT: &[(&str, &[&str])] = &[
             "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait",
         ],
     ),
-    ("image", &["history", "load", "pull", "save", "tag"]),
+    ("image", &["history", "import", "load", "pull", "save", "tag"]),
     ("system", &["df", "events", "info", "prune"]),
 ];
 
@@ -212,6 +214,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::History(args) => listing::history(&client, args).await,
         Verb::Save(args) => images::save(&client, args).await,
         Verb::Load(args) => images::load(&client, args).await,
+        Verb::Import(args) => images::import(&client, args).await,
         Verb::Events(args) => system::events(&client, args).await,
         Verb::Info(args) => system::info(&client, args).await,
         Verb::Version(args) => system::version(&client, args).await,

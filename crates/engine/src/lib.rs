@@ -41,7 +41,7 @@ pub use error::{Error, Result};
 pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
-pub use images::Commit;
+pub use images::{Commit, Import};
 pub use info::{ContainerInfo, SystemInfo};
 pub use network::{Endpoint, Protocol, Published, Subnet};
 pub use oci_runtime::monitor::protocol::Streams;

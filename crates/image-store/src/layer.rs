@@ -16,7 +16,7 @@ use flate2::read::MultiGzDecoder;
 use model::Digest;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 
 pub(crate) use apply::Unpacker;
 
@@ -36,18 +36,28 @@ pub(crate) struct Unpacked {
 
 /// Unpacks a layer, compressed in any way, into the empty directory `dir`, hashing on the way.
 pub(crate) fn unpack(mut from: impl Read, dir: &Path, is_userxattr: bool) -> Result<Unpacked> {
-    let mut head = [0; 4];
+    let mut head = [0; 10];
     let known = read_up_to(&mut from, &mut head).doing(|| "read the layer")?;
     let packed = Rc::new(Cell::new(0));
     let counted =
         Counted { inner: io::Cursor::new(head).take(known as u64).chain(from), bytes: Rc::clone(&packed) };
     match head {
         [0x1f, 0x8b, ..] if known >= 2 => unpack_tar(MultiGzDecoder::new(counted), dir, is_userxattr, packed),
-        [0x28, 0xb5, 0x2f, 0xfd] => {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let decoder = zstd::Decoder::new(counted).doing(|| "read the zstd layer")?;
             unpack_tar(decoder, dir, is_userxattr, packed)
         }
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(not_supported("xz")),
+        [b'B', b'Z', b'h', _, 0x31, 0x41, 0x59, 0x26, 0x53, 0x59] => Err(not_supported("bzip2")),
         _ => unpack_tar(counted, dir, is_userxattr, packed),
+    }
+}
+
+fn not_supported(compression: &str) -> Error {
+    Error::Unsupported {
+        what: format!(
+            "the archive is compressed with {compression}; it may be with gzip or zstd, or not at all"
+        ),
     }
 }
 

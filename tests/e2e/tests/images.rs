@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use support::daemon::Daemon;
-use support::image::{docker_archive, header};
+use support::image::{Compression, Layer, busybox_layer, docker_archive, header, noise};
 use tar::{Builder, EntryType};
 
 /// Loads an image that was made long ago, with a label.
@@ -88,5 +88,76 @@ fn images_are_pruned_by_label_and_age() -> Result<()> {
     let twice = ["--filter", "until=1h", "--filter", "until=2h"];
     let said = daemon.docker(&[["image", "prune", "--force"].as_slice(), &twice].concat())?;
     assert!(said.code != 0 && said.err.contains("more than one until filter"), "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn an_imported_file_system_runs() -> Result<()> {
+    let daemon = Daemon::start_empty(&[])?;
+    let root = busybox_layer()?;
+    let run = |image: &str, args: &[&str]| {
+        daemon.docker_ok(&[&["run", "--rm", "--network", "none", image], args].concat())
+    };
+    // From standard input, with a configuration.
+    let changes = ["-c", "ENV PATH=/bin GREETING=hello", "-c", "CMD [\"sh\", \"-c\", \"echo $GREETING\"]"];
+    let args = [&["import", "-m", "made here"], changes.as_slice(), &["-", "team/flat:2"]].concat();
+    let said = daemon.docker_with(&args, &root)?;
+    assert!(said.code == 0 && said.out.starts_with("sha256:"), "{said:?}");
+    assert_eq!(run("team/flat:2", &[])?, "hello");
+    let show = "{{.Id}} {{.Comment}} {{.RepoTags}} {{len .RootFS.Layers}}";
+    let shown = daemon.docker_ok(&["image", "inspect", "-f", show, "team/flat:2"])?;
+    assert_eq!(shown, format!("{} made here [team/flat:2] 1", said.out));
+    // From a compressed file, without a name, for another processor.
+    for (name, compression) in [("root.tar.gz", Compression::Gzip), ("root.tar.zst", Compression::Zstd)] {
+        let file = daemon.dir().join(name);
+        std::fs::write(&file, Layer::pack(&root, compression)?.bytes)?;
+        let file = file.display().to_string();
+        let args = ["import", "--platform", "linux/arm64/v8", "-c", "ENV PATH=/bin", &file];
+        for said in [daemon.docker(&args)?, daemon.cove(&args)?] {
+            assert_eq!(said.code, 0, "{said:?}");
+            let show = "{{.Architecture}} {{.Variant}} {{.RepoTags}} {{.Comment}}";
+            let shown = daemon.docker_ok(&["image", "inspect", "-f", show, &said.out])?;
+            assert_eq!(shown, "arm64 v8 [] Imported from -");
+            assert_eq!(run(&said.out, &["ls", "/bin/busybox"])?, "/bin/busybox");
+        }
+    }
+    // What export writes; and what was imported is saved and loaded like any other.
+    daemon.docker_ok(&["run", "--name", "box", "--network", "none", "team/flat:2", "touch", "/made"])?;
+    let (exported, saved) = (daemon.dir().join("box.tar"), daemon.dir().join("saved.tar"));
+    let (exported, saved) = (exported.display().to_string(), saved.display().to_string());
+    daemon.docker_ok(&["export", "-o", &exported, "box"])?;
+    let said = daemon.cove(&["image", "import", "-m", "again", &exported, "again"])?;
+    assert_eq!(said.code, 0, "{said:?}");
+    daemon.docker_ok(&["save", "-o", &saved, "again"])?;
+    daemon.docker_ok(&["rmi", "again"])?;
+    daemon.docker_ok(&["load", "-i", &saved])?;
+    assert_eq!(run("again:latest", &["/bin/ls", "/made"])?, "/made");
+    Ok(())
+}
+
+#[test]
+fn what_can_not_be_imported_is_refused_and_leaves_nothing() -> Result<()> {
+    let daemon = Daemon::start_empty(&[])?;
+    let before = daemon.docker_ok(&["images", "-aq"])?;
+    let root = busybox_layer()?;
+    let refused = |args: &[&str], input: &[u8], words: &str| -> Result<()> {
+        let said = daemon.docker_with(&[&["import"], args].concat(), input)?;
+        assert!(said.code != 0 && said.err.contains(words), "{args:?}: {said:?}");
+        Ok(())
+    };
+    refused(&["http://127.0.0.1:1/root.tar"], b"", "download the archive and import the file")?;
+    refused(&["-c", "RUN true", "-"], &root, "RUN is not a valid change command")?;
+    refused(&["--platform", "windows/amd64", "-"], &root, "windows")?;
+    refused(&["-", "UPPER"], &root, "")?;
+    refused(&["-"], &root[..root.len() / 2], "cut off")?;
+    refused(&["-"], &noise(5, 100_000), "malformed")?;
+    refused(&["-"], b"BZh91AY&SY and more of it", "bzip2")?;
+    refused(&["-"], b"\xfd7zXZ\0\0\0 and more of it", "xz")?;
+    // A hard link to a file of this machine.
+    let mut layer = Builder::new(Vec::new());
+    layer.append_link(&mut header(EntryType::Link, 0o644, 0), "stolen", "/etc/hostname")?;
+    refused(&["-"], &layer.into_inner()?, "stolen")?;
+    assert_eq!(daemon.docker_ok(&["images", "-aq"])?, before);
+    assert_eq!(daemon.entries("root/ingest"), Vec::<String>::new());
     Ok(())
 }
