@@ -8,16 +8,18 @@
 //! A file of a megabyte beside it is given up when the disk is full, so that what makes room, a
 //! removal, can still be written.
 
+mod queue;
+
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 
 use model::container::ContainerSpec;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::{Error, Result};
 use crate::lifecycle::State;
+use queue::{Inbox, Queue};
 
 /// One container as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +52,7 @@ pub(crate) enum Durability {
     Power,
 }
 
+#[derive(Debug)]
 enum Write {
     Put(Box<Record>),
     /// As `Put`, of what has happened already and can't be refused.
@@ -57,16 +60,29 @@ enum Write {
     Remove(String),
 }
 
+impl Write {
+    /// The container it is about.
+    fn id(&self) -> &str {
+        match self {
+            Self::Put(record) | Self::Note(record) => &record.id,
+            Self::Remove(id) => id,
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Job {
     write: Write,
     durability: Durability,
     done: Option<oneshot::Sender<Result<()>>>,
+    /// Held until it is written, where somebody waits for it.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// A handle to the writer.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    jobs: mpsc::Sender<Job>,
+    queue: Queue,
 }
 
 const SCHEMA: &str = "
@@ -97,46 +113,34 @@ impl Store {
         let engine_id = engine_id(&connection)?;
         let reserve = Reserve(path.with_file_name("reserve"));
         reserve.make();
-        let (jobs, inbox) = mpsc::channel();
+        let (queue, inbox) = queue::queue();
         std::thread::Builder::new()
             .name("store".into())
             .stack_size(512 * 1024)
             .spawn(move || serve(&connection, &inbox, &reserve))
             .map_err(|source| Error::Os { doing: "start the store's thread".into(), source })?;
-        Ok((Self { jobs }, records, engine_id))
+        Ok((Self { queue }, records, engine_id))
     }
 
     /// Writes a container and waits until that outlives what it has to.
     pub(crate) async fn put(&self, record: Record) -> Result<()> {
         let durability = record.durability();
-        self.submit(Write::Put(Box::new(record)), durability).await
+        self.queue.submit(Write::Put(Box::new(record)), durability).await
     }
 
     /// Writes a change that a crash may undo: start-up finds the truth by itself.
     pub(crate) fn put_later(&self, record: Record) {
-        // The writer ends only with the process.
-        let _ = self.jobs.send(Job {
-            write: Write::Note(Box::new(record)),
-            durability: Durability::Process,
-            done: None,
-        });
+        self.queue.note(record);
     }
 
     /// Writes what has happened, and waits until that outlives a crash.
     pub(crate) async fn note(&self, record: Record) -> Result<()> {
-        self.submit(Write::Note(Box::new(record)), Durability::Process).await
+        self.queue.submit(Write::Note(Box::new(record)), Durability::Process).await
     }
 
     /// Forgets a container.
     pub(crate) async fn remove(&self, id: &str, durability: Durability) -> Result<()> {
-        self.submit(Write::Remove(id.to_owned()), durability).await
-    }
-
-    async fn submit(&self, write: Write, durability: Durability) -> Result<()> {
-        let (done, outcome) = oneshot::channel();
-        let job = Job { write, durability, done: Some(done) };
-        self.jobs.send(job).map_err(|_| Error::ShuttingDown)?;
-        outcome.await.map_err(|_| Error::ShuttingDown)?
+        self.queue.submit(Write::Remove(id.to_owned()), durability).await
     }
 }
 
@@ -199,6 +203,11 @@ impl Reserve {
 }
 
 impl Job {
+    /// Whether nobody waits for it, so that a later one of the same container may stand for it.
+    fn is_unawaited(&self) -> bool {
+        self.done.is_none()
+    }
+
     /// Whether it makes room, or notes what has happened already.
     fn is_essential(&self) -> bool {
         matches!(self.write, Write::Remove(_) | Write::Note(_))
@@ -214,7 +223,9 @@ fn answer(jobs: Vec<Job>, outcome: &rusqlite::Result<()>) {
     if let Err(error) = outcome {
         tracing::error!(%error, "failed to write the state database");
     }
-    for done in jobs.into_iter().filter_map(|job| job.done) {
+    for job in jobs {
+        drop(job.place);
+        let Some(done) = job.done else { continue };
         let told = match outcome {
             Ok(()) => Ok(()),
             Err(error) => Err(Error::Store { doing: "write", source: copy(error) }),
@@ -225,15 +236,9 @@ fn answer(jobs: Vec<Job>, outcome: &rusqlite::Result<()>) {
 }
 
 /// Takes whatever waits, writes it in one transaction, and answers.
-fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve) {
+fn serve(connection: &Connection, inbox: &Inbox, reserve: &Reserve) {
     let mut is_full = None;
-    while let Ok(first) = inbox.recv() {
-        let mut jobs = vec![first];
-        while jobs.len() < 256
-            && let Ok(job) = inbox.try_recv()
-        {
-            jobs.push(job);
-        }
+    while let Some(mut jobs) = inbox.next() {
         let needs_full = jobs.iter().any(|job| job.durability == Durability::Power);
         if is_full != Some(needs_full) {
             // Fails only inside a transaction, and there is none here.
@@ -294,12 +299,8 @@ fn copy(error: &rusqlite::Error) -> rusqlite::Error {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn what_was_written_is_read_back_and_what_was_removed_is_gone() {
-        let dir = std::env::temp_dir().join(format!("engine-store-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("engine.db");
-        let record = |id: &str| Record {
+    pub(super) fn record(id: &str) -> Record {
+        Record {
             id: id.into(),
             name: id.into(),
             created: 1,
@@ -308,7 +309,14 @@ mod tests {
             state: State::Created { failure: None },
             restart_count: 0,
             is_stopped_by_user: false,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_read_back_and_what_was_removed_is_gone() {
+        let dir = std::env::temp_dir().join(format!("engine-store-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("engine.db");
         let (store, records, engine_id) = Store::open(&path).unwrap();
         assert!(records.is_empty());
         store.put(record("a")).await.unwrap();
