@@ -10,7 +10,7 @@ use support::image::{Blobs, Compression, Layer, header, noise};
 use support::registry::{Answer, Scripted, honest};
 use tar::{Builder, EntryType};
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// How long a registry may be silent in these tests.
 const STALL: Duration = Duration::from_millis(300);
@@ -178,6 +178,87 @@ async fn a_registry_that_stalls_is_given_up_on() -> Outcome {
     let error = pull(&store, &format!("{}/stalls:1", registry.host())).await.err().ok_or("it was pulled")?;
     assert!(error.to_string().contains(&registry.host()), "{error}");
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_nothing_left(dir.path())
+}
+
+/// A registry that sends a byte now and then, of what `is_slow` says; others it answers at once.
+fn trickling(image: Blobs, is_slow: impl Fn(&Answer) -> bool + Send + Sync + 'static) -> Outcome<Scripted> {
+    Ok(Scripted::serve(move |request, _| {
+        let answer = honest(&image, request);
+        // Well within what counts as a stall.
+        if is_slow(&answer) { Answer { pace: STALL / 6, piece: 1, ..answer } } else { answer }
+    })?)
+}
+
+fn open_impatient(root: &Path) -> Result<ImageStore, Error> {
+    let registries = Registries {
+        stall: STALL,
+        least_rate: 10_000,
+        rate_window: Duration::from_millis(500),
+        ..Registries::default()
+    };
+    ImageStore::open(Config { root: root.to_owned(), registries, ..Config::default() })
+}
+
+#[tokio::test]
+async fn a_registry_that_trickles_is_given_up_on() -> Outcome {
+    let manifest = image()?.manifest;
+    for (what, registry) in [
+        ("layer", trickling(image()?, |answer| answer.body.len() > 300_000)?),
+        ("manifest", trickling(image()?, move |answer| answer.body == manifest)?),
+    ] {
+        let dir = tempfile::tempdir()?;
+        let began = Instant::now();
+        let name = format!("{}/trickles:1", registry.host());
+        let error = pull(&open_impatient(dir.path())?, &name).await.err().ok_or("it was pulled")?;
+        assert!(matches!(error, Error::Unavailable { .. }), "{what}: {error:?}");
+        let text = error.to_string();
+        assert!(text.contains(&registry.host()), "{what}: {text}");
+        assert!(
+            text.contains("too slow: it sent ") && text.contains(" bytes in 0.5 seconds"),
+            "{what}: {text}"
+        );
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}: {:?}", began.elapsed());
+        assert_nothing_left(dir.path())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trickle_is_gone_on_with_as_any_break() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let image = image()?;
+    let large = support::image::sha256(&image.layers[0].bytes);
+    let slow = large.clone();
+    let registry = Scripted::serve(move |request, before| {
+        let answer = honest(&image, request);
+        // The second try is as it should be.
+        let is_slow = request.path.ends_with(&slow) && before == 0;
+        if is_slow { Answer { pace: STALL / 2, piece: 100, ..answer } } else { answer }
+    })?;
+    pull(&open_impatient(dir.path())?, &format!("{}/recovers:1", registry.host())).await?;
+    let asked = registry.requests().into_iter().filter(|request| request.path.ends_with(&large));
+    let offsets: Vec<Option<u64>> = asked.map(|request| request.from).collect();
+    assert!(matches!(offsets[..], [None, Some(from)] if from > 0 && from < 10_000), "{offsets:?}");
+    Ok(())
+}
+
+/// Without that, a registry that hangs up after each byte would be asked for each.
+#[tokio::test]
+async fn a_registry_that_hangs_up_after_a_few_bytes_is_given_up_on() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let image = image()?;
+    let large = support::image::sha256(&image.layers[0].bytes);
+    let counted = large.clone();
+    let registry = Scripted::serve(move |request, _| {
+        let answer = honest(&image, request);
+        if request.path.ends_with(&large) { answer.cut(10) } else { answer }
+    })?;
+    let name = format!("{}/hangs-up:1", registry.host());
+    let error = pull(&open(dir.path())?, &name).await.err().ok_or("it was pulled")?;
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    let asked = registry.requests().into_iter().filter(|request| request.path.ends_with(&counted)).count();
+    assert_eq!(asked, 5);
     assert_nothing_left(dir.path())
 }
 

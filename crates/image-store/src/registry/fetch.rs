@@ -111,8 +111,8 @@ async fn download(
             Err(error) => return Err(error),
         }
         if offset < total {
-            // Progress makes up for failures before it.
-            attempt = if offset > before { 0 } else { attempt + 1 };
+            // Progress makes up for failures before it, unless it is such that no end would come.
+            attempt = if offset - before >= task.client.pace().least() { 0 } else { attempt + 1 };
             if attempt >= TRIES {
                 return Err(Error::Unavailable {
                     what: format!("layer {id} can't be had beyond byte {offset} of {total}: {cause}"),
@@ -143,7 +143,10 @@ async fn stream(
         task.client.blob(&task.repository, digest, *offset, task.auth.as_ref()).await?;
     // A registry without ranges starts over: what is known of it is skipped.
     let mut skip = if is_partial { 0 } else { *offset };
-    while let Some(mut chunk) = response.chunk().await.map_err(|error| task.client.broke(&error))? {
+    let mut watch = task.client.pace().watch();
+    while let Some(mut chunk) =
+        watch.chunk(&mut response).await.map_err(|why| task.client.interrupted(&why))?
+    {
         if skip > 0 {
             let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
             skip -= skipped as u64;
