@@ -10,11 +10,12 @@
 
 mod queue;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use model::container::ContainerSpec;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
+use stdx::reserve::Reserve;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::{Error, Result};
@@ -111,8 +112,8 @@ impl Store {
         connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
         let records = read_all(&connection)?;
         let engine_id = engine_id(&connection)?;
-        let reserve = Reserve(path.with_file_name("reserve"));
-        reserve.make();
+        let reserve = Reserve::at(path.with_file_name("reserve"));
+        reserve.take();
         let (queue, inbox) = queue::queue();
         std::thread::Builder::new()
             .name("store".into())
@@ -178,30 +179,6 @@ fn engine_id(connection: &Connection) -> Result<String> {
     Ok(id)
 }
 
-/// Room on the disk for writes that can't be refused.
-struct Reserve(PathBuf);
-
-impl Reserve {
-    const SIZE: u64 = 1 << 20;
-
-    /// Takes the room, where there is some; without it only a full disk is harder to clear.
-    fn make(&self) {
-        if self.0.exists() {
-            return;
-        }
-        let made = std::fs::File::create(&self.0).and_then(|file| {
-            Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, Self::SIZE)?)
-        });
-        if made.is_err() {
-            self.give_up();
-        }
-    }
-
-    fn give_up(&self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 impl Job {
     /// Whether nobody waits for it, so that a later one of the same container may stand for it.
     fn is_unawaited(&self) -> bool {
@@ -260,7 +237,7 @@ fn serve(connection: &Connection, inbox: &Inbox, reserve: &Reserve) {
                 let _ = connection.pragma_query(None, "wal_checkpoint", |_| Ok(()));
             }
         } else {
-            reserve.make();
+            reserve.take();
         }
         answer(jobs, &outcome);
     }

@@ -1,16 +1,23 @@
 //! The index of images on disk: `images.db`. Everything in it is there before it is acknowledged.
+//!
+//! A file of a megabyte beside it is given up when the disk is full, so that removals, which make room,
+//! can still be written.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use model::Digest;
 use rusqlite::{Connection, params};
+use stdx::reserve::Reserve;
 
 use crate::error::{Error, Result};
 
 /// The database.
 #[derive(Debug)]
-pub(crate) struct Database(Mutex<Connection>);
+pub(crate) struct Database {
+    connection: Mutex<Connection>,
+    reserve: Reserve,
+}
 
 /// An image as it is kept.
 #[derive(Debug)]
@@ -66,7 +73,9 @@ impl Database {
         }
         connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
         connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
-        Ok(Self(Mutex::new(connection)))
+        let reserve = Reserve::at(path.with_file_name("images.reserve"));
+        reserve.take();
+        Ok(Self { connection: Mutex::new(connection), reserve })
     }
 
     fn with<T>(
@@ -74,8 +83,39 @@ impl Database {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         work(&connection).map_err(|source| Error::Database { doing, source })
+    }
+
+    /// As [`Self::with`], for what makes room: it is done on a full disk too.
+    fn make_room(
+        &self,
+        doing: &'static str,
+        work: impl Fn(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<()> {
+        self.with(doing, |connection| {
+            let done = work(connection);
+            if !done.as_ref().is_err_and(is_disk_full) {
+                self.reserve.take();
+                return done;
+            }
+            self.reserve.give_up();
+            work(connection)?;
+            // Into the database's own pages, so that the log's room is there for the next.
+            let _ = connection.pragma_query(None, "wal_checkpoint", |_| Ok(()));
+            Ok(())
+        })
+    }
+
+    /// What else has to be written before something can be removed, with the reserve where the disk is full.
+    pub(crate) fn with_room<T>(&self, write: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+        match write() {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                self.reserve.give_up();
+                write()
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn images(&self) -> Result<Vec<ImageRow>> {
@@ -159,7 +199,7 @@ impl Database {
 
     /// Takes names, and perhaps the image, away.
     pub(crate) fn remove(&self, names: &[String], image: Option<&Digest>) -> Result<()> {
-        self.with("remove an image", |connection| {
+        self.make_room("remove an image", |connection| {
             let transaction = connection.unchecked_transaction()?;
             for name in names {
                 transaction.execute("DELETE FROM names WHERE name = ?1", params![name])?;
@@ -172,12 +212,16 @@ impl Database {
     }
 
     pub(crate) fn remove_layer(&self, diff_id: &Digest) -> Result<()> {
-        self.with("remove a layer", |connection| {
+        self.make_room("remove a layer", |connection| {
             connection
                 .execute("DELETE FROM layers WHERE diff_id = ?1", params![diff_id.to_string()])
                 .map(drop)
         })
     }
+}
+
+fn is_disk_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
 
 fn digest(text: &str) -> Result<Digest> {

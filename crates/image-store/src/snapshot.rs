@@ -151,7 +151,10 @@ impl ImageStore {
             let dir = self.snapshot_dir(&key);
             if std::fs::read_link(dir.join("image")).is_ok_and(|target| target.as_os_str() == wanted.as_str())
             {
-                stdx::fs::write_atomic(&dir.join("layers"), text.as_bytes(), stdx::fs::Durability::Power)
+                let path = dir.join("layers");
+                let write = || stdx::fs::write_atomic(&path, text.as_bytes(), stdx::fs::Durability::Power);
+                self.database
+                    .with_room(write)
                     .doing(|| format!("write down the layers of {}", dir.display()))?;
             }
         }
