@@ -96,6 +96,9 @@ impl Store {
     /// Opens the database and reads every container.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Record>, String)> {
         let fail = |doing| move |source| Error::Store { doing, source };
+        // On a full disk, opening needs the room too: for the log's index, and to read the log back.
+        let reserve = Reserve::at(path.with_file_name("reserve"));
+        reserve.give_up();
         let connection = Connection::open(path).map_err(fail("open a file"))?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
         connection.pragma_update(None, "cache_size", -512).map_err(fail("set the cache"))?;
@@ -109,10 +112,11 @@ impl Store {
             )));
         }
         connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
-        connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
+        if version < VERSION {
+            connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
+        }
         let records = read_all(&connection)?;
         let engine_id = engine_id(&connection)?;
-        let reserve = Reserve::at(path.with_file_name("reserve"));
         reserve.take();
         let (queue, inbox) = queue::queue();
         std::thread::Builder::new()
@@ -197,7 +201,9 @@ fn is_disk_full(error: &rusqlite::Error) -> bool {
 
 /// Tells each who waits how the transaction that they shared has ended.
 fn answer(jobs: Vec<Job>, outcome: &rusqlite::Result<()>) {
-    if let Err(error) = outcome {
+    if let Err(error) = outcome
+        && !jobs.is_empty()
+    {
         tracing::error!(%error, "failed to write the state database");
     }
     for job in jobs {

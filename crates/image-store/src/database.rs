@@ -56,6 +56,9 @@ const VERSION: i64 = 1;
 impl Database {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let fail = |doing| move |source| Error::Database { doing, source };
+        // On a full disk, opening needs the room too: for the log's index, and to read the log back.
+        let reserve = Reserve::at(path.with_file_name("images.reserve"));
+        reserve.give_up();
         let connection = Connection::open(path).map_err(fail("open a file"))?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(fail("set the durability"))?;
@@ -72,8 +75,9 @@ impl Database {
             });
         }
         connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
-        connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
-        let reserve = Reserve::at(path.with_file_name("images.reserve"));
+        if version < VERSION {
+            connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
+        }
         reserve.take();
         Ok(Self { connection: Mutex::new(connection), reserve })
     }
