@@ -173,7 +173,14 @@ impl ImageStore {
             [0x28, 0xb5, 0x2f, 0xfd] => "application/vnd.oci.image.layer.v1.tar+zstd",
             _ => OCI_LAYER_TAR,
         };
-        Ok(LayerRow { diff_id, size: unpacked.size, blob, media_type: media_type.into(), blob_size })
+        Ok(LayerRow {
+            diff_id,
+            size: unpacked.size,
+            blob,
+            media_type: media_type.into(),
+            blob_size,
+            implied: unpacked.implied,
+        })
     }
 
     /// Writes images as one archive that both Docker and OCI tools read. Blocking.

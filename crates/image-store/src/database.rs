@@ -3,8 +3,10 @@
 //! A file of a megabyte beside it is given up when the disk is full, so that removals, which make room,
 //! can still be written.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use model::Digest;
 use rusqlite::{Connection, params};
@@ -36,6 +38,8 @@ pub(crate) struct LayerRow {
     pub(crate) blob: Digest,
     pub(crate) media_type: String,
     pub(crate) blob_size: u64,
+    /// Directories it implies (see [`crate::implied`]); the root is the empty path.
+    pub(crate) implied: Arc<[PathBuf]>,
 }
 
 /// A name (or `name@digest`) and what it means.
@@ -50,6 +54,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, image TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS layers (diff_id TEXT PRIMARY KEY, size INTEGER NOT NULL, blob TEXT NOT NULL,
                                        media_type TEXT NOT NULL, blob_size INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS implied (diff_id TEXT PRIMARY KEY, paths BLOB NOT NULL) WITHOUT ROWID;
 ";
 const VERSION: i64 = 1;
 
@@ -143,19 +148,23 @@ impl Database {
     pub(crate) fn layers(&self) -> Result<Vec<LayerRow>> {
         let rows = self.with("read the layers", |connection| {
             let mut statement =
-                connection.prepare("SELECT diff_id, size, blob, media_type, blob_size FROM layers")?;
-            let rows = statement
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(String, i64, String, String, i64)>>>()
+                connection.prepare(
+                    "SELECT diff_id, size, blob, media_type, blob_size, paths FROM layers LEFT JOIN implied USING (diff_id)",
+                )?;
+            let rows = statement.query_map([], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<(String, i64, String, String, i64, Option<Vec<u8>>)>>>()
         })?;
         rows.into_iter()
-            .map(|(diff_id, size, blob, media_type, blob_size)| {
+            .map(|(diff_id, size, blob, media_type, blob_size, implied)| {
                 Ok(LayerRow {
                     diff_id: digest(&diff_id)?,
                     size: u64::try_from(size).unwrap_or(0),
                     blob: digest(&blob)?,
                     media_type,
                     blob_size: u64::try_from(blob_size).unwrap_or(0),
+                    implied: split_paths(&implied.unwrap_or_default()),
                 })
             })
             .collect()
@@ -182,6 +191,12 @@ impl Database {
                         i64::try_from(layer.blob_size).unwrap_or(i64::MAX)
                     ],
                 )?;
+                if !layer.implied.is_empty() {
+                    transaction.execute(
+                        "INSERT OR IGNORE INTO implied VALUES (?1, ?2)",
+                        params![layer.diff_id.to_string(), join_paths(&layer.implied)],
+                    )?;
+                }
             }
             transaction
                 .execute("INSERT OR REPLACE INTO images VALUES (?1, ?2)", params![id.to_string(), config])?;
@@ -217,11 +232,25 @@ impl Database {
 
     pub(crate) fn remove_layer(&self, diff_id: &Digest) -> Result<()> {
         self.make_room("remove a layer", |connection| {
-            connection
-                .execute("DELETE FROM layers WHERE diff_id = ?1", params![diff_id.to_string()])
-                .map(drop)
+            let transaction = connection.unchecked_transaction()?;
+            for statement in
+                ["DELETE FROM layers WHERE diff_id = ?1", "DELETE FROM implied WHERE diff_id = ?1"]
+            {
+                transaction.execute(statement, params![diff_id.to_string()])?;
+            }
+            transaction.commit()
         })
     }
+}
+
+/// Paths are any bytes but NUL, which ends each.
+fn join_paths(paths: &[PathBuf]) -> Vec<u8> {
+    paths.iter().flat_map(|path| path.as_os_str().as_bytes().iter().copied().chain([0])).collect()
+}
+
+fn split_paths(bytes: &[u8]) -> Arc<[PathBuf]> {
+    let Some(ended) = bytes.strip_suffix(&[0]) else { return Arc::default() };
+    ended.split(|byte| *byte == 0).map(|path| PathBuf::from(OsStr::from_bytes(path))).collect()
 }
 
 fn is_disk_full(error: &rusqlite::Error) -> bool {

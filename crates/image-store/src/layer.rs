@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 use model::Digest;
@@ -26,12 +27,14 @@ const MAX_RATIO: u64 = 200;
 const RATIO_COUNTS_FROM: u64 = 1 << 30;
 
 /// What unpacking found.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Unpacked {
     /// Of the uncompressed archive.
     pub(crate) diff_id: Digest,
     /// Bytes of file content.
     pub(crate) size: u64,
+    /// Directories the archive has something in, but no entry of; the root is the empty path.
+    pub(crate) implied: Arc<[PathBuf]>,
 }
 
 /// Unpacks a layer, compressed in any way, into the empty directory `dir`, hashing on the way.
@@ -69,7 +72,7 @@ fn unpack_tar(from: impl Read, dir: &Path, is_userxattr: bool, packed: Rc<Cell<u
     let mut rest = vec![0; 64 * 1024];
     while hashed.read(&mut rest).doing(|| "read the layer to its end")? > 0 {}
     let diff_id = Digest::sha256(hashed.hasher.finalize().into());
-    Ok(Unpacked { diff_id, size: unpacker.size() })
+    Ok(Unpacked { diff_id, size: unpacker.size(), implied: unpacker.into_implied().collect() })
 }
 
 /// Hashes what passes and stops a bomb.

@@ -9,6 +9,7 @@ mod commit;
 mod config;
 mod database;
 mod error;
+mod implied;
 mod import;
 pub mod instructions;
 mod layer;

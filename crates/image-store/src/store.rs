@@ -1,8 +1,8 @@
 //! The store: what images there are, by which names, and what is kept for them.
 //!
 //! The index lives in memory and is written through to `images.db`. Files: `blobs/sha256/HEX` as
-//! registries sent them, `layers/HEX` unpacked, `snapshots/ID` of containers, `ingest/` what is
-//! under way, `trash/` what is being deleted.
+//! registries sent them, `layers/HEX` unpacked, `implied/HEX` what stacks of them need, `snapshots/ID`
+//! of containers, `ingest/` what is under way, `trash/` what is being deleted.
 
 mod index;
 
@@ -124,7 +124,7 @@ impl ImageStore {
     /// # Errors
     /// Where the directory can't be used, or was written by a newer version.
     pub fn open(config: Config) -> Result<Self> {
-        for dir in ["blobs/sha256", "layers", "snapshots", "ingest", "trash"] {
+        for dir in ["blobs/sha256", "layers", "implied", "snapshots", "ingest", "trash"] {
             let path = config.root.join(dir);
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -357,14 +357,15 @@ impl ImageStore {
 
     /// The work of [`Self::gc`]; the caller holds its lock.
     fn collect(&self) -> Result<u64> {
-        let pinned = self.pinned_layers();
+        let pinned = self.pinned_stacks();
+        self.discard_unneeded_implied(&pinned);
         let unneeded: Vec<LayerRow> = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             let needed: HashSet<Digest> = index
                 .images
                 .values()
                 .flat_map(|image| image.diff_ids.iter().copied())
-                .chain(pinned)
+                .chain(pinned.into_iter().flatten())
                 .collect();
             index.layers.values().filter(|layer| !needed.contains(&layer.diff_id)).cloned().collect()
         };
@@ -385,6 +386,13 @@ impl ImageStore {
             freed += layer.size;
         }
         Ok(freed)
+    }
+
+    fn discard_unneeded_implied(&self, pinned: &[Vec<Digest>]) {
+        let images: Vec<Arc<ImageRecord>> =
+            self.index.read().unwrap_or_else(PoisonError::into_inner).images.values().cloned().collect();
+        let stacks = images.iter().map(|image| &image.diff_ids).chain(pinned);
+        self.discard_implied(stacks.map(Vec::as_slice));
     }
 
     /// Where a blob is kept.
@@ -419,8 +427,11 @@ impl ImageStore {
             // Blobs half fetched are gone on with; trees half unpacked are not.
             if path.is_dir() {
                 self.discard(&path);
+            } else if path.extension().is_none_or(|extension| extension != "partial") {
+                let _ = std::fs::remove_file(&path);
             }
         }
+        self.discard_unneeded_implied(&self.pinned_stacks());
         let known: HashSet<PathBuf> = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             index.layers.keys().map(|diff_id| layer_dir(&self.config.root, diff_id)).collect()
@@ -440,7 +451,15 @@ impl ImageStore {
         names: Vec<String>,
     ) -> Result<Arc<ImageRecord>> {
         let id = Digest::sha256(<sha2::Sha256 as sha2::Digest>::digest(&raw).into());
-        parse_config(&raw)?;
+        let diff_ids = parse_config(&raw)?.rootfs.diff_ids;
+        let _gc = self.gc.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was there when it was looked for may have gone with another image since.
+        if let Some(gone) = diff_ids.iter().find(|id| !layer_dir(&self.config.root, id).exists()) {
+            return Err(Error::Unavailable {
+                what: format!("the layer {} was removed meanwhile: try again", gone.short()),
+            });
+        }
+        self.make_implied(&diff_ids, &layers)?;
         self.database.add_image(&id, &raw, &layers, &names)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         for layer in layers {

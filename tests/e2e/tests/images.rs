@@ -161,3 +161,73 @@ fn what_can_not_be_imported_is_refused_and_leaves_nothing() -> Result<()> {
     assert_eq!(daemon.entries("root/ingest"), Vec::<String>::new());
     Ok(())
 }
+
+/// A layer of directories (with mode and owner), files, and whiteouts.
+fn layer_of(dirs: &[(&str, u32, u64)], files: &[&str]) -> Result<Vec<u8>> {
+    let mut layer = Builder::new(Vec::new());
+    for (name, mode, owner) in dirs {
+        let mut head = header(EntryType::Directory, *mode, 0);
+        head.set_uid(*owner);
+        head.set_gid(*owner);
+        layer.append_data(&mut head, name, std::io::empty())?;
+    }
+    for name in files {
+        layer.append_data(&mut header(EntryType::Regular, 0o644, 1), name, b"x".as_slice())?;
+    }
+    Ok(layer.into_inner()?)
+}
+
+#[test]
+fn directories_a_layer_only_implies_look_as_below() -> Result<()> {
+    let mut daemon = Daemon::start_empty(&[])?;
+    let load = |daemon: &Daemon, name: &str, layers: &[Vec<u8>]| -> Result<()> {
+        let layers = [&[busybox_layer()?], layers].concat();
+        let archive = docker_archive(name, &layers, &serde_json::json!({ "Env": ["PATH=/bin"] }))?;
+        let file = daemon.dir().join("image.tar");
+        std::fs::write(&file, archive)?;
+        daemon.docker_ok(&["load", "-i", &file.display().to_string()]).map(drop)
+    };
+    let upper = layer_of(&[], &["a/b/file", "a/new/file", "tmp/file", "root/file"])?;
+    let red = layer_of(&[("./", 0o711, 0), ("a", 0o750, 7), ("a/b", 0o2775, 50)], &[])?;
+    let blue = layer_of(&[("a", 0o1700, 8)], &[])?;
+    // The same layer on top of two others, which it looks like in turn.
+    load(&daemon, "red", &[red.clone(), upper.clone()])?;
+    load(&daemon, "blue", &[blue, upper.clone()])?;
+    // An explicit entry counts, whatever lies below it; and what was deleted in between gives nothing.
+    load(&daemon, "explicit", &[red.clone(), layer_of(&[("a", 0o755, 9)], &["a/b/file"])?, upper.clone()])?;
+    load(&daemon, "deleted", &[red.clone(), layer_of(&[], &["a/.wh.b"])?, upper.clone()])?;
+    load(&daemon, "opaque", &[red, layer_of(&[], &["a/.wh..wh..opq"])?, upper])?;
+    let show = "stat -c '%n %a %u' / /a /a/b /a/new /tmp /root; cat /a/b/file /a/new/file";
+    let shown = |daemon: &Daemon, image: &str| -> Result<Vec<String>> {
+        let run = ["run", "--rm", "--network", "none", image, "sh", "-c", show];
+        let said = daemon.docker_ok(&run)?;
+        Ok(said.split('\n').map(str::to_owned).collect())
+    };
+    let expected: [(&str, [&str; 4]); 5] = [
+        ("red", ["/ 711 0", "/a 750 7", "/a/b 2775 50", "/a/new 755 0"]),
+        ("blue", ["/ 755 0", "/a 1700 8", "/a/b 755 0", "/a/new 755 0"]),
+        ("explicit", ["/ 711 0", "/a 755 9", "/a/b 2775 50", "/a/new 755 0"]),
+        ("deleted", ["/ 711 0", "/a 750 7", "/a/b 755 0", "/a/new 755 0"]),
+        ("opaque", ["/ 711 0", "/a 750 7", "/a/b 755 0", "/a/new 755 0"]),
+    ];
+    for (image, lines) in expected {
+        let lines = [lines.as_slice(), &["/tmp 1777 0", "/root 700 0", "xx"]].concat();
+        assert_eq!(shown(&daemon, image)?, lines, "{image}");
+    }
+    // A container keeps its view when its image is taken away and the daemon starts anew, and writing
+    // into such a directory changes nothing about it.
+    let name = ["create", "--name", "box", "--network", "none", "red", "sh", "-c"];
+    daemon.docker_ok(&[name.as_slice(), &["touch /a/b/more; stat -c '%a %u' / /a /a/b"]].concat())?;
+    daemon.docker_ok(&["commit", "box", "made"])?;
+    daemon.docker_ok(&["rmi", "--force", "red"])?;
+    daemon.crash()?;
+    daemon.launch()?;
+    assert_eq!(daemon.docker_ok(&["start", "-a", "box"])?, "711 0\n750 7\n2775 50");
+    assert_eq!(daemon.docker_ok(&["diff", "box"])?, "C /a\nC /a/b\nA /a/b/more");
+    // So does an image made of one, and all of it goes with the last that needs it.
+    assert_eq!(shown(&daemon, "made")?[..3], ["/ 711 0", "/a 750 7", "/a/b 2775 50"]);
+    daemon.docker_ok(&["rm", "box"])?;
+    daemon.docker_ok(&["rmi", "made", "blue", "explicit", "deleted", "opaque"])?;
+    assert_eq!(daemon.entries("root/implied"), Vec::<String>::new());
+    Ok(())
+}

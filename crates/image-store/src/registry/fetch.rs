@@ -81,6 +81,7 @@ pub(super) async fn fetch_layer(
         blob: digest,
         media_type: task.descriptor.media_type.clone(),
         blob_size: total,
+        implied: unpacked.implied,
     })
 }
 
