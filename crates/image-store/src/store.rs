@@ -427,8 +427,21 @@ impl ImageStore {
             // Blobs half fetched are gone on with; trees half unpacked are not.
             if path.is_dir() {
                 self.discard(&path);
-            } else if path.extension().is_none_or(|extension| extension != "partial") {
+            } else if path.extension().is_none_or(|extension| extension != "partial") || is_stale(&path) {
                 let _ = std::fs::remove_file(&path);
+            }
+        }
+        let blobs: HashSet<String> = {
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            index.layers.values().map(|layer| layer.blob.hex().to_owned()).collect()
+        };
+        for path in names("blobs/sha256") {
+            // Of an image that was not finished: whoever pulls it again goes on from there.
+            if let Some(name) = path.file_name().and_then(|name| name.to_str())
+                && !blobs.contains(name)
+            {
+                let partial = self.config.root.join("ingest").join(format!("{name}.partial"));
+                let _ = std::fs::rename(&path, partial);
             }
         }
         self.discard_unneeded_implied(&self.pinned_stacks());
@@ -477,10 +490,23 @@ impl ImageStore {
         self.index.read().unwrap_or_else(PoisonError::into_inner).layers.get(diff_id).cloned()
     }
 
+    /// Whether a layer here came from this blob.
+    pub(crate) fn needs_blob(&self, blob: &Digest) -> bool {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.layers.values().any(|layer| layer.blob == *blob)
+    }
+
     /// A fresh path below `ingest/`.
     pub(crate) fn ingest_path(&self, kind: &str) -> PathBuf {
         self.config.root.join("ingest").join(format!("{kind}-{:016x}", rand_u64()))
     }
+}
+
+/// Whether a blob half fetched has waited so long that nobody will go on with it.
+fn is_stale(partial: &Path) -> bool {
+    const KEPT: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
+    let modified = std::fs::metadata(partial).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEPT))
 }
 
 /// Enough to name files apart.

@@ -162,6 +162,56 @@ async fn a_pull_that_was_cut_off_is_gone_on_with_by_the_next() -> Outcome {
 }
 
 #[tokio::test]
+async fn bytes_kept_from_before_that_are_damaged_are_fetched_anew() -> Outcome {
+    let image = image()?;
+    let large = image.layers[0].clone();
+    let hex = support::image::sha256(&large.bytes);
+    let cut = large.bytes[..200_000].to_vec();
+    let mut flipped = large.bytes.clone();
+    flipped[100_000] ^= 1;
+    for (what, kept) in [("zeros", vec![0; 300_000]), ("another byte", flipped), ("garbage", noise(21, 5000))]
+    {
+        let dir = tempfile::tempdir()?;
+        let served = image.clone();
+        let registry = Scripted::serve(move |request, _| honest(&served, request))?;
+        let store = open(dir.path())?;
+        std::fs::write(dir.path().join(format!("ingest/{hex}.partial")), kept)?;
+        let pulled = pull(&store, &format!("{}/damaged:1", registry.host())).await;
+        assert!(pulled.is_ok(), "{what}: {pulled:?}");
+        assert_nothing_left(dir.path())?;
+    }
+    // A blob that no layer stands on any more is one of those when the store is opened.
+    let dir = tempfile::tempdir()?;
+    drop(open(dir.path())?);
+    std::fs::write(dir.path().join("blobs/sha256").join(&hex), cut)?;
+    let store = open(dir.path())?;
+    let registry = Scripted::serve(move |request, _| honest(&image, request))?;
+    pull(&store, &format!("{}/unfinished:1", registry.host())).await?;
+    let asked = registry.requests().into_iter().filter(|request| request.path.ends_with(&hex));
+    assert_eq!(asked.map(|request| request.from).collect::<Vec<_>>(), [Some(200_000)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_image_that_lies_about_a_blob_takes_it_from_no_other() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let honest_image = image()?;
+    let mut liar = honest_image.layers.clone();
+    liar[0].diff_id = "1".repeat(64);
+    let liar = Blobs::new(liar, &serde_json::json!({}));
+    let registry = Scripted::serve(move |request, _| {
+        honest(if request.path.contains("/liar/") { &liar } else { &honest_image }, request)
+    })?;
+    let store = open(dir.path())?;
+    let name = format!("{}/good:1", registry.host());
+    pull(&store, &name).await?;
+    let refused = pull(&store, &format!("{}/liar:1", registry.host())).await;
+    assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+    store.save(&[name], std::io::sink())?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_registry_that_stalls_is_given_up_on() -> Outcome {
     let dir = tempfile::tempdir()?;
     let image = image()?;

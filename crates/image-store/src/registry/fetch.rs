@@ -36,6 +36,28 @@ pub(super) async fn fetch_layer(
     digest: Digest,
     turn: tokio::sync::OwnedMutexGuard<()>,
 ) -> Result<LayerRow> {
+    let (fetched, turn) = fetch_from(task, digest, turn).await?;
+    match fetched {
+        // Bytes kept from before are damaged now and then, by a power cut for one; they are gone by now.
+        Fetched { start, outcome: Err(error) } if start > 0 && error.is_of_content() => {
+            tracing::info!(layer = digest.short(), %error, "what was kept of a layer is damaged: it is fetched anew");
+            fetch_from(task, digest, turn).await?.0.outcome
+        }
+        other => other.outcome,
+    }
+}
+
+/// How a try ended, and from which byte on it had asked the registry.
+struct Fetched {
+    start: u64,
+    outcome: Result<LayerRow>,
+}
+
+async fn fetch_from(
+    task: &LayerTask,
+    digest: Digest,
+    turn: tokio::sync::OwnedMutexGuard<()>,
+) -> Result<(Fetched, tokio::sync::OwnedMutexGuard<()>)> {
     let total = task.descriptor.size;
     let partial = task.store.config.root.join("ingest").join(format!("{}.partial", digest.hex()));
     let kept = std::fs::metadata(&partial).map_or(0, |metadata| metadata.len());
@@ -55,34 +77,26 @@ pub(super) async fn fetch_layer(
         total,
     };
     let start = if work.is_kept { total } else { have };
-    let unpacking = tokio::task::spawn_blocking(move || {
-        let done = work.run(receiver);
-        drop(turn);
-        done
-    });
+    let unpacking = tokio::task::spawn_blocking(move || (work.run(receiver), turn));
     let downloaded = download(task, &digest, start, &sender).await;
     if let Err(error) = &downloaded {
         // The thread must not take the end of the channel for the end of the blob.
         let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
     }
     drop(sender);
-    let unpacked = unpacking
+    let (unpacked, turn) = unpacking
         .await
         .map_err(|error| Error::Unavailable { what: format!("unpacking was cut off: {error}") })?;
     // What the network did explains what the thread then missed.
-    let unpacked = match (downloaded, unpacked) {
-        (Err(error @ Error::Unavailable { .. }), Err(_)) => return Err(error),
-        (Err(error), _) => return Err(error),
-        (Ok(()), unpacked) => unpacked?,
-    };
-    Ok(LayerRow {
+    let outcome = downloaded.and(unpacked).map(|unpacked| LayerRow {
         diff_id: task.diff_id,
         size: unpacked.size,
         blob: digest,
         media_type: task.descriptor.media_type.clone(),
         blob_size: total,
         implied: unpacked.implied,
-    })
+    });
+    Ok((Fetched { start, outcome }, turn))
 }
 
 /// Feeds the blob's bytes from `offset` on into the channel, across breaks.
@@ -192,7 +206,9 @@ impl Work {
             let _ = std::fs::remove_dir_all(&tree);
             // What can't be right is not gone on with; nor does a full disk get fuller.
             let is_broken_off = matches!(error, Error::Unavailable { .. });
-            if !is_broken_off {
+            // An image that lies about what a blob unpacks to takes it from no other.
+            let is_needed = self.is_kept && self.store.needs_blob(&self.digest);
+            if !is_broken_off && !is_needed {
                 let _ = std::fs::remove_file(&self.partial);
             }
         }
