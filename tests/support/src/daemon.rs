@@ -67,7 +67,11 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn load_busybox(&self) -> Result<()> {
+    /// Loads the busybox image.
+    ///
+    /// # Errors
+    /// Where the daemon refuses it.
+    pub fn load_busybox(&self) -> Result<()> {
         let daemon = self;
         let image = daemon.dir.path().join("busybox.tar");
         crate::image::write_busybox(&image)?;
@@ -101,6 +105,12 @@ impl Daemon {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Where it listens.
