@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::error::{ApiError, ApiResult};
-use crate::query::Query;
+use crate::query::{Query, parse_time};
 
 /// Values by name.
 #[derive(Debug, Default)]
@@ -79,12 +79,25 @@ impl Filters {
 
     /// The `until` filter as nanoseconds since the epoch: a time, or how long ago (`24h`).
     pub(crate) fn until(&self, now: u64) -> ApiResult<Option<u64>> {
-        let Some(text) = self.get("until").first() else { return Ok(None) };
+        let text = match self.get("until") {
+            [] => return Ok(None),
+            [text] => text,
+            _ => return Err(ApiError::bad("more than one until filter specified")),
+        };
         if let Some(ago) = parse_duration(text) {
             return Ok(Some(now.saturating_sub(ago)));
         }
-        Query::parse(&format!("until={text}")).time("until")
+        let at = parse_time(text).or_else(|| local_time(text));
+        at.map(Some).ok_or_else(|| ApiError::bad(format!("invalid filter 'until={text}'")))
     }
+}
+
+/// A day or a time without a zone, which Docker takes as the daemon's own (`2026-01-31`,
+/// `2026-01-31T15:04:05`); to nanoseconds since the epoch.
+fn local_time(text: &str) -> Option<u64> {
+    let civil: jiff::civil::DateTime = text.parse().ok()?;
+    let at = civil.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp();
+    u64::try_from(at.as_nanosecond()).ok()
 }
 
 /// Go's durations: `1h30m`, `10s`; to nanoseconds.
@@ -101,7 +114,7 @@ fn parse_duration(text: &str) -> Option<u64> {
         total = total.checked_add(number.checked_mul(nanos)?)?;
         rest = rest.get(digits + unit.len()..)?;
     }
-    (total > 0).then_some(total)
+    (!text.is_empty()).then_some(total)
 }
 
 #[cfg(test)]
@@ -120,5 +133,20 @@ mod tests {
         assert!(parse("[").is_err());
         assert_eq!(parse_duration("1h30m"), Some(5_400_000_000_000));
         assert_eq!(parse_duration("tomorrow"), None);
+    }
+
+    #[test]
+    fn until_is_an_age_or_a_time_and_only_one() {
+        let until = |values: &[&str]| {
+            let list = values.iter().map(ToString::to_string).collect();
+            Filters(BTreeMap::from([("until".to_owned(), list)])).until(10_000_000_000)
+        };
+        assert_eq!(until(&["4s"]).unwrap(), Some(6_000_000_000));
+        assert_eq!(until(&["1.5"]).unwrap(), Some(1_500_000_000));
+        assert_eq!(until(&["1970-01-01T02:00:02+02:00"]).unwrap(), Some(2_000_000_000));
+        let day = until(&["2026-01-31"]).unwrap().unwrap();
+        assert_eq!(until(&["2026-01-31T00:00:05"]).unwrap(), Some(day + 5_000_000_000));
+        assert!(until(&["tomorrow"]).is_err());
+        assert!(until(&["1h", "2h"]).is_err());
     }
 }

@@ -53,16 +53,21 @@ impl Query {
     pub(crate) fn time(&self, name: &str) -> ApiResult<Option<u64>> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let bad = || ApiError::bad(format!("invalid value for {name:?}: {text:?}"));
-        let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-        if let Ok(seconds) = seconds.parse::<i64>() {
-            let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-            let nanos: u64 = digits.parse().map_err(|_| bad())?;
-            let whole = u64::try_from(seconds).unwrap_or(0);
-            return Ok(Some(whole.saturating_mul(1_000_000_000).saturating_add(nanos)).filter(|at| *at > 0));
-        }
-        let at: jiff::Timestamp = text.parse().map_err(|_| bad())?;
-        Ok(u64::try_from(at.as_nanosecond()).ok())
+        Ok(Some(parse_time(text).ok_or_else(bad)?).filter(|at| *at > 0))
     }
+}
+
+/// Seconds since the epoch with a fraction, or RFC 3339; to nanoseconds. What lies before is 0.
+pub(crate) fn parse_time(text: &str) -> Option<u64> {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if let Ok(seconds) = seconds.parse::<i64>() {
+        let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+        let nanos: u64 = digits.parse().ok()?;
+        let whole = u64::try_from(seconds).unwrap_or(0);
+        return Some(whole.saturating_mul(1_000_000_000).saturating_add(nanos));
+    }
+    let at: jiff::Timestamp = text.parse().ok()?;
+    Some(u64::try_from(at.as_nanosecond()).unwrap_or(0))
 }
 
 /// Percent escapes and `+`.

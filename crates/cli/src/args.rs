@@ -102,6 +102,8 @@ pub(crate) enum Verb {
     /// Networks that containers share
     #[command(subcommand)]
     Network(networks::NetworkVerb),
+    /// Make an image of a file system's tar archive
+    Import(images::ImportArgs),
     /// Show what happens
     Events(system::EventsArgs),
     /// Show the engine and its computer
@@ -150,7 +152,7 @@ const KEPT: &[(&str, &[&str])] = &[
             "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait",
         ],
     ),
-    ("image", &["history", "load", "pull", "save", "tag"]),
+    ("image", &["history", "import", "load", "pull", "save", "tag"]),
     ("system", &["df", "events", "info", "prune"]),
 ];
 
@@ -220,6 +222,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Load(args) => images::load(&client, args).await,
         Verb::Volume(verb) => volumes::volume(&client, verb).await,
         Verb::Network(verb) => networks::dispatch(&client, verb).await,
+        Verb::Import(args) => images::import(&client, args).await,
         Verb::Events(args) => system::events(&client, args).await,
         Verb::Info(args) => system::info(&client, args).await,
         Verb::Version(args) => system::version(&client, args).await,

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 
 use api::client::Client;
-use api::client::images::RemoveImage;
+use api::client::images::{ImportImage, RemoveImage};
 use clap::Args;
 use futures_util::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
 
 use crate::containers::for_each;
 use crate::exit::{Failure, Outcome};
@@ -179,28 +181,25 @@ pub(crate) struct LoadArgs {
     input: Option<String>,
 }
 
-pub(crate) async fn load(client: &Client, args: LoadArgs) -> Outcome {
-    let mut lines = match &args.input {
+/// An archive on its way to the engine.
+type Archive = ReaderStream<Box<dyn AsyncRead + Send + Unpin>>;
+
+/// Opens a file, or standard input where there is none; `hint` is for who sits at a terminal there.
+async fn archive(file: Option<&str>, hint: &str) -> Outcome<Archive> {
+    let reader: Box<dyn AsyncRead + Send + Unpin> = match file {
         Some(file) => {
-            let open = tokio::fs::File::open(file)
-                .await
-                .map_err(|error| Failure::new(format!("{file}: {error}")))?;
-            client.load_images(false, tokio_util::io::ReaderStream::with_capacity(open, 128 * 1024)).await?
+            let open = tokio::fs::File::open(file).await;
+            Box::new(open.map_err(|error| Failure::new(format!("{file}: {error}")))?)
         }
-        None if crate::terminal::is_input() => {
-            return Err(Failure::new(
-                "requested load from stdin, but stdin is empty: use -i FILE or redirect",
-            ));
-        }
-        None => {
-            client
-                .load_images(
-                    false,
-                    tokio_util::io::ReaderStream::with_capacity(tokio::io::stdin(), 128 * 1024),
-                )
-                .await?
-        }
+        None if crate::terminal::is_input() => return Err(Failure::new(hint)),
+        None => Box::new(tokio::io::stdin()),
     };
+    Ok(ReaderStream::with_capacity(reader, 128 * 1024))
+}
+
+pub(crate) async fn load(client: &Client, args: LoadArgs) -> Outcome {
+    let hint = "requested load from stdin, but stdin is empty: use -i FILE or redirect";
+    let mut lines = client.load_images(false, archive(args.input.as_deref(), hint).await?).await?;
     while let Some(line) = lines.next().await {
         let line = line?;
         if let Some(error) = line.error {
@@ -208,6 +207,55 @@ pub(crate) async fn load(client: &Client, args: LoadArgs) -> Outcome {
         }
         if let Some(text) = line.stream {
             printer::line(text.trim_end());
+        }
+    }
+    Ok(0)
+}
+
+/// Flags of `import`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  cove export box | cove import - flat:1\n  cove import -c 'CMD [\"sh\"]' rootfs.tar.gz mine"
+)]
+pub(crate) struct ImportArgs {
+    /// A Dockerfile instruction to apply: 'CMD ["sh"]', 'ENV A=1'
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    /// What it is
+    #[arg(short, long)]
+    message: Option<String>,
+    /// What its programs are for: linux/arm64
+    #[arg(long)]
+    platform: Option<String>,
+    /// A tar archive, compressed or not; - is standard input
+    file: String,
+    /// The image's name
+    image: Option<String>,
+}
+
+pub(crate) async fn import(client: &Client, args: ImportArgs) -> Outcome {
+    if args.file.starts_with("http://") || args.file.starts_with("https://") {
+        return Err(Failure::new(format!(
+            "{} is not downloaded: fetch it, and import the file or pipe it to 'cove import -'",
+            args.file
+        )));
+    }
+    let image = ImportImage {
+        name: args.image.as_deref(),
+        message: args.message.as_deref(),
+        changes: &args.change,
+        platform: args.platform.as_deref(),
+    };
+    let file = Some(args.file.as_str()).filter(|file| *file != "-");
+    let archive = archive(file, "nothing is piped here: name a file or redirect").await?;
+    let mut lines = client.import_image(image, archive).await?;
+    while let Some(line) = lines.next().await {
+        let line = line?;
+        if let Some(error) = line.error {
+            return Err(Failure::new(error));
+        }
+        if let Some(id) = line.status {
+            printer::line(id);
         }
     }
     Ok(0)

@@ -122,7 +122,7 @@ pub(crate) struct PruneArgs {
     /// Don't ask
     #[arg(short, long)]
     force: bool,
-    /// label=…, until=… (a time, or how long ago)
+    /// label=…, label!=…, until=… (a time, or how long ago)
     #[arg(long)]
     filter: Vec<String>,
     /// containers or images, and not the other

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use image_store::{CommitOptions, ImageConfig, ImageRecord, Removed};
-use model::{Digest, Reference};
+use image_store::{CommitOptions, ImageConfig, ImageRecord, ImportOptions, Removed};
+use model::{Digest, Platform, Reference};
 
 use crate::engine::{Engine, now};
 use crate::error::{Error, Result};
@@ -25,6 +25,19 @@ pub struct Commit {
     pub changes: Vec<String>,
     /// Whether the container is paused, so that nothing changes meanwhile.
     pub pauses: bool,
+}
+
+/// What an image made of an archive is to be.
+#[derive(Debug, Default)]
+pub struct Import {
+    /// Its name.
+    pub reference: Option<Reference>,
+    /// Free text.
+    pub comment: String,
+    /// Dockerfile instructions that make its configuration.
+    pub changes: Vec<String>,
+    /// What its programs are for; this machine where unset.
+    pub platform: Option<Platform>,
 }
 
 impl Engine {
@@ -64,14 +77,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes images without a name, or with `is_all` every image no container uses.
+    /// Removes images without a name, or with `is_all` every image no container uses; of both only
+    /// what `matches` says yes to.
     ///
     /// # Errors
     /// Where the store refuses.
-    pub fn prune_images(&self, is_all: bool) -> Result<(Vec<Removed>, u64)> {
+    pub fn prune_images(
+        &self,
+        is_all: bool,
+        matches: impl Fn(&ImageRecord) -> bool,
+    ) -> Result<(Vec<Removed>, u64)> {
         let in_use: Vec<Digest> =
             self.containers.all().iter().filter_map(|container| container.image_id.parse().ok()).collect();
-        Ok(self.images.prune(is_all, &in_use)?)
+        Ok(self.images.prune(is_all, &in_use, matches)?)
     }
 
     /// Makes an image of a container's file system.
@@ -103,6 +121,26 @@ impl Engine {
         let image = committed?;
         self.container_event(&container, "commit", &[("imageID", &image.id.to_string())]);
         Ok(image.id.to_string())
+    }
+
+    /// Makes an image of a file system's archive. Blocking.
+    ///
+    /// # Errors
+    /// Where a change or the archive is malformed, or the store refuses.
+    pub fn import_image(&self, from: impl std::io::Read, wanted: Import) -> Result<String> {
+        let mut config = ImageConfig::default();
+        for change in &wanted.changes {
+            image_store::instructions::apply(&mut config, change)?;
+        }
+        let options = ImportOptions {
+            config,
+            reference: wanted.reference,
+            comment: wanted.comment,
+            platform: wanted.platform,
+        };
+        let id = self.images.import(from, options)?.id.to_string();
+        self.image_event("import", &id, &id);
+        Ok(id)
     }
 
     /// The image a container was made from.

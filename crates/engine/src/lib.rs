@@ -44,7 +44,7 @@ pub use error::{Error, Result};
 pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
-pub use images::Commit;
+pub use images::{Commit, Import};
 pub use info::{ContainerInfo, MemberOf, MountInfo, SystemInfo};
 pub use network::{Address, Endpoint, Protocol, Published, Range, Subnet};
 pub use networks::{Attachments, NetworkInfo, NetworkRecord, endpoint_id};

@@ -8,18 +8,21 @@
 //! A file of a megabyte beside it is given up when the disk is full, so that what makes room, a
 //! removal, can still be written.
 
-use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+mod queue;
+
+use std::path::Path;
 
 use model::container::ContainerSpec;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use stdx::reserve::Reserve;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::{Error, Result};
 use crate::lifecycle::State;
 use crate::networks::NetworkRecord;
 use crate::volumes::VolumeRecord;
+use queue::{Inbox, Queue};
 
 /// One container as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,6 +55,7 @@ pub(crate) enum Durability {
     Power,
 }
 
+#[derive(Debug)]
 enum Write {
     Put(Box<Record>),
     /// As `Put`, of what has happened already and can't be refused.
@@ -66,6 +70,16 @@ enum Write {
 }
 
 impl Write {
+    /// The container it is about, if it is about one.
+    fn container(&self) -> Option<&str> {
+        match self {
+            Self::Put(record) | Self::Note(record) => Some(&record.id),
+            Self::Remove(id) => Some(id),
+            Self::All(writes) => writes.iter().find_map(Self::container),
+            Self::PutNetwork(_) | Self::RemoveNetwork(_) | Self::PutVolume(_) | Self::RemoveVolume(_) => None,
+        }
+    }
+
     /// Whether it makes room, or notes what has happened already.
     fn is_essential(&self) -> bool {
         match self {
@@ -88,16 +102,19 @@ pub(crate) struct Opened {
     pub(crate) is_new: bool,
 }
 
+#[derive(Debug)]
 struct Job {
     write: Write,
     durability: Durability,
     done: Option<oneshot::Sender<Result<()>>>,
+    /// Held until it is written, where somebody waits for it.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// A handle to the writer.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    jobs: mpsc::Sender<Job>,
+    queue: Queue,
 }
 
 const SCHEMA: &str = "
@@ -112,6 +129,9 @@ impl Store {
     /// Opens the database and reads what is in it.
     pub(crate) fn open(path: &Path) -> Result<Opened> {
         let fail = |doing| move |source| Error::Store { doing, source };
+        // On a full disk, opening needs the room too: for the log's index, and to read the log back.
+        let reserve = Reserve::at(path.with_file_name("reserve"));
+        reserve.give_up();
         let connection = Connection::open(path).map_err(fail("open a file"))?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
         connection.pragma_update(None, "cache_size", -512).map_err(fail("set the cache"))?;
@@ -125,27 +145,28 @@ impl Store {
             )));
         }
         connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
-        connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
+        if version < VERSION {
+            connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
+        }
         let containers = read_all(&connection, "containers")?;
         let networks = read_all(&connection, "networks")?;
         let volumes = read_all(&connection, "volumes")?;
         let engine_id = engine_id(&connection)?;
-        let reserve = Reserve(path.with_file_name("reserve"));
-        reserve.make();
-        let (jobs, inbox) = mpsc::channel();
+        reserve.take();
+        let (queue, inbox) = queue::queue();
         std::thread::Builder::new()
             .name("store".into())
             .stack_size(512 * 1024)
             .spawn(move || serve(&connection, &inbox, &reserve))
             .map_err(|source| Error::Os { doing: "start the store's thread".into(), source })?;
         let is_new = version == 0;
-        Ok(Opened { store: Self { jobs }, containers, networks, volumes, engine_id, is_new })
+        Ok(Opened { store: Self { queue }, containers, networks, volumes, engine_id, is_new })
     }
 
     /// Writes a container and waits until that outlives what it has to.
     pub(crate) async fn put(&self, record: Record) -> Result<()> {
         let durability = record.durability();
-        self.submit(Write::Put(Box::new(record)), durability).await
+        self.queue.submit(Write::Put(Box::new(record)), durability).await
     }
 
     /// As [`Self::put`], with the volumes that are made for it: all of it or nothing is there afterwards.
@@ -154,35 +175,32 @@ impl Store {
         let has_named = volumes.iter().any(|volume| !volume.is_anonymous());
         let durability = if has_named { Durability::Power } else { record.durability() };
         if volumes.is_empty() {
-            return self.submit(Write::Put(Box::new(record)), durability).await;
+            return self.queue.submit(Write::Put(Box::new(record)), durability).await;
         }
         let volumes = volumes.into_iter().map(|volume| Write::PutVolume(Box::new(volume)));
-        self.submit(Write::All(volumes.chain([Write::Put(Box::new(record))]).collect()), durability).await
+        self.queue
+            .submit(Write::All(volumes.chain([Write::Put(Box::new(record))]).collect()), durability)
+            .await
     }
 
     /// Writes a volume and waits until that outlives a power cut.
     pub(crate) async fn put_volume(&self, record: VolumeRecord) -> Result<()> {
-        self.submit(Write::PutVolume(Box::new(record)), Durability::Power).await
+        self.queue.submit(Write::PutVolume(Box::new(record)), Durability::Power).await
     }
 
     /// Forgets a volume.
     pub(crate) async fn remove_volume(&self, name: &str) -> Result<()> {
-        self.submit(Write::RemoveVolume(name.to_owned()), Durability::Power).await
+        self.queue.submit(Write::RemoveVolume(name.to_owned()), Durability::Power).await
     }
 
     /// Writes a change that a crash may undo: start-up finds the truth by itself.
     pub(crate) fn put_later(&self, record: Record) {
-        // The writer ends only with the process.
-        let _ = self.jobs.send(Job {
-            write: Write::Note(Box::new(record)),
-            durability: Durability::Process,
-            done: None,
-        });
+        self.queue.note(record);
     }
 
     /// Writes what has happened, and waits until that outlives a crash.
     pub(crate) async fn note(&self, record: Record) -> Result<()> {
-        self.submit(Write::Note(Box::new(record)), Durability::Process).await
+        self.queue.submit(Write::Note(Box::new(record)), Durability::Process).await
     }
 
     /// Forgets a container and the volumes that go with it.
@@ -193,24 +211,17 @@ impl Store {
         durability: Durability,
     ) -> Result<()> {
         let writes = [Write::Remove(id.to_owned())].into_iter().chain(volumes.map(Write::RemoveVolume));
-        self.submit(Write::All(writes.collect()), durability).await
+        self.queue.submit(Write::All(writes.collect()), durability).await
     }
 
     /// Writes a network, and waits until that outlives a power cut.
     pub(crate) async fn put_network(&self, record: NetworkRecord) -> Result<()> {
-        self.submit(Write::PutNetwork(Box::new(record)), Durability::Power).await
+        self.queue.submit(Write::PutNetwork(Box::new(record)), Durability::Power).await
     }
 
     /// Forgets a network.
     pub(crate) async fn remove_network(&self, id: &str) -> Result<()> {
-        self.submit(Write::RemoveNetwork(id.to_owned()), Durability::Power).await
-    }
-
-    async fn submit(&self, write: Write, durability: Durability) -> Result<()> {
-        let (done, outcome) = oneshot::channel();
-        let job = Job { write, durability, done: Some(done) };
-        self.jobs.send(job).map_err(|_| Error::ShuttingDown)?;
-        outcome.await.map_err(|_| Error::ShuttingDown)?
+        self.queue.submit(Write::RemoveNetwork(id.to_owned()), Durability::Power).await
     }
 }
 
@@ -248,27 +259,10 @@ fn engine_id(connection: &Connection) -> Result<String> {
     Ok(id)
 }
 
-/// Room on the disk for writes that can't be refused.
-struct Reserve(PathBuf);
-
-impl Reserve {
-    const SIZE: u64 = 1 << 20;
-
-    /// Takes the room, where there is some; without it only a full disk is harder to clear.
-    fn make(&self) {
-        if self.0.exists() {
-            return;
-        }
-        let made = std::fs::File::create(&self.0).and_then(|file| {
-            Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, Self::SIZE)?)
-        });
-        if made.is_err() {
-            self.give_up();
-        }
-    }
-
-    fn give_up(&self) {
-        let _ = std::fs::remove_file(&self.0);
+impl Job {
+    /// Whether nobody waits for it, so that a later one of the same container may stand for it.
+    fn is_unawaited(&self) -> bool {
+        self.done.is_none()
     }
 }
 
@@ -278,10 +272,14 @@ fn is_disk_full(error: &rusqlite::Error) -> bool {
 
 /// Tells each who waits how the transaction that they shared has ended.
 fn answer(jobs: Vec<Job>, outcome: &rusqlite::Result<()>) {
-    if let Err(error) = outcome {
+    if let Err(error) = outcome
+        && !jobs.is_empty()
+    {
         tracing::error!(%error, "failed to write the state database");
     }
-    for done in jobs.into_iter().filter_map(|job| job.done) {
+    for job in jobs {
+        drop(job.place);
+        let Some(done) = job.done else { continue };
         let told = match outcome {
             Ok(()) => Ok(()),
             Err(error) => Err(Error::Store { doing: "write", source: copy(error) }),
@@ -292,15 +290,9 @@ fn answer(jobs: Vec<Job>, outcome: &rusqlite::Result<()>) {
 }
 
 /// Takes whatever waits, writes it in one transaction, and answers.
-fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve) {
+fn serve(connection: &Connection, inbox: &Inbox, reserve: &Reserve) {
     let mut is_full = None;
-    while let Ok(first) = inbox.recv() {
-        let mut jobs = vec![first];
-        while jobs.len() < 256
-            && let Ok(job) = inbox.try_recv()
-        {
-            jobs.push(job);
-        }
+    while let Some(mut jobs) = inbox.next() {
         let needs_full = jobs.iter().any(|job| job.durability == Durability::Power);
         if is_full != Some(needs_full) {
             // Fails only inside a transaction, and there is none here.
@@ -323,7 +315,7 @@ fn serve(connection: &Connection, inbox: &mpsc::Receiver<Job>, reserve: &Reserve
                 let _ = connection.pragma_query(None, "wal_checkpoint", |_| Ok(()));
             }
         } else {
-            reserve.make();
+            reserve.take();
         }
         answer(jobs, &outcome);
     }
@@ -373,12 +365,8 @@ fn copy(error: &rusqlite::Error) -> rusqlite::Error {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn what_was_written_is_read_back_and_what_was_removed_is_gone() {
-        let dir = std::env::temp_dir().join(format!("engine-store-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("engine.db");
-        let record = |id: &str| Record {
+    pub(super) fn record(id: &str) -> Record {
+        Record {
             id: id.into(),
             name: id.into(),
             created: 1,
@@ -387,7 +375,14 @@ mod tests {
             state: State::Created { failure: None },
             restart_count: 0,
             is_stopped_by_user: false,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_read_back_and_what_was_removed_is_gone() {
+        let dir = std::env::temp_dir().join(format!("engine-store-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("engine.db");
         let Opened { store, containers, engine_id, is_new, .. } = Store::open(&path).unwrap();
         assert!(containers.is_empty() && is_new);
         let volume = |name: &str| VolumeRecord { name: name.into(), ..VolumeRecord::default() };

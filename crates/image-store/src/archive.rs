@@ -126,7 +126,7 @@ impl ImageStore {
         for (diff_id, file) in config.rootfs.diff_ids.iter().zip(files) {
             layers.push(match self.known_layer(diff_id) {
                 Some(layer) => layer,
-                None => self.keep_layer(file, diff_id)?,
+                None => self.keep_layer(file, Some(diff_id))?,
             });
         }
         let stored = names.iter().map(ToString::to_string).collect();
@@ -140,24 +140,24 @@ impl ImageStore {
         Ok(shown)
     }
 
-    /// Unpacks a layer's file and keeps the file as its blob.
-    pub(crate) fn keep_layer(&self, file: &Path, diff_id: &Digest) -> Result<LayerRow> {
+    /// Unpacks a layer's file and keeps the file as its blob. Without an `expected` digest it is what it is.
+    pub(crate) fn keep_layer(&self, file: &Path, expected: Option<&Digest>) -> Result<LayerRow> {
         let tree = self.ingest_path("layer");
         std::fs::create_dir(&tree).doing(|| format!("make {}", tree.display()))?;
-        let kept = self.try_keep(file, diff_id, &tree);
+        let kept = self.try_keep(file, expected, &tree);
         if kept.is_err() {
             let _ = std::fs::remove_dir_all(&tree);
         }
         kept
     }
 
-    fn try_keep(&self, file: &Path, diff_id: &Digest, tree: &Path) -> Result<LayerRow> {
+    fn try_keep(&self, file: &Path, expected: Option<&Digest>, tree: &Path) -> Result<LayerRow> {
         let step = || format!("read {}", file.display());
         let unpacked = layer::unpack(File::open(file).doing(step)?, tree, self.config.is_rootless)?;
-        if unpacked.diff_id != *diff_id {
+        let diff_id = unpacked.diff_id;
+        if let Some(expected) = expected.filter(|expected| **expected != diff_id) {
             return Err(Error::corrupt(format!(
-                "a layer unpacks to {}, not to {diff_id} as its image says",
-                unpacked.diff_id
+                "a layer unpacks to {diff_id}, not to {expected} as its image says"
             )));
         }
         let partial = self.ingest_path("blob");
@@ -167,18 +167,19 @@ impl ImageStore {
         let mut head = [0; 4];
         let _ = File::open(file).and_then(|mut file| file.read(&mut head)).doing(step)?;
         std::fs::rename(&partial, self.blob_path(&blob)).doing(|| "keep a layer")?;
-        layer::publish(tree, &layer_dir(&self.config.root, diff_id))?;
+        layer::publish(tree, &layer_dir(&self.config.root, &diff_id))?;
         let media_type = match head {
             [0x1f, 0x8b, ..] => OCI_LAYER_GZIP,
             [0x28, 0xb5, 0x2f, 0xfd] => "application/vnd.oci.image.layer.v1.tar+zstd",
             _ => OCI_LAYER_TAR,
         };
         Ok(LayerRow {
-            diff_id: *diff_id,
+            diff_id,
             size: unpacked.size,
             blob,
             media_type: media_type.into(),
             blob_size,
+            implied: unpacked.implied,
         })
     }
 

@@ -60,7 +60,8 @@ impl ImageStore {
         let base = options.base.as_ref().map(|base| self.resolve(&base.to_string())).transpose()?;
         let file = self.ingest_path("commit");
         let packed = pack(&upper, &file);
-        let made = packed.and_then(|diff_id| self.keep_layer(&file, &diff_id).map(|layer| (diff_id, layer)));
+        let made =
+            packed.and_then(|diff_id| self.keep_layer(&file, Some(&diff_id)).map(|layer| (diff_id, layer)));
         let _ = std::fs::remove_file(&file);
         let (diff_id, layer) = made?;
         let mut layers: Vec<_> = base
@@ -75,7 +76,11 @@ impl ImageStore {
     }
 }
 
-fn config_file(base: Option<&ImageRecord>, diff_id: Digest, options: &CommitOptions) -> ConfigFile {
+pub(crate) fn config_file(
+    base: Option<&ImageRecord>,
+    diff_id: Digest,
+    options: &CommitOptions,
+) -> ConfigFile {
     let now = now();
     let host = model::Platform::host();
     let mut diff_ids = base.map(|base| base.diff_ids.clone()).unwrap_or_default();

@@ -1,16 +1,25 @@
 //! The index of images on disk: `images.db`. Everything in it is there before it is acknowledged.
+//!
+//! A file of a megabyte beside it is given up when the disk is full, so that removals, which make room,
+//! can still be written.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use model::Digest;
 use rusqlite::{Connection, params};
+use stdx::reserve::Reserve;
 
 use crate::error::{Error, Result};
 
 /// The database.
 #[derive(Debug)]
-pub(crate) struct Database(Mutex<Connection>);
+pub(crate) struct Database {
+    connection: Mutex<Connection>,
+    reserve: Reserve,
+}
 
 /// An image as it is kept.
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub(crate) struct LayerRow {
     pub(crate) blob: Digest,
     pub(crate) media_type: String,
     pub(crate) blob_size: u64,
+    /// Directories it implies (see [`crate::implied`]); the root is the empty path.
+    pub(crate) implied: Arc<[PathBuf]>,
 }
 
 /// A name (or `name@digest`) and what it means.
@@ -43,12 +54,16 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, image TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS layers (diff_id TEXT PRIMARY KEY, size INTEGER NOT NULL, blob TEXT NOT NULL,
                                        media_type TEXT NOT NULL, blob_size INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS implied (diff_id TEXT PRIMARY KEY, paths BLOB NOT NULL) WITHOUT ROWID;
 ";
 const VERSION: i64 = 1;
 
 impl Database {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let fail = |doing| move |source| Error::Database { doing, source };
+        // On a full disk, opening needs the room too: for the log's index, and to read the log back.
+        let reserve = Reserve::at(path.with_file_name("images.reserve"));
+        reserve.give_up();
         let connection = Connection::open(path).map_err(fail("open a file"))?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail("set the journal"))?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(fail("set the durability"))?;
@@ -65,8 +80,11 @@ impl Database {
             });
         }
         connection.execute_batch(SCHEMA).map_err(fail("make the tables"))?;
-        connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
-        Ok(Self(Mutex::new(connection)))
+        if version < VERSION {
+            connection.pragma_update(None, "user_version", VERSION).map_err(fail("write the version"))?;
+        }
+        reserve.take();
+        Ok(Self { connection: Mutex::new(connection), reserve })
     }
 
     fn with<T>(
@@ -74,8 +92,39 @@ impl Database {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         work(&connection).map_err(|source| Error::Database { doing, source })
+    }
+
+    /// As [`Self::with`], for what makes room: it is done on a full disk too.
+    fn make_room(
+        &self,
+        doing: &'static str,
+        work: impl Fn(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<()> {
+        self.with(doing, |connection| {
+            let done = work(connection);
+            if !done.as_ref().is_err_and(is_disk_full) {
+                self.reserve.take();
+                return done;
+            }
+            self.reserve.give_up();
+            work(connection)?;
+            // Into the database's own pages, so that the log's room is there for the next.
+            let _ = connection.pragma_query(None, "wal_checkpoint", |_| Ok(()));
+            Ok(())
+        })
+    }
+
+    /// What else has to be written before something can be removed, with the reserve where the disk is full.
+    pub(crate) fn with_room<T>(&self, write: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+        match write() {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                self.reserve.give_up();
+                write()
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn images(&self) -> Result<Vec<ImageRow>> {
@@ -99,19 +148,23 @@ impl Database {
     pub(crate) fn layers(&self) -> Result<Vec<LayerRow>> {
         let rows = self.with("read the layers", |connection| {
             let mut statement =
-                connection.prepare("SELECT diff_id, size, blob, media_type, blob_size FROM layers")?;
-            let rows = statement
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(String, i64, String, String, i64)>>>()
+                connection.prepare(
+                    "SELECT diff_id, size, blob, media_type, blob_size, paths FROM layers LEFT JOIN implied USING (diff_id)",
+                )?;
+            let rows = statement.query_map([], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<(String, i64, String, String, i64, Option<Vec<u8>>)>>>()
         })?;
         rows.into_iter()
-            .map(|(diff_id, size, blob, media_type, blob_size)| {
+            .map(|(diff_id, size, blob, media_type, blob_size, implied)| {
                 Ok(LayerRow {
                     diff_id: digest(&diff_id)?,
                     size: u64::try_from(size).unwrap_or(0),
                     blob: digest(&blob)?,
                     media_type,
                     blob_size: u64::try_from(blob_size).unwrap_or(0),
+                    implied: split_paths(&implied.unwrap_or_default()),
                 })
             })
             .collect()
@@ -138,6 +191,12 @@ impl Database {
                         i64::try_from(layer.blob_size).unwrap_or(i64::MAX)
                     ],
                 )?;
+                if !layer.implied.is_empty() {
+                    transaction.execute(
+                        "INSERT OR IGNORE INTO implied VALUES (?1, ?2)",
+                        params![layer.diff_id.to_string(), join_paths(&layer.implied)],
+                    )?;
+                }
             }
             transaction
                 .execute("INSERT OR REPLACE INTO images VALUES (?1, ?2)", params![id.to_string(), config])?;
@@ -159,7 +218,7 @@ impl Database {
 
     /// Takes names, and perhaps the image, away.
     pub(crate) fn remove(&self, names: &[String], image: Option<&Digest>) -> Result<()> {
-        self.with("remove an image", |connection| {
+        self.make_room("remove an image", |connection| {
             let transaction = connection.unchecked_transaction()?;
             for name in names {
                 transaction.execute("DELETE FROM names WHERE name = ?1", params![name])?;
@@ -172,12 +231,30 @@ impl Database {
     }
 
     pub(crate) fn remove_layer(&self, diff_id: &Digest) -> Result<()> {
-        self.with("remove a layer", |connection| {
-            connection
-                .execute("DELETE FROM layers WHERE diff_id = ?1", params![diff_id.to_string()])
-                .map(drop)
+        self.make_room("remove a layer", |connection| {
+            let transaction = connection.unchecked_transaction()?;
+            for statement in
+                ["DELETE FROM layers WHERE diff_id = ?1", "DELETE FROM implied WHERE diff_id = ?1"]
+            {
+                transaction.execute(statement, params![diff_id.to_string()])?;
+            }
+            transaction.commit()
         })
     }
+}
+
+/// Paths are any bytes but NUL, which ends each.
+fn join_paths(paths: &[PathBuf]) -> Vec<u8> {
+    paths.iter().flat_map(|path| path.as_os_str().as_bytes().iter().copied().chain([0])).collect()
+}
+
+fn split_paths(bytes: &[u8]) -> Arc<[PathBuf]> {
+    let Some(ended) = bytes.strip_suffix(&[0]) else { return Arc::default() };
+    ended.split(|byte| *byte == 0).map(|path| PathBuf::from(OsStr::from_bytes(path))).collect()
+}
+
+fn is_disk_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
 
 fn digest(text: &str) -> Result<Digest> {

@@ -108,6 +108,18 @@ impl Error {
         }
     }
 
+    /// Whether it is about what was sent or kept, not about this machine.
+    pub(crate) fn is_of_content(&self) -> bool {
+        use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Unpack { source, .. } | Self::Os { source, .. } => {
+                matches!(source.kind(), InvalidData | InvalidInput | Other | UnexpectedEof)
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into() }
     }

@@ -11,12 +11,13 @@ use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 use model::Digest;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 
 pub(crate) use apply::Unpacker;
 
@@ -26,28 +27,40 @@ const MAX_RATIO: u64 = 200;
 const RATIO_COUNTS_FROM: u64 = 1 << 30;
 
 /// What unpacking found.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Unpacked {
     /// Of the uncompressed archive.
     pub(crate) diff_id: Digest,
     /// Bytes of file content.
     pub(crate) size: u64,
+    /// Directories the archive has something in, but no entry of; the root is the empty path.
+    pub(crate) implied: Arc<[PathBuf]>,
 }
 
 /// Unpacks a layer, compressed in any way, into the empty directory `dir`, hashing on the way.
 pub(crate) fn unpack(mut from: impl Read, dir: &Path, is_userxattr: bool) -> Result<Unpacked> {
-    let mut head = [0; 4];
+    let mut head = [0; 10];
     let known = read_up_to(&mut from, &mut head).doing(|| "read the layer")?;
     let packed = Rc::new(Cell::new(0));
     let counted =
         Counted { inner: io::Cursor::new(head).take(known as u64).chain(from), bytes: Rc::clone(&packed) };
     match head {
         [0x1f, 0x8b, ..] if known >= 2 => unpack_tar(MultiGzDecoder::new(counted), dir, is_userxattr, packed),
-        [0x28, 0xb5, 0x2f, 0xfd] => {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let decoder = zstd::Decoder::new(counted).doing(|| "read the zstd layer")?;
             unpack_tar(decoder, dir, is_userxattr, packed)
         }
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(not_supported("xz")),
+        [b'B', b'Z', b'h', _, 0x31, 0x41, 0x59, 0x26, 0x53, 0x59] => Err(not_supported("bzip2")),
         _ => unpack_tar(counted, dir, is_userxattr, packed),
+    }
+}
+
+fn not_supported(compression: &str) -> Error {
+    Error::Unsupported {
+        what: format!(
+            "the archive is compressed with {compression}; it may be with gzip or zstd, or not at all"
+        ),
     }
 }
 
@@ -59,7 +72,7 @@ fn unpack_tar(from: impl Read, dir: &Path, is_userxattr: bool, packed: Rc<Cell<u
     let mut rest = vec![0; 64 * 1024];
     while hashed.read(&mut rest).doing(|| "read the layer to its end")? > 0 {}
     let diff_id = Digest::sha256(hashed.hasher.finalize().into());
-    Ok(Unpacked { diff_id, size: unpacker.size() })
+    Ok(Unpacked { diff_id, size: unpacker.size(), implied: unpacker.into_implied().collect() })
 }
 
 /// Hashes what passes and stops a bomb.

@@ -3,6 +3,7 @@
 mod auth;
 mod client;
 mod fetch;
+mod pace;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,11 +32,22 @@ pub struct Registries {
     pub certs_dirs: Vec<PathBuf>,
     /// How long a registry may be silent before it counts as stalled.
     pub stall: Duration,
+    /// Bytes a registry must send in a second, on average over `rate_window`; else it counts as broken off.
+    pub least_rate: u64,
+    /// See `least_rate`.
+    pub rate_window: Duration,
 }
 
 impl Default for Registries {
     fn default() -> Self {
-        Self { insecure: Vec::new(), mirrors: Vec::new(), certs_dirs: certs_dirs(), stall: STALL }
+        Self {
+            insecure: Vec::new(),
+            mirrors: Vec::new(),
+            certs_dirs: certs_dirs(),
+            stall: STALL,
+            least_rate: LEAST_RATE,
+            rate_window: RATE_WINDOW,
+        }
     }
 }
 
@@ -84,6 +96,9 @@ pub enum ProgressKind {
 pub(crate) type Tell = Arc<dyn Fn(Progress) + Send + Sync>;
 
 const STALL: Duration = Duration::from_secs(20);
+/// A modem of 1995 sends three times as much.
+const LEAST_RATE: u64 = 1024;
+const RATE_WINDOW: Duration = Duration::from_secs(30);
 
 /// How many layers are fetched at once.
 const PARALLEL: usize = 4;

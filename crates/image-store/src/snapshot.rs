@@ -17,7 +17,6 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::error::{Doing, Error, Result};
-use crate::layer::layer_dir;
 use crate::store::{Config, ImageStore};
 
 /// What a container's root is made of.
@@ -81,15 +80,14 @@ impl ImageStore {
                 // The mode of the upper directory is that of the container's root.
                 std::fs::create_dir(dir.join("upper"))?;
                 std::fs::create_dir(dir.join("work"))?;
-                match record.diff_ids.last().map(|top| std::fs::metadata(layer_dir(&self.config.root, top))) {
+                match self.lowers(&record.diff_ids).first().map(std::fs::metadata) {
                     Some(Ok(top)) => take_over(&dir.join("upper"), &top),
                     _ => Ok(()),
                 }
             } else {
                 std::fs::create_dir(dir.join("rootfs"))?;
-                record.diff_ids.iter().try_for_each(|diff_id| {
-                    stack_copy(&layer_dir(&self.config.root, diff_id), &dir.join("rootfs"))
-                })
+                let lowers = self.lowers(&record.diff_ids);
+                lowers.iter().rev().try_for_each(|lower| stack_copy(lower, &dir.join("rootfs")))
             }
         });
         if let Err(error) = made {
@@ -106,12 +104,7 @@ impl ImageStore {
         if dir.join("rootfs").exists() {
             return Some(Snapshot::Copy { rootfs: dir.join("rootfs") });
         }
-        let mut lowers: Vec<PathBuf> = self
-            .layers_of_snapshot(key)?
-            .iter()
-            .map(|diff_id| layer_dir(&self.config.root, diff_id))
-            .collect();
-        lowers.reverse();
+        let mut lowers = self.lowers(&self.layers_of_snapshot(key)?);
         if lowers.is_empty() {
             // An image without layers: overlay wants one lower all the same.
             let empty = dir.join("empty");
@@ -133,14 +126,10 @@ impl ImageStore {
         Some(image.diff_ids.clone())
     }
 
-    /// Every layer that some snapshot stands on. A snapshot whose image is about to go gets its list
-    /// of layers written down, since the image will no longer tell.
-    pub(crate) fn pinned_layers(&self) -> Vec<Digest> {
-        let mut pinned = Vec::new();
-        for key in self.snapshot_keys() {
-            pinned.extend(self.layers_of_snapshot(&key).unwrap_or_default());
-        }
-        pinned
+    /// The layers each snapshot stands on. A snapshot whose image is about to go gets its list of layers
+    /// written down, since the image will no longer tell.
+    pub(crate) fn pinned_stacks(&self) -> Vec<Vec<Digest>> {
+        self.snapshot_keys().iter().filter_map(|key| self.layers_of_snapshot(key)).collect()
     }
 
     /// Writes the layers of each snapshot of `image` beside it.
@@ -151,7 +140,10 @@ impl ImageStore {
             let dir = self.snapshot_dir(&key);
             if std::fs::read_link(dir.join("image")).is_ok_and(|target| target.as_os_str() == wanted.as_str())
             {
-                stdx::fs::write_atomic(&dir.join("layers"), text.as_bytes(), stdx::fs::Durability::Power)
+                let path = dir.join("layers");
+                let write = || stdx::fs::write_atomic(&path, text.as_bytes(), stdx::fs::Durability::Power);
+                self.database
+                    .with_room(write)
                     .doing(|| format!("write down the layers of {}", dir.display()))?;
             }
         }
@@ -211,7 +203,7 @@ impl ImageStore {
 }
 
 /// Gives a directory the mode and owner of another.
-fn take_over(dir: &Path, from: &std::fs::Metadata) -> io::Result<()> {
+pub(crate) fn take_over(dir: &Path, from: &std::fs::Metadata) -> io::Result<()> {
     std::os::unix::fs::chown(dir, Some(from.uid()), Some(from.gid()))?;
     let mode = Mode::from_raw_mode(from.mode() & 0o7777);
     Ok(rustix::fs::chmod(dir, mode)?)
@@ -244,11 +236,11 @@ pub(crate) fn overlay_works(config: &Config) -> bool {
     works
 }
 
-fn is_whiteout(metadata: &std::fs::Metadata) -> bool {
+pub(crate) fn is_whiteout(metadata: &std::fs::Metadata) -> bool {
     metadata.file_type().is_char_device() && metadata.rdev() == 0
 }
 
-fn is_opaque(dir: &Path) -> bool {
+pub(crate) fn is_opaque(dir: &Path) -> bool {
     let mut value = [0; 4];
     ["trusted.overlay.opaque", "user.overlay.opaque"].iter().any(|name| {
         rustix::fs::lgetxattr(dir, *name, &mut value[..]).is_ok_and(|n| n == 1 && value[0] == b'y')
@@ -310,13 +302,17 @@ fn copy_one(source: &Path, target: &Path, metadata: &std::fs::Metadata) -> io::R
     if !kind.is_symlink() {
         rustix::fs::chmod(target, Mode::from_raw_mode(metadata.mode() & 0o7777))?;
     }
+    set_time(target, metadata)
+}
+
+pub(crate) fn set_time(target: &Path, metadata: &Metadata) -> io::Result<()> {
     let time = rustix::fs::Timespec { tv_sec: metadata.mtime(), tv_nsec: metadata.mtime_nsec() };
     let stamps = rustix::fs::Timestamps { last_access: time, last_modification: time };
     Ok(rustix::fs::utimensat(rustix::fs::CWD, target, &stamps, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// As far as the file system takes them.
-fn copy_attributes(source: &Path, target: &Path) {
+pub(crate) fn copy_attributes(source: &Path, target: &Path) {
     for (name, value) in attributes(source) {
         if !name.as_bytes().starts_with(b"trusted.overlay.") && !name.as_bytes().starts_with(b"user.overlay.")
         {

@@ -1,8 +1,8 @@
 //! The store: what images there are, by which names, and what is kept for them.
 //!
 //! The index lives in memory and is written through to `images.db`. Files: `blobs/sha256/HEX` as
-//! registries sent them, `layers/HEX` unpacked, `snapshots/ID` of containers, `ingest/` what is
-//! under way, `trash/` what is being deleted.
+//! registries sent them, `layers/HEX` unpacked, `implied/HEX` what stacks of them need, `snapshots/ID`
+//! of containers, `ingest/` what is under way, `trash/` what is being deleted.
 
 mod index;
 
@@ -124,7 +124,7 @@ impl ImageStore {
     /// # Errors
     /// Where the directory can't be used, or was written by a newer version.
     pub fn open(config: Config) -> Result<Self> {
-        for dir in ["blobs/sha256", "layers", "snapshots", "ingest", "trash"] {
+        for dir in ["blobs/sha256", "layers", "implied", "snapshots", "ingest", "trash"] {
             let path = config.root.join(dir);
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -283,17 +283,23 @@ impl ImageStore {
         Ok(entries)
     }
 
-    /// Removes images without a name, or with `is_all` every image that is not in use.
+    /// Removes images without a name, or with `is_all` every image that is not in use; of both only
+    /// what `matches` says yes to.
     ///
     /// # Errors
     /// Where the database refuses.
-    pub fn prune(&self, is_all: bool, in_use: &[Digest]) -> Result<(Vec<Removed>, u64)> {
+    pub fn prune(
+        &self,
+        is_all: bool,
+        in_use: &[Digest],
+        matches: impl Fn(&ImageRecord) -> bool,
+    ) -> Result<(Vec<Removed>, u64)> {
         let _gc = self.gc.lock().unwrap_or_else(PoisonError::into_inner);
         let mut removed = Vec::new();
         for image in self.list()? {
             let is_wanted = in_use.contains(&image.id) || (!is_all && !image.repo_tags.is_empty());
             // The welcome image is part of the program: it would be back at the next start.
-            if is_wanted || crate::welcome::is_welcome(&image) {
+            if is_wanted || crate::welcome::is_welcome(&image) || !matches(&image) {
                 continue;
             }
             let names = self.index.read().unwrap_or_else(PoisonError::into_inner).names_of(&image.id);
@@ -351,14 +357,15 @@ impl ImageStore {
 
     /// The work of [`Self::gc`]; the caller holds its lock.
     fn collect(&self) -> Result<u64> {
-        let pinned = self.pinned_layers();
+        let pinned = self.pinned_stacks();
+        self.discard_unneeded_implied(&pinned);
         let unneeded: Vec<LayerRow> = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             let needed: HashSet<Digest> = index
                 .images
                 .values()
                 .flat_map(|image| image.diff_ids.iter().copied())
-                .chain(pinned)
+                .chain(pinned.into_iter().flatten())
                 .collect();
             index.layers.values().filter(|layer| !needed.contains(&layer.diff_id)).cloned().collect()
         };
@@ -379,6 +386,13 @@ impl ImageStore {
             freed += layer.size;
         }
         Ok(freed)
+    }
+
+    fn discard_unneeded_implied(&self, pinned: &[Vec<Digest>]) {
+        let images: Vec<Arc<ImageRecord>> =
+            self.index.read().unwrap_or_else(PoisonError::into_inner).images.values().cloned().collect();
+        let stacks = images.iter().map(|image| &image.diff_ids).chain(pinned);
+        self.discard_implied(stacks.map(Vec::as_slice));
     }
 
     /// Where a blob is kept.
@@ -413,8 +427,24 @@ impl ImageStore {
             // Blobs half fetched are gone on with; trees half unpacked are not.
             if path.is_dir() {
                 self.discard(&path);
+            } else if path.extension().is_none_or(|extension| extension != "partial") || is_stale(&path) {
+                let _ = std::fs::remove_file(&path);
             }
         }
+        let blobs: HashSet<String> = {
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            index.layers.values().map(|layer| layer.blob.hex().to_owned()).collect()
+        };
+        for path in names("blobs/sha256") {
+            // Of an image that was not finished: whoever pulls it again goes on from there.
+            if let Some(name) = path.file_name().and_then(|name| name.to_str())
+                && !blobs.contains(name)
+            {
+                let partial = self.config.root.join("ingest").join(format!("{name}.partial"));
+                let _ = std::fs::rename(&path, partial);
+            }
+        }
+        self.discard_unneeded_implied(&self.pinned_stacks());
         let known: HashSet<PathBuf> = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             index.layers.keys().map(|diff_id| layer_dir(&self.config.root, diff_id)).collect()
@@ -434,7 +464,15 @@ impl ImageStore {
         names: Vec<String>,
     ) -> Result<Arc<ImageRecord>> {
         let id = Digest::sha256(<sha2::Sha256 as sha2::Digest>::digest(&raw).into());
-        parse_config(&raw)?;
+        let diff_ids = parse_config(&raw)?.rootfs.diff_ids;
+        let _gc = self.gc.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was there when it was looked for may have gone with another image since.
+        if let Some(gone) = diff_ids.iter().find(|id| !layer_dir(&self.config.root, id).exists()) {
+            return Err(Error::Unavailable {
+                what: format!("the layer {} was removed meanwhile: try again", gone.short()),
+            });
+        }
+        self.make_implied(&diff_ids, &layers)?;
         self.database.add_image(&id, &raw, &layers, &names)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         for layer in layers {
@@ -452,10 +490,23 @@ impl ImageStore {
         self.index.read().unwrap_or_else(PoisonError::into_inner).layers.get(diff_id).cloned()
     }
 
+    /// Whether a layer here came from this blob.
+    pub(crate) fn needs_blob(&self, blob: &Digest) -> bool {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.layers.values().any(|layer| layer.blob == *blob)
+    }
+
     /// A fresh path below `ingest/`.
     pub(crate) fn ingest_path(&self, kind: &str) -> PathBuf {
         self.config.root.join("ingest").join(format!("{kind}-{:016x}", rand_u64()))
     }
+}
+
+/// Whether a blob half fetched has waited so long that nobody will go on with it.
+fn is_stale(partial: &Path) -> bool {
+    const KEPT: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
+    let modified = std::fs::metadata(partial).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEPT))
 }
 
 /// Enough to name files apart.

@@ -10,7 +10,7 @@ use support::image::{Blobs, Compression, Layer, header, noise};
 use support::registry::{Answer, Scripted, honest};
 use tar::{Builder, EntryType};
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// How long a registry may be silent in these tests.
 const STALL: Duration = Duration::from_millis(300);
@@ -162,6 +162,56 @@ async fn a_pull_that_was_cut_off_is_gone_on_with_by_the_next() -> Outcome {
 }
 
 #[tokio::test]
+async fn bytes_kept_from_before_that_are_damaged_are_fetched_anew() -> Outcome {
+    let image = image()?;
+    let large = image.layers[0].clone();
+    let hex = support::image::sha256(&large.bytes);
+    let cut = large.bytes[..200_000].to_vec();
+    let mut flipped = large.bytes.clone();
+    flipped[100_000] ^= 1;
+    for (what, kept) in [("zeros", vec![0; 300_000]), ("another byte", flipped), ("garbage", noise(21, 5000))]
+    {
+        let dir = tempfile::tempdir()?;
+        let served = image.clone();
+        let registry = Scripted::serve(move |request, _| honest(&served, request))?;
+        let store = open(dir.path())?;
+        std::fs::write(dir.path().join(format!("ingest/{hex}.partial")), kept)?;
+        let pulled = pull(&store, &format!("{}/damaged:1", registry.host())).await;
+        assert!(pulled.is_ok(), "{what}: {pulled:?}");
+        assert_nothing_left(dir.path())?;
+    }
+    // A blob that no layer stands on any more is one of those when the store is opened.
+    let dir = tempfile::tempdir()?;
+    drop(open(dir.path())?);
+    std::fs::write(dir.path().join("blobs/sha256").join(&hex), cut)?;
+    let store = open(dir.path())?;
+    let registry = Scripted::serve(move |request, _| honest(&image, request))?;
+    pull(&store, &format!("{}/unfinished:1", registry.host())).await?;
+    let asked = registry.requests().into_iter().filter(|request| request.path.ends_with(&hex));
+    assert_eq!(asked.map(|request| request.from).collect::<Vec<_>>(), [Some(200_000)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_image_that_lies_about_a_blob_takes_it_from_no_other() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let honest_image = image()?;
+    let mut liar = honest_image.layers.clone();
+    liar[0].diff_id = "1".repeat(64);
+    let liar = Blobs::new(liar, &serde_json::json!({}));
+    let registry = Scripted::serve(move |request, _| {
+        honest(if request.path.contains("/liar/") { &liar } else { &honest_image }, request)
+    })?;
+    let store = open(dir.path())?;
+    let name = format!("{}/good:1", registry.host());
+    pull(&store, &name).await?;
+    let refused = pull(&store, &format!("{}/liar:1", registry.host())).await;
+    assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+    store.save(&[name], std::io::sink())?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_registry_that_stalls_is_given_up_on() -> Outcome {
     let dir = tempfile::tempdir()?;
     let image = image()?;
@@ -178,6 +228,87 @@ async fn a_registry_that_stalls_is_given_up_on() -> Outcome {
     let error = pull(&store, &format!("{}/stalls:1", registry.host())).await.err().ok_or("it was pulled")?;
     assert!(error.to_string().contains(&registry.host()), "{error}");
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_nothing_left(dir.path())
+}
+
+/// A registry that sends a byte now and then, of what `is_slow` says; others it answers at once.
+fn trickling(image: Blobs, is_slow: impl Fn(&Answer) -> bool + Send + Sync + 'static) -> Outcome<Scripted> {
+    Ok(Scripted::serve(move |request, _| {
+        let answer = honest(&image, request);
+        // Well within what counts as a stall.
+        if is_slow(&answer) { Answer { pace: STALL / 6, piece: 1, ..answer } } else { answer }
+    })?)
+}
+
+fn open_impatient(root: &Path) -> Result<ImageStore, Error> {
+    let registries = Registries {
+        stall: STALL,
+        least_rate: 10_000,
+        rate_window: Duration::from_millis(500),
+        ..Registries::default()
+    };
+    ImageStore::open(Config { root: root.to_owned(), registries, ..Config::default() })
+}
+
+#[tokio::test]
+async fn a_registry_that_trickles_is_given_up_on() -> Outcome {
+    let manifest = image()?.manifest;
+    for (what, registry) in [
+        ("layer", trickling(image()?, |answer| answer.body.len() > 300_000)?),
+        ("manifest", trickling(image()?, move |answer| answer.body == manifest)?),
+    ] {
+        let dir = tempfile::tempdir()?;
+        let began = Instant::now();
+        let name = format!("{}/trickles:1", registry.host());
+        let error = pull(&open_impatient(dir.path())?, &name).await.err().ok_or("it was pulled")?;
+        assert!(matches!(error, Error::Unavailable { .. }), "{what}: {error:?}");
+        let text = error.to_string();
+        assert!(text.contains(&registry.host()), "{what}: {text}");
+        assert!(
+            text.contains("too slow: it sent ") && text.contains(" bytes in 0.5 seconds"),
+            "{what}: {text}"
+        );
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}: {:?}", began.elapsed());
+        assert_nothing_left(dir.path())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trickle_is_gone_on_with_as_any_break() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let image = image()?;
+    let large = support::image::sha256(&image.layers[0].bytes);
+    let slow = large.clone();
+    let registry = Scripted::serve(move |request, before| {
+        let answer = honest(&image, request);
+        // The second try is as it should be.
+        let is_slow = request.path.ends_with(&slow) && before == 0;
+        if is_slow { Answer { pace: STALL / 2, piece: 100, ..answer } } else { answer }
+    })?;
+    pull(&open_impatient(dir.path())?, &format!("{}/recovers:1", registry.host())).await?;
+    let asked = registry.requests().into_iter().filter(|request| request.path.ends_with(&large));
+    let offsets: Vec<Option<u64>> = asked.map(|request| request.from).collect();
+    assert!(matches!(offsets[..], [None, Some(from)] if from > 0 && from < 10_000), "{offsets:?}");
+    Ok(())
+}
+
+/// Without that, a registry that hangs up after each byte would be asked for each.
+#[tokio::test]
+async fn a_registry_that_hangs_up_after_a_few_bytes_is_given_up_on() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let image = image()?;
+    let large = support::image::sha256(&image.layers[0].bytes);
+    let counted = large.clone();
+    let registry = Scripted::serve(move |request, _| {
+        let answer = honest(&image, request);
+        if request.path.ends_with(&large) { answer.cut(10) } else { answer }
+    })?;
+    let name = format!("{}/hangs-up:1", registry.host());
+    let error = pull(&open(dir.path())?, &name).await.err().ok_or("it was pulled")?;
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    let asked = registry.requests().into_iter().filter(|request| request.path.ends_with(&counted)).count();
+    assert_eq!(asked, 5);
     assert_nothing_left(dir.path())
 }
 

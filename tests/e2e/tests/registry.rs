@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use support::daemon::Daemon;
-use support::image::{Blobs, Compression, Layer, busybox_layer, header, noise};
+use support::image::{Blobs, Compression, Layer, busybox_layer, docker_archive, header, noise};
 use support::registry::{Guarded, Registry};
 use tar::{Builder, EntryType};
 
@@ -114,6 +114,89 @@ fn a_full_disk_fails_what_needs_room_and_nothing_else() -> Result<()> {
     for id in ids.split_whitespace() {
         daemon.docker(&["rm", "-f", id])?;
     }
+    daemon.crash()?;
+    drop(disk);
+    Ok(())
+}
+
+/// Takes all room that is left; given back when dropped.
+struct Filler(PathBuf);
+
+impl Filler {
+    fn fill(root: &Path) -> Result<Self> {
+        use std::io::Write;
+        let path = root.join("filler");
+        let mut file = std::fs::File::create(&path)?;
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![1; size]).is_ok() {}
+        }
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn images_are_removed_from_a_full_disk() -> Result<()> {
+    if !support::is_root()? {
+        support::skip("it mounts a tmpfs, which only root can");
+        return Ok(());
+    }
+    let mut daemon = Daemon::start_empty(&[])?;
+    daemon.crash()?;
+    let root = daemon.dir().join("root");
+    let disk = SmallDisk::mount(&root, "32m")?;
+    daemon.launch()?;
+    let load = |name: &str, seed: u64| -> Result<()> {
+        let mut layer = Builder::new(Vec::new());
+        let data = noise(seed, 100_000);
+        layer.append_data(&mut header(EntryType::Regular, 0o644, 100_000), name, data.as_slice())?;
+        let layers = [busybox_layer()?, layer.into_inner()?];
+        let archive = docker_archive(name, &layers, &serde_json::json!({ "Env": ["PATH=/bin"] }))?;
+        // Not on the small disk.
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), archive)?;
+        daemon.docker_ok(&["load", "-i", &file.path().display().to_string()]).map(drop)
+    };
+    for (name, seed) in [("one", 1), ("two", 2), ("three", 3), ("used", 4), ("kept", 5)] {
+        load(name, seed)?;
+    }
+    daemon.docker_ok(&["create", "--name", "box", "--network", "none", "used", "ls", "/used"])?;
+    let steps: [&[&str]; 4] = [
+        &["rmi", "one"],
+        // It writes down the layers that the container stands on.
+        &["rmi", "--force", "used"],
+        &["image", "prune", "--force", "--all"],
+        &["rm", "box"],
+    ];
+    for step in steps {
+        let filler = Filler::fill(&root)?;
+        assert!(std::fs::write(root.join("more"), [1; 4096]).is_err(), "the disk is not full");
+        let said = daemon.docker(step)?;
+        assert_eq!(said.code, 0, "{step:?}: {said:?}; the daemon's log:\n{}", daemon.log());
+        drop(filler);
+        // With room again, the next write has the reserve taken back.
+        load("kept", 5)?;
+        let said = daemon.docker(&["rmi", "kept"])?;
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(root.join("images.reserve").exists(), "behind {step:?}");
+        load("kept", 5)?;
+        daemon.wait_for("an end of what was removed", || daemon.entries("root/trash").is_empty())?;
+    }
+    // A daemon that starts on a full disk finds all that, and makes room too.
+    load("late", 6)?;
+    daemon.crash()?;
+    let filler = Filler::fill(&root)?;
+    daemon.launch()?;
+    let said = daemon.docker(&["rmi", "late"])?;
+    assert_eq!(said.code, 0, "{said:?}");
+    drop(filler);
+    let listed = daemon.docker_ok(&["images", "--format", "{{.Repository}}"])?;
+    assert!(listed.contains("kept") && !listed.contains("two") && !listed.contains("used"), "{listed}");
     daemon.crash()?;
     drop(disk);
     Ok(())

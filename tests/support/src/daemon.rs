@@ -67,7 +67,11 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn load_busybox(&self) -> Result<()> {
+    /// Loads the busybox image.
+    ///
+    /// # Errors
+    /// Where the daemon refuses it.
+    pub fn load_busybox(&self) -> Result<()> {
         let daemon = self;
         let image = daemon.dir.path().join("busybox.tar");
         crate::image::write_busybox(&image)?;
@@ -101,6 +105,12 @@ impl Daemon {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Where it listens.
@@ -229,7 +239,8 @@ impl Daemon {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input)?;
+            // Who refuses need not read all of it.
+            let _ = stdin.write_all(input);
         }
         Ok(said(&child.wait_with_output()?))
     }

@@ -174,8 +174,10 @@ pub struct Answer {
     pub times: usize,
     /// Silence after the body, with the connection open.
     pub stall: Duration,
-    /// A pause before each 16 KiB.
+    /// A pause before each piece.
     pub pace: Duration,
+    /// Bytes in a piece.
+    pub piece: usize,
 }
 
 impl Answer {
@@ -191,6 +193,7 @@ impl Answer {
             times: 1,
             stall: Duration::ZERO,
             pace: Duration::ZERO,
+            piece: 16 << 10,
         }
     }
 
@@ -322,7 +325,7 @@ fn serve_one(
         writer.write_all(head.as_bytes())?;
         let mut sent = 0;
         for _ in 0..answer.times {
-            for part in answer.body.chunks(16 << 10) {
+            for part in answer.body.chunks(answer.piece) {
                 if !answer.pace.is_zero() {
                     std::thread::sleep(answer.pace);
                 }

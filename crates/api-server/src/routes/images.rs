@@ -1,5 +1,6 @@
 //! `/images` and `/commit`.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use api::container::ContainerConfig;
@@ -13,7 +14,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use engine::Engine;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use image_store::{Auth, ProgressKind, Removed};
+use image_store::{Auth, ImageRecord, ProgressKind, Removed};
 use model::Reference;
 use tokio::sync::mpsc;
 
@@ -38,6 +39,7 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
         filters.get(name).first().map(|other| Ok(engine.images().resolve(other)?.created.clone())).transpose()
     };
     let (before, since) = (created("before")?, created("since")?);
+    let until = filters.until(now())?;
     let rows: Vec<_> = engine
         .images()
         .list()?
@@ -45,6 +47,7 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
         .filter(|image| dangling.is_none_or(|wanted| image.repo_tags.is_empty() == wanted))
         .filter(|image| before.as_ref().is_none_or(|at| image.created < *at))
         .filter(|image| since.as_ref().is_none_or(|at| image.created > *at))
+        .filter(|image| is_as_old(image, until))
         .filter(|image| filters.labels(&image.config.labels))
         .filter(|image| {
             filters.any("reference", |pattern| {
@@ -175,14 +178,10 @@ fn deleted(removed: Vec<Removed>) -> Vec<DeletedImage> {
 
 pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
     let filters = Filters::parse(&query(raw), &["dangling", "label", "label!", "until"])?;
-    if !filters.get("label").is_empty()
-        || !filters.get("label!").is_empty()
-        || filters.until(now())?.is_some()
-    {
-        return Err(ApiError::unsupported("image prune takes no filter but dangling yet"));
-    }
+    let until = filters.until(now())?;
     let is_all = filters.flag("dangling")? == Some(false);
-    let (removed, space) = tokio::task::spawn_blocking(move || engine.prune_images(is_all))
+    let matches = move |image: &ImageRecord| is_as_old(image, until) && filters.labels(&image.config.labels);
+    let (removed, space) = tokio::task::spawn_blocking(move || engine.prune_images(is_all, matches))
         .await
         .map_err(|_| ApiError::bad("the engine is shutting down"))??;
     let answer = PruneImagesResponse {
@@ -190,6 +189,14 @@ pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiRes
         space_reclaimed: space,
     };
     Ok(Json(answer).into_response())
+}
+
+/// Whether an image was made by then (nanoseconds since the epoch). As in Docker, one that does not say
+/// when it was made is never old enough.
+fn is_as_old(image: &ImageRecord, until: Option<u64>) -> bool {
+    let Some(until) = until else { return true };
+    let Ok(created) = image.created.parse::<jiff::Timestamp>() else { return false };
+    created.as_nanosecond() <= i128::from(until)
 }
 
 /// `X-Registry-Auth`: base64 of `{"username":…}`.
@@ -234,8 +241,8 @@ pub(super) async fn create(
     request: Request,
 ) -> ApiResult<Response> {
     let query = query(raw);
-    if query.get("fromSrc").is_some() {
-        return Err(ApiError::unsupported("importing images is not supported by this version of Cove"));
+    if let Some(source) = query.get("fromSrc") {
+        return import(engine, source, &query, request).await;
     }
     let name = query.get("fromImage").ok_or_else(|| ApiError::bad("fromImage is missing"))?;
     let text = match query.get("tag") {
@@ -244,11 +251,7 @@ pub(super) async fn create(
         None => name.to_owned(),
     };
     let reference: Reference = text.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
-    let platform = query
-        .get("platform")
-        .map(|platform| platform.parse::<model::Platform>())
-        .transpose()
-        .map_err(|error| ApiError::bad(format!("{error}")))?;
+    let platform = platform(&query)?;
     let auth = auth_of(request.headers())?;
     let (sender, mut lines) = mpsc::channel(256);
     routes_spawn(pull(engine, reference, platform, auth, sender));
@@ -275,6 +278,63 @@ pub(super) async fn create(
         }
     });
     Ok(json_stream(stream))
+}
+
+fn platform(query: &Query) -> ApiResult<Option<model::Platform>> {
+    let given = query.get("platform").map(str::parse::<model::Platform>).transpose();
+    given.map_err(|error| ApiError::bad(format!("{error}")))
+}
+
+/// The name a new image is to have: `repo`, with its tag behind it or in `tag`.
+fn new_name(query: &Query) -> ApiResult<Option<Reference>> {
+    let text = match (query.get("repo"), query.get("tag")) {
+        (None, _) => return Ok(None),
+        (Some(repo), None) => repo.to_owned(),
+        (Some(repo), Some(tag)) => format!("{repo}:{tag}"),
+    };
+    text.parse().map(Some).map_err(|error| ApiError::bad(format!("{error}")))
+}
+
+/// Dockerfile instructions: one parameter each, or lines of one.
+fn changes(query: &Query) -> Vec<String> {
+    let lines = query.all("changes").iter().flat_map(|text| text.lines());
+    lines.filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+}
+
+/// `POST /images/create?fromSrc=-`: an image of the archive that is sent.
+async fn import(engine: Engine, source: &str, query: &Query, request: Request) -> ApiResult<Response> {
+    let wanted = import_wanted(source, query);
+    let mut reader = body_reader(request);
+    let id = tokio::task::spawn_blocking(move || {
+        let imported = wanted.and_then(|wanted| Ok(engine.import_image(&mut reader, wanted)?));
+        drain(reader);
+        imported
+    })
+    .await
+    .map_err(|_| ApiError::bad("the engine is shutting down"))??;
+    let line = json_line(&Progress { status: Some(id), ..Progress::default() });
+    Ok(json_stream(futures_util::stream::iter([Ok(line)])))
+}
+
+fn import_wanted(source: &str, query: &Query) -> ApiResult<engine::Import> {
+    if source != "-" {
+        return Err(ApiError::unsupported(format!(
+            "the engine fetches nothing from {source}: download the archive and import the file"
+        )));
+    }
+    Ok(engine::Import {
+        reference: new_name(query)?,
+        comment: query.get("message").unwrap_or("Imported from -").to_owned(),
+        changes: changes(query),
+        platform: platform(query)?,
+    })
+}
+
+/// Reads what a client still sends behind the end of an archive, or after it was refused: one whose
+/// connection is closed while it sends tells of that instead of the answer.
+fn drain(reader: impl Read) {
+    const MOST: u64 = 64 << 20;
+    let _ = std::io::copy(&mut reader.take(MOST), &mut std::io::sink());
 }
 
 /// What a pull has to say.
@@ -380,14 +440,15 @@ pub(super) async fn load(
     request: Request,
 ) -> ApiResult<Response> {
     let _ = query(raw).flag("quiet");
-    let reader = body_reader(request);
+    let mut reader = body_reader(request);
     let images = engine.images().clone();
     let mut said = Vec::new();
     let (loaded, said) = tokio::task::spawn_blocking(move || {
         let lines = std::sync::Mutex::new(&mut said);
-        let loaded = images.load(reader, |line| {
+        let loaded = images.load(&mut reader, |line| {
             lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(format!("{line}\n"));
         });
+        drain(reader);
         (loaded, said)
     })
     .await
@@ -411,24 +472,8 @@ pub(super) async fn commit(
     request: Request,
 ) -> ApiResult<Response> {
     let query = query(raw);
-    // One parameter each, or lines of one.
-    let changes: Vec<String> = query
-        .all("changes")
-        .iter()
-        .flat_map(|text| text.lines())
-        .map(str::to_owned)
-        .filter(|line| !line.trim().is_empty())
-        .collect();
     let container = query.get("container").ok_or_else(|| ApiError::bad("container is missing"))?;
-    let reference = match (query.get("repo"), query.get("tag")) {
-        (None, _) => None,
-        (Some(repo), None) => Some(repo.to_owned()),
-        (Some(repo), Some(tag)) => Some(format!("{repo}:{tag}")),
-    };
-    let reference = reference
-        .map(|text| text.parse::<Reference>())
-        .transpose()
-        .map_err(|error| ApiError::bad(format!("{error}")))?;
+    let reference = new_name(&query)?;
     let given: Option<ContainerConfig> = body(request).await?;
     let is_given = given.as_ref().is_some_and(|config| *config != ContainerConfig::default());
     let config = given.filter(|_| is_given).map(config_of_image);
@@ -438,7 +483,7 @@ pub(super) async fn commit(
         author: text("author"),
         comment: text("comment"),
         config,
-        changes,
+        changes: changes(&query),
         pauses: query.flag_or("pause", true),
     };
     let id = engine.commit(container, wanted).await?;

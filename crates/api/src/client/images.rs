@@ -7,6 +7,19 @@ use super::error::Error;
 use super::request::Filters;
 use crate::image::{DeletedImage, HistoryEntry, ImageInspect, ImageSummary, Progress, PruneImagesResponse};
 
+/// What an imported image is to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImportImage<'a> {
+    /// Its name, with or without a tag.
+    pub name: Option<&'a str>,
+    /// Free text; the engine's own where unset.
+    pub message: Option<&'a str>,
+    /// Dockerfile instructions that make its configuration.
+    pub changes: &'a [String],
+    /// What its programs are for; the engine's machine where unset.
+    pub platform: Option<&'a str>,
+}
+
 /// What removing an image may do.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RemoveImage {
@@ -120,6 +133,27 @@ impl Client {
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
         let request = self.post("/images/load").flag("quiet", quiet);
+        Ok(request.stream("application/x-tar", archive).send().await?.into_json_lines())
+    }
+
+    /// Makes an image of a file system's tar; the last line's status is its id.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn import_image<S, E>(
+        &self,
+        image: ImportImage<'_>,
+        archive: S,
+    ) -> Result<JsonLines<Progress>, Error>
+    where
+        S: futures_util::Stream<Item = Result<bytes::Bytes, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let mut request = self.post("/images/create").query("fromSrc", "-").query_opt("repo", image.name);
+        for change in image.changes {
+            request = request.query("changes", change);
+        }
+        let request = request.query_opt("message", image.message).query_opt("platform", image.platform);
         Ok(request.stream("application/x-tar", archive).send().await?.into_json_lines())
     }
 

@@ -3,6 +3,7 @@
 //! The kernel resolves every path with the tree as its root. The directory of the entry before is
 //! kept open: archives list directories together, so a file costs little more than its own calls.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -31,6 +32,8 @@ pub(crate) struct Unpacker {
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories whose times are set at the end, when nothing is made in them any more.
     times: Vec<(PathBuf, Timespec)>,
+    /// Directories that were made for what is in them, and have had no entry of their own yet.
+    implied: BTreeSet<PathBuf>,
     umask: u32,
     size: u64,
     buffer: Vec<u8>,
@@ -51,6 +54,7 @@ impl Unpacker {
             opaque_name,
             parent: None,
             times: Vec::new(),
+            implied: BTreeSet::from([PathBuf::new()]),
             umask,
             size: 0,
             buffer: vec![0; 128 * 1024],
@@ -60,6 +64,11 @@ impl Unpacker {
     /// Bytes of file content unpacked.
     pub(crate) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The directories the archive has something in, but no entry of; the root is the empty path.
+    pub(crate) fn into_implied(self) -> impl Iterator<Item = PathBuf> {
+        self.implied.into_iter()
     }
 
     /// Unpacks the whole archive.
@@ -99,6 +108,7 @@ impl Unpacker {
         }
         if entry.kind == EntryType::Directory {
             self.make_dir(&name, entry)?;
+            self.implied.remove(path);
         } else {
             self.make(&name, entry, data)?;
             if entry.kind == EntryType::Link {
@@ -117,6 +127,7 @@ impl Unpacker {
         rustix::fs::fchown(&root, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(entry.mode))?;
         self.times.push((PathBuf::new(), timespec(entry)));
+        self.implied.remove(Path::new(""));
         Ok(())
     }
 
@@ -133,7 +144,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn make_missing(&self, dir: &Path) -> io::Result<OwnedFd> {
+    fn make_missing(&mut self, dir: &Path) -> io::Result<OwnedFd> {
         let above = match dir.parent() {
             Some(parent) if parent != Path::new("") => {
                 match self.open(parent, OFlags::PATH | OFlags::DIRECTORY) {
@@ -145,7 +156,8 @@ impl Unpacker {
         };
         let name = dir.file_name().ok_or(io::ErrorKind::InvalidData)?;
         match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => drop(self.implied.insert(dir.to_owned())),
+            Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(self.open(dir, OFlags::PATH | OFlags::DIRECTORY)?)

@@ -11,6 +11,7 @@ use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use super::pace::{Interrupted, Pace};
 use super::{Auth, Registries};
 use crate::config::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, OCI_INDEX, OCI_MANIFEST};
 use crate::error::{Doing, Error, Result};
@@ -33,6 +34,7 @@ pub(crate) struct Client {
     /// Bearer tokens by scope.
     tokens: Mutex<HashMap<String, String>>,
     chosen: Mutex<Option<String>>,
+    pace: Pace,
 }
 
 impl Client {
@@ -68,7 +70,14 @@ impl Client {
         let http = builder.build().map_err(|error| Error::Unavailable {
             what: format!("failed to set up TLS for {host}: {}", chain(&error)),
         })?;
-        Ok(Self { host: host.to_owned(), bases, http, tokens: Mutex::default(), chosen: Mutex::default() })
+        Ok(Self {
+            host: host.to_owned(),
+            bases,
+            http,
+            tokens: Mutex::default(),
+            chosen: Mutex::default(),
+            pace: Pace::new(registries),
+        })
     }
 
     /// A manifest or index, its digest checked against what was asked for, or computed.
@@ -159,8 +168,10 @@ impl Client {
                 if response.content_length().is_some_and(|length| length > limit as u64) {
                     return Err(too_long());
                 }
-                let mut bytes = Vec::new();
-                while let Some(chunk) = response.chunk().await.map_err(|error| self.broke(&error))? {
+                let (mut bytes, mut watch) = (Vec::new(), self.pace.watch());
+                while let Some(chunk) =
+                    watch.chunk(&mut response).await.map_err(|why| self.interrupted(&why))?
+                {
                     bytes.extend_from_slice(&chunk);
                     if bytes.len() > limit {
                         return Err(too_long());
@@ -244,7 +255,7 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let said = said(response).await;
+        let said = self.said(response).await;
         Err(match status {
             StatusCode::NOT_FOUND => {
                 Error::NotFound { what: format!("manifest for {}/{repository} not found: {said}", self.host) }
@@ -312,10 +323,10 @@ impl Client {
         let response = request.send().await.map_err(|error| self.broke(&error))?;
         if !response.status().is_success() {
             let status = response.status();
-            let said = said(response).await;
+            let said = self.said(response).await;
             return Err(Error::Denied { what: format!("unauthorized: {realm} answered {status}: {said}") });
         }
-        let bytes = read_limited(response, 1 << 20).await;
+        let bytes = self.read_limited(response, 1 << 20).await;
         let answer: Answer = serde_json::from_slice(&bytes).unwrap_or_default();
         let token = if answer.token.is_empty() { answer.access_token } else { answer.token };
         if token.is_empty() {
@@ -325,7 +336,21 @@ impl Client {
         }
     }
 
-    pub(super) fn broke(&self, error: &reqwest::Error) -> Error {
+    /// What has to come in one try for it to count as one that got somewhere.
+    pub(super) fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    pub(super) fn interrupted(&self, why: &Interrupted) -> Error {
+        match why {
+            Interrupted::Broke(error) => self.broke(error),
+            Interrupted::TooSlow(slow) => {
+                Error::Unavailable { what: format!("the registry {} is too slow: {slow}", self.host) }
+            }
+        }
+    }
+
+    fn broke(&self, error: &reqwest::Error) -> Error {
         let mut why = if error.is_timeout() { "it stopped answering".to_owned() } else { chain(error) };
         // TLS 1.3 tells a missing certificate only after its handshake, which looks like this from here.
         let ends = ["connection closed", "broken pipe", "onnection reset", "CertificateRequired"];
@@ -336,6 +361,41 @@ impl Client {
             );
         }
         Error::Unavailable { what: format!("failed to reach the registry {}: {why}", self.host) }
+    }
+
+    /// What the registry says of a failure: its error documents, or the beginning of whatever it sent.
+    async fn said(&self, response: Response) -> String {
+        #[derive(Deserialize)]
+        struct Document {
+            errors: Vec<Entry>,
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            #[serde(default)]
+            code: String,
+            #[serde(default)]
+            message: String,
+        }
+        let bytes = self.read_limited(response, 16 << 10).await;
+        if let Ok(document) = serde_json::from_slice::<Document>(&bytes) {
+            let all: Vec<String> =
+                document.errors.iter().map(|e| format!("{}: {}", e.code.to_lowercase(), e.message)).collect();
+            return all.join("; ");
+        }
+        String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).take(200).collect()
+    }
+
+    /// The beginning of an answer, or what came of it.
+    async fn read_limited(&self, mut response: Response, limit: usize) -> Vec<u8> {
+        let (mut bytes, mut watch) = (Vec::new(), self.pace.watch());
+        while let Ok(Some(chunk)) = watch.chunk(&mut response).await {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > limit {
+                bytes.truncate(limit);
+                break;
+            }
+        }
+        bytes
     }
 }
 
@@ -385,40 +445,6 @@ fn with_certificates(mut builder: reqwest::ClientBuilder, dir: &Path) -> Result<
         }
     }
     Ok(builder)
-}
-
-/// What the registry says of a failure: its error documents, or the beginning of whatever it sent.
-async fn said(response: Response) -> String {
-    #[derive(Deserialize)]
-    struct Document {
-        errors: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let bytes = read_limited(response, 16 << 10).await;
-    if let Ok(document) = serde_json::from_slice::<Document>(&bytes) {
-        let all: Vec<String> =
-            document.errors.iter().map(|e| format!("{}: {}", e.code.to_lowercase(), e.message)).collect();
-        return all.join("; ");
-    }
-    String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).take(200).collect()
-}
-
-async fn read_limited(mut response: Response, limit: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > limit {
-            bytes.truncate(limit);
-            break;
-        }
-    }
-    bytes
 }
 
 fn basic(auth: &Auth) -> String {

@@ -36,6 +36,28 @@ pub(super) async fn fetch_layer(
     digest: Digest,
     turn: tokio::sync::OwnedMutexGuard<()>,
 ) -> Result<LayerRow> {
+    let (fetched, turn) = fetch_from(task, digest, turn).await?;
+    match fetched {
+        // Bytes kept from before are damaged now and then, by a power cut for one; they are gone by now.
+        Fetched { start, outcome: Err(error) } if start > 0 && error.is_of_content() => {
+            tracing::info!(layer = digest.short(), %error, "what was kept of a layer is damaged: it is fetched anew");
+            fetch_from(task, digest, turn).await?.0.outcome
+        }
+        other => other.outcome,
+    }
+}
+
+/// How a try ended, and from which byte on it had asked the registry.
+struct Fetched {
+    start: u64,
+    outcome: Result<LayerRow>,
+}
+
+async fn fetch_from(
+    task: &LayerTask,
+    digest: Digest,
+    turn: tokio::sync::OwnedMutexGuard<()>,
+) -> Result<(Fetched, tokio::sync::OwnedMutexGuard<()>)> {
     let total = task.descriptor.size;
     let partial = task.store.config.root.join("ingest").join(format!("{}.partial", digest.hex()));
     let kept = std::fs::metadata(&partial).map_or(0, |metadata| metadata.len());
@@ -55,33 +77,26 @@ pub(super) async fn fetch_layer(
         total,
     };
     let start = if work.is_kept { total } else { have };
-    let unpacking = tokio::task::spawn_blocking(move || {
-        let done = work.run(receiver);
-        drop(turn);
-        done
-    });
+    let unpacking = tokio::task::spawn_blocking(move || (work.run(receiver), turn));
     let downloaded = download(task, &digest, start, &sender).await;
     if let Err(error) = &downloaded {
         // The thread must not take the end of the channel for the end of the blob.
         let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
     }
     drop(sender);
-    let unpacked = unpacking
+    let (unpacked, turn) = unpacking
         .await
         .map_err(|error| Error::Unavailable { what: format!("unpacking was cut off: {error}") })?;
     // What the network did explains what the thread then missed.
-    let unpacked = match (downloaded, unpacked) {
-        (Err(error @ Error::Unavailable { .. }), Err(_)) => return Err(error),
-        (Err(error), _) => return Err(error),
-        (Ok(()), unpacked) => unpacked?,
-    };
-    Ok(LayerRow {
+    let outcome = downloaded.and(unpacked).map(|unpacked| LayerRow {
         diff_id: task.diff_id,
         size: unpacked.size,
         blob: digest,
         media_type: task.descriptor.media_type.clone(),
         blob_size: total,
-    })
+        implied: unpacked.implied,
+    });
+    Ok((Fetched { start, outcome }, turn))
 }
 
 /// Feeds the blob's bytes from `offset` on into the channel, across breaks.
@@ -111,8 +126,8 @@ async fn download(
             Err(error) => return Err(error),
         }
         if offset < total {
-            // Progress makes up for failures before it.
-            attempt = if offset > before { 0 } else { attempt + 1 };
+            // Progress makes up for failures before it, unless it is such that no end would come.
+            attempt = if offset - before >= task.client.pace().least() { 0 } else { attempt + 1 };
             if attempt >= TRIES {
                 return Err(Error::Unavailable {
                     what: format!("layer {id} can't be had beyond byte {offset} of {total}: {cause}"),
@@ -143,7 +158,10 @@ async fn stream(
         task.client.blob(&task.repository, digest, *offset, task.auth.as_ref()).await?;
     // A registry without ranges starts over: what is known of it is skipped.
     let mut skip = if is_partial { 0 } else { *offset };
-    while let Some(mut chunk) = response.chunk().await.map_err(|error| task.client.broke(&error))? {
+    let mut watch = task.client.pace().watch();
+    while let Some(mut chunk) =
+        watch.chunk(&mut response).await.map_err(|why| task.client.interrupted(&why))?
+    {
         if skip > 0 {
             let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
             skip -= skipped as u64;
@@ -188,7 +206,9 @@ impl Work {
             let _ = std::fs::remove_dir_all(&tree);
             // What can't be right is not gone on with; nor does a full disk get fuller.
             let is_broken_off = matches!(error, Error::Unavailable { .. });
-            if !is_broken_off {
+            // An image that lies about what a blob unpacks to takes it from no other.
+            let is_needed = self.is_kept && self.store.needs_blob(&self.digest);
+            if !is_broken_off && !is_needed {
                 let _ = std::fs::remove_file(&self.partial);
             }
         }
