@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("model", &["tokio", "hyper", "rusqlite", "stdx"]),
     ("oci-runtime", &["tokio", "hyper", "axum", "rusqlite", "engine", "api"]),
     ("image-store", &["axum", "engine", "api", "oci-runtime"]),
-    ("network", &["tokio", "axum", "engine", "api", "image-store", "oci-runtime"]),
+    ("network", &["axum", "engine", "api", "image-store", "oci-runtime"]),
     ("engine", &["api", "axum", "api-server", "host"]),
     ("host", &["engine", "image-store", "oci-runtime", "tauri"]),
     ("cli", &["engine", "image-store", "oci-runtime", "tauri"]),
