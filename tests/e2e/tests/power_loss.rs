@@ -31,7 +31,7 @@ struct Disk {
 }
 
 fn command(program: &str, args: &[&str]) -> Result<String> {
-    let output = stdx::process::command(program).args(args).output().with_context(|| format!("{program}"))?;
+    let output = stdx::process::command(program).args(args).output().with_context(|| program.to_owned())?;
     let err = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} {args:?}: {err}");
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -120,7 +120,7 @@ impl Work {
     }
 
     fn on_containers(&self) -> Result<()> {
-        let named = |n: u32| if n % 2 == 0 { format!("renamed-{n}") } else { format!("made-{n}") };
+        let named = |n: u32| if n.is_multiple_of(2) { format!("renamed-{n}") } else { format!("made-{n}") };
         for n in (0_u32..).take_while(|_| self.goes_on()) {
             let (key, first, name) = (format!("c{n}"), format!("made-{n}"), named(n));
             let label = format!("key={key}");
@@ -128,10 +128,10 @@ impl Work {
             let run = ["sh", "-c", "echo $0", &key];
             self.containers
                 .change(&key, Some(&first), || self.docker(&[create.as_slice(), &run].concat()))?;
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 self.containers.change(&key, Some(&name), || self.docker(&["rename", &first, &name]))?;
             }
-            if n % 3 == 0 {
+            if n.is_multiple_of(3) {
                 self.docker(&["start", &name])?;
             }
             if n >= 5 {
@@ -169,7 +169,7 @@ impl Work {
             let digest = sha256(&data);
             self.images.change(&name, Some(&digest), || self.docker(&["load", "-i", &file]))?;
             self.images.change(&other, Some(&digest), || self.docker(&["tag", &name, &other]))?;
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 self.images.change(&name, None, || self.docker(&["rmi", &name]))?;
             } else {
                 self.images.change(&made, Some(""), || self.docker(&["commit", "base", &made]))?;
@@ -177,7 +177,7 @@ impl Work {
             if n >= 2 {
                 let (name, other) = (format!("made-{}", n - 2), format!("tagged-{}", n - 2));
                 self.images.change(&other, None, || self.docker(&["rmi", &other]))?;
-                if n % 2 != 0 {
+                if !n.is_multiple_of(2) {
                     self.images.change(&name, None, || self.docker(&["rmi", &name]))?;
                 }
             }
