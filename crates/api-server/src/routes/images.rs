@@ -453,13 +453,15 @@ pub(super) async fn load(
     })
     .await
     .map_err(|_| ApiError::bad("the engine is shutting down"))?;
-    for name in loaded? {
-        engine.image_event("load", &name, &name);
-    }
-    let body: Vec<u8> = said
+    let mut body: Vec<u8> = said
         .into_iter()
         .flat_map(|line| json_line(&Progress { stream: Some(line), ..Progress::default() }))
         .collect();
+    match loaded {
+        Ok(names) => names.iter().for_each(|name| engine.image_event("load", name, name)),
+        // Clients look for it in the stream.
+        Err(error) => body.extend(json_line(&failure(&error.to_string()))),
+    }
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
