@@ -683,11 +683,22 @@ pub(super) async fn put_archive(
 ) -> ApiResult<StatusCode> {
     let (query, path) = archive_path(raw)?;
     let keeps_kind = query.flag("noOverwriteDirNonDir");
-    let reader = body_reader(request);
-    tokio::task::spawn_blocking(move || engine.write_archive(&id, &path, keeps_kind, reader))
-        .await
-        .map_err(|_| ApiError::bad("the engine is shutting down"))??;
+    let mut reader = body_reader(request);
+    tokio::task::spawn_blocking(move || {
+        let written = engine.write_archive(&id, &path, keeps_kind, &mut reader);
+        drain(reader);
+        written
+    })
+    .await
+    .map_err(|_| ApiError::bad("the engine is shutting down"))??;
     Ok(StatusCode::OK)
+}
+
+/// Reads what a client still sends behind the end of an archive, or after it was refused: one whose
+/// connection is closed while it sends tells of that instead of the answer.
+pub(super) fn drain(reader: impl Read) {
+    const MOST: u64 = 64 << 20;
+    let _ = std::io::copy(&mut reader.take(MOST), &mut std::io::sink());
 }
 
 fn insert_stat(response: &mut Response, info: &PathInfo) {

@@ -18,7 +18,7 @@ use image_store::{Auth, ImageRecord, ProgressKind, Removed};
 use model::Reference;
 use tokio::sync::mpsc;
 
-use super::containers::{async_stream, body, body_reader, tar_response};
+use super::containers::{async_stream, body, body_reader, drain, tar_response};
 use super::system::now;
 use crate::convert::{config_of_image, image_inspect, image_summary, int};
 use crate::error::{ApiError, ApiResult};
@@ -328,13 +328,6 @@ fn import_wanted(source: &str, query: &Query) -> ApiResult<engine::Import> {
         changes: changes(query),
         platform: platform(query)?,
     })
-}
-
-/// Reads what a client still sends behind the end of an archive, or after it was refused: one whose
-/// connection is closed while it sends tells of that instead of the answer.
-fn drain(reader: impl Read) {
-    const MOST: u64 = 64 << 20;
-    let _ = std::io::copy(&mut reader.take(MOST), &mut std::io::sink());
 }
 
 /// What a pull has to say.
