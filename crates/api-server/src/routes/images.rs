@@ -1,6 +1,5 @@
 //! `/images` and `/commit`.
 
-use std::io::Read;
 use std::sync::Arc;
 
 use api::container::ContainerConfig;
