@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use api::client::Client;
-use api::system::DiskUsage;
 use api::volume::Volume;
 use serde::{Deserialize, Serialize};
 
@@ -85,8 +84,7 @@ pub(crate) async fn sizes(hub: &Hub, feed: &Feed) -> Result<(), Closed> {
 }
 
 async fn measure(client: &Client) -> Result<Vec<VolumeSize>, api::client::Error> {
-    let request = client.request(http::Method::GET, "/system/df").query("type", "volume");
-    let usage: DiskUsage = request.fetch().await?;
+    let usage = client.disk_usage(&["volume"]).await?;
     let size = |volume: Volume| {
         // Docker says −1 where it does not know.
         let bytes = u64::try_from(volume.usage_data?.size).ok()?;
