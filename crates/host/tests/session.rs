@@ -313,3 +313,29 @@ async fn volumes_are_listed_and_measured_where_the_engine_knows_how() {
     assert_eq!(sizes, [("pgdata", 4096)]);
     session.close().await;
 }
+
+#[tokio::test]
+async fn an_engine_older_than_networks_and_volumes_is_watched_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let fake = Fake::new();
+    fake.set("web", "running");
+    let app = Router::new()
+        .route("/_ping", get(|| async { "OK" }))
+        .route("/info", get(|| async { Json(json!({"ServerVersion": "9.8"})) }))
+        .route("/images/json", get(|| async { Json(json!([])) }))
+        .route("/events", get(events))
+        .route("/containers/json", get(list))
+        .route("/containers/{id}/json", get(page))
+        .with_state(fake);
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let session = session(&socket);
+    Watched::new(&session).until(&[("web", "running")]).await;
+    let Update::Volumes { rows } = next(&mut session.open(Topic::Volumes)).await else { panic!() };
+    assert!(rows.is_empty());
+    let Update::Networks { rows } = next(&mut session.open(Topic::Networks)).await else { panic!() };
+    assert!(rows.is_empty());
+    session.close().await;
+}
