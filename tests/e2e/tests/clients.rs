@@ -106,7 +106,9 @@ fn over_tcp_only_clients_with_a_certificate_of_ours_get_in() -> Result<()> {
         "--tls-ca",
         &authority,
     ])?;
-    let load = daemon.docker_with(&["load"], &support::image::busybox()?)?;
+    let archive = dir.path().join("busybox.tar");
+    support::image::write_busybox(&archive)?;
+    let load = daemon.docker(&["load", "-i", &archive.display().to_string()])?;
     ensure!(load.code == 0, "{load:?}");
     let as_client = |who: Option<&str>, args: &[&str]| -> Result<(bool, String)> {
         let mut all = vec![
