@@ -7,6 +7,8 @@ mod containers;
 mod execs;
 mod images;
 mod networks;
+mod progress;
+mod registry;
 mod system;
 mod volumes;
 
@@ -165,6 +167,9 @@ fn router(engine: Engine) -> Router {
         .route("/images/load", post(images::load))
         .route("/images/get", get(images::save_many))
         .route("/images/prune", post(images::prune))
+        .route("/images/search", get(registry::search))
+        .route("/auth", post(registry::login))
+        .route("/distribution/{*rest}", get(registry::describe))
         // Names hold slashes, so the last word of the path tells what is asked.
         .route("/images/{*rest}", get(images::get_by_name).post(images::post_by_name).delete(images::remove))
         .route("/networks", get(networks::list))
@@ -185,7 +190,7 @@ fn router(engine: Engine) -> Router {
 
 /// Docker's endpoints that are not there yet say so; others never were.
 async fn unknown(request: Request) -> ApiError {
-    const DOCKERS: [&str; 13] = [
+    const DOCKERS: [&str; 11] = [
         "/volumes",
         "/build",
         "/swarm",
@@ -195,8 +200,6 @@ async fn unknown(request: Request) -> ApiError {
         "/secrets",
         "/configs",
         "/plugins",
-        "/distribution",
-        "/auth",
         "/grpc",
         "/containers",
     ];
