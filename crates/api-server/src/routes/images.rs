@@ -9,7 +9,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
 use engine::Engine;
 use http::{HeaderValue, StatusCode, header};
 use image_store::{Auth, ImageRecord, Removed};

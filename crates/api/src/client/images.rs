@@ -9,6 +9,7 @@ use crate::image::{
     AuthRequest, AuthResponse, DeletedImage, HistoryEntry, ImageInspect, ImageSummary, Progress,
     PruneImagesResponse, SearchResult,
 };
+use model::Platform;
 
 /// What an imported image is to be.
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,9 +80,19 @@ impl Client {
         &self,
         name: &str,
         tag: Option<&str>,
+        platform: Option<&Platform>,
         auth: Option<&str>,
     ) -> Result<JsonLines<Progress>, Error> {
-        let mut request = self.post(&format!("/images/{name}/push")).query_opt("tag", tag);
+        // Here a platform is JSON, as of API 1.46.
+        let platform = platform.map(|platform| {
+            serde_json::json!({
+                "os": platform.os,
+                "architecture": platform.architecture,
+                "variant": platform.variant,
+            })
+        });
+        let mut request =
+            self.post(&format!("/images/{name}/push")).query_opt("tag", tag).query_opt("platform", platform);
         if let Some(auth) = auth_header(auth.or(Some("e30="))) {
             request = request.header(REGISTRY_AUTH, auth);
         }
@@ -107,12 +118,8 @@ impl Client {
         filters: &Filters,
         auth: Option<&str>,
     ) -> Result<Vec<SearchResult>, Error> {
-        let limit = limit.map(|limit| limit.to_string());
-        let mut request = self
-            .get("/images/search")
-            .query("term", term)
-            .query_opt("limit", limit.as_deref())
-            .filters(filters);
+        let mut request =
+            self.get("/images/search").query("term", term).query_opt("limit", limit).filters(filters);
         if let Some(auth) = auth_header(auth) {
             request = request.header(REGISTRY_AUTH, auth);
         }
