@@ -4,7 +4,7 @@ mod uploads;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,6 +62,15 @@ impl Registry {
             by.passwords.display()
         );
         Self::serve(Arc::clone(&self.dir), address, &further)
+    }
+
+    /// Serves the same images to those alone who are in an htpasswd file.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn with_passwords(&self, passwords: &Path) -> Result<Self> {
+        let further = format!("}}\nauth: {{htpasswd: {{realm: test, path: {}}}", passwords.display());
+        Self::serve(Arc::clone(&self.dir), "127.0.0.1", &further)
     }
 
     fn serve(dir: Arc<tempfile::TempDir>, address: &str, further: &str) -> Result<Self> {
