@@ -2,6 +2,9 @@
 //! that close their stdin still want the output.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -19,6 +22,7 @@ const CHUNK: usize = 64 * 1024;
 /// The connection as it will be, and the answer that makes it so.
 pub(crate) struct Hijack {
     on_upgrade: Option<OnUpgrade>,
+    socket: Option<ClientSocket>,
     is_raw: bool,
     wants_multiplexed_type: bool,
     /// Sent before anything else.
@@ -31,11 +35,17 @@ impl Hijack {
     pub(crate) fn of(request: &mut Request, is_raw: bool, api_minor: u32) -> Self {
         let asks = request.headers().contains_key(header::UPGRADE);
         Self {
-            on_upgrade: asks.then(|| hyper::upgrade::on(request)),
+            on_upgrade: asks.then(|| hyper::upgrade::on(&mut *request)),
+            socket: request.extensions().get::<ClientSocket>().cloned(),
             is_raw,
             wants_multiplexed_type: api_minor >= 42,
             prelude: Vec::new(),
         }
+    }
+
+    /// Whether output goes as it is, or in frames that tell its streams apart.
+    pub(crate) fn set_raw(&mut self, is_raw: bool) {
+        self.is_raw = is_raw;
     }
 
     /// Output of before, to be sent first.
@@ -47,9 +57,10 @@ impl Hijack {
     pub(crate) fn prelude_only(self) -> Response {
         let kind = self.content_type();
         let Some(on_upgrade) = self.on_upgrade else { return body_response(kind, Body::from(self.prelude)) };
-        let prelude = self.prelude;
+        let (prelude, socket) = (self.prelude, self.socket);
         upgrade_response(kind, async move {
             if let Ok(upgraded) = on_upgrade.await {
+                headers_are_read(socket).await;
                 let mut stream = TokioIo::new(upgraded);
                 // The client may have gone.
                 let _ = stream.write_all(&prelude).await;
@@ -69,7 +80,7 @@ impl Hijack {
     /// Carries a container's own streams; `detach`: the keys that let go of a terminal.
     pub(crate) fn attach(self, stream: UnixStream, detach: Option<DetachKeys>) -> Response {
         let kind = self.content_type();
-        let prelude = self.prelude;
+        let (prelude, socket) = (self.prelude, self.socket);
         let Some(on_upgrade) = self.on_upgrade else {
             let (read, write) = stream.into_split();
             drop(write);
@@ -89,6 +100,7 @@ impl Hijack {
                 detached
             };
             let carry_out = async {
+                headers_are_read(socket).await;
                 to_client.write_all(&prelude).await?;
                 copy(&mut output, &mut to_client).await
             };
@@ -107,12 +119,13 @@ impl Hijack {
         exited: impl Future<Output = ()> + Send + 'static,
     ) -> Response {
         let kind = self.content_type();
+        let (is_raw, socket) = (self.is_raw, self.socket);
         let Some(on_upgrade) = self.on_upgrade else {
             let (sender, receiver) = tokio::io::duplex(CHUNK);
             let task = async move {
                 let mut to_client = sender;
                 // The client may go at any time.
-                let _ = exec_output(&streams.output, &mut to_client).await;
+                let _ = exec_output(&streams.output, is_raw, &mut to_client).await;
                 exited.await;
             };
             routes_spawn(task);
@@ -126,7 +139,8 @@ impl Hijack {
             let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(upgraded));
             let ExecStreams { stdin, output } = streams;
             let carry_out = async {
-                exec_output(&output, &mut to_client).await?;
+                headers_are_read(socket).await;
+                exec_output(&output, is_raw, &mut to_client).await?;
                 exited.await;
                 Ok(())
             };
@@ -153,6 +167,29 @@ impl Hijack {
             let _ = to_client.shutdown().await;
         };
         upgrade_response(kind, task)
+    }
+}
+
+/// The socket of the client that a request came from.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientSocket(pub(crate) Arc<OwnedFd>);
+
+/// Waits until the client has taken the answer's headers out of its socket: some clients (docker-py among
+/// them) lose output that comes in the same read. A client that does not read is not waited for.
+async fn headers_are_read(socket: Option<ClientSocket>) {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let Some(ClientSocket(socket)) = socket else { return };
+    let begun = Instant::now();
+    // The answer itself may still be on its way into the socket.
+    tokio::task::yield_now().await;
+    let mut tries = 0_u32;
+    while begun.elapsed() < PATIENCE && crate::sys::unread_by_peer(&*socket).is_ok_and(|unread| unread > 0) {
+        tries += 1;
+        if tries < 64 {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
@@ -252,17 +289,45 @@ async fn is_gone(from: &mut ReadHalf<TokioIo<Upgraded>>) -> Input {
     Input::Ended
 }
 
-async fn exec_output(output: &ExecOutput, to: &mut (impl AsyncWriteExt + Unpin)) -> io::Result<()> {
+async fn exec_output(
+    output: &ExecOutput,
+    is_raw: bool,
+    to: &mut (impl AsyncWriteExt + Unpin),
+) -> io::Result<()> {
     match output {
         ExecOutput::Terminal(terminal) => {
             let mut buffer = vec![0; CHUNK];
             loop {
-                let length = ExecStreams::read(terminal, &mut buffer).await?;
+                // The first eight bytes are the frame's header, where there are frames.
+                let length = ExecStreams::read(terminal, buffer.get_mut(8..).unwrap_or_default()).await?;
                 if length == 0 {
                     return Ok(());
                 }
-                to.write_all(buffer.get(..length).unwrap_or_default()).await?;
+                if is_raw {
+                    to.write_all(buffer.get(8..8 + length).unwrap_or_default()).await?;
+                } else {
+                    frame(1, &mut buffer, length, to).await?;
+                }
             }
+        }
+        ExecOutput::Pipes { stdout, stderr } if is_raw => {
+            let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+            let (mut has_out, mut has_err) = (true, true);
+            while has_out || has_err {
+                tokio::select! {
+                    read = ExecStreams::read(stdout, &mut out), if has_out => {
+                        let length = read?;
+                        has_out = length > 0;
+                        to.write_all(out.get(..length).unwrap_or_default()).await?;
+                    }
+                    read = ExecStreams::read(stderr, &mut err), if has_err => {
+                        let length = read?;
+                        has_err = length > 0;
+                        to.write_all(err.get(..length).unwrap_or_default()).await?;
+                    }
+                }
+            }
+            Ok(())
         }
         ExecOutput::Pipes { stdout, stderr } => {
             // The first eight bytes of each buffer are the frame's header.

@@ -12,5 +12,6 @@ pub mod listen;
 mod query;
 pub mod rootless;
 mod routes;
+mod sys;
 
 pub use routes::Server;

@@ -13,6 +13,7 @@ mod system;
 mod volumes;
 
 use std::convert::Infallible;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,13 +23,14 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, head, post, put};
 use engine::Engine;
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceExt;
 
 use crate::error::ApiError;
+use crate::hijack::ClientSocket;
 
 /// Docker's API at one engine.
 #[derive(Debug, Clone)]
@@ -58,10 +60,14 @@ impl Server {
     }
 
     /// Serves one connection to its end.
-    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let service = hyper::service::service_fn(|request| {
+        let socket = stream.as_fd().try_clone_to_owned().ok().map(|fd| ClientSocket(Arc::new(fd)));
+        let service = hyper::service::service_fn(|mut request: hyper::Request<Incoming>| {
             let router = self.router.clone();
+            if let Some(socket) = socket.clone().filter(|_| request.headers().contains_key(header::UPGRADE)) {
+                request.extensions_mut().insert(socket);
+            }
             async move { Ok::<_, Infallible>(answer(router, request).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
@@ -86,7 +92,19 @@ async fn answer(router: Router, request: hyper::Request<Incoming>) -> Response {
         Err(error) => return error.into_response(),
     };
     parts.extensions.insert(ApiMinor(minor));
-    let request = Request::from_parts(parts, Body::new(body));
+    let body = if is_archive(parts.uri.path()) {
+        Body::new(body)
+    } else {
+        // All of it, also where nobody looks at it: a connection whose request is not read to the end is
+        // closed under the client's next one.
+        match axum::body::to_bytes(Body::new(body), containers::MAX_BODY).await {
+            Ok(bytes) => Body::from(bytes),
+            Err(error) => {
+                return ApiError::bad(format!("failed to read the request's body: {error}")).into_response();
+            }
+        }
+    };
+    let request = Request::from_parts(parts, body);
     let mut response = match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -98,6 +116,11 @@ async fn answer(router: Router, request: hyper::Request<Incoming>) -> Response {
     headers
         .insert("server", HeaderValue::from_static(concat!("Cove/", env!("CARGO_PKG_VERSION"), " (linux)")));
     response
+}
+
+/// Whether what is sent there may be large, and is read as it comes.
+fn is_archive(path: &str) -> bool {
+    path.ends_with("/archive") || matches!(path, "/images/load" | "/images/create" | "/build")
 }
 
 fn take_version(uri: &mut Uri) -> Result<u32, ApiError> {
@@ -136,6 +159,7 @@ fn router(engine: Engine) -> Router {
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(containers::prune))
         .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/{alias}", delete(containers::remove_link))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/start", post(containers::start))
         .route("/containers/{id}/stop", post(containers::stop))
@@ -182,27 +206,45 @@ fn router(engine: Engine) -> Router {
         .route("/volumes/create", post(volumes::create))
         .route("/volumes/prune", post(volumes::prune))
         .route("/volumes/{name}", get(volumes::inspect).put(volumes::update).delete(volumes::remove))
+        .route("/plugins", get(no_plugins))
+        .route("/swarm", any(no_swarm))
+        .route("/swarm/{*rest}", any(no_swarm))
+        .route("/services", any(no_swarm))
+        .route("/services/{*rest}", any(no_swarm))
+        .route("/nodes", any(no_swarm))
+        .route("/nodes/{*rest}", any(no_swarm))
+        .route("/tasks", any(no_swarm))
+        .route("/tasks/{*rest}", any(no_swarm))
+        .route("/secrets", any(no_swarm))
+        .route("/secrets/{*rest}", any(no_swarm))
+        .route("/configs", any(no_swarm))
+        .route("/configs/{*rest}", any(no_swarm))
         .route("/session", any(unsupported))
         .route("/{*rest}", put(unknown).fallback(unknown))
         .fallback(unknown)
         .with_state(engine)
 }
 
+/// What Docker answers outside a swarm, which clients know.
+async fn no_swarm(request: Request) -> ApiError {
+    const JOINS: [&str; 2] = ["/swarm/init", "/swarm/join"];
+    if JOINS.contains(&request.uri().path()) {
+        return ApiError::unsupported("Cove has no swarm: it runs containers on this computer");
+    }
+    ApiError {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        message: "This node is not part of a swarm; Cove has none".into(),
+    }
+}
+
+/// Docker's list of plugins, which are none here.
+async fn no_plugins() -> Response {
+    axum::Json([(); 0]).into_response()
+}
+
 /// Docker's endpoints that are not there yet say so; others never were.
 async fn unknown(request: Request) -> ApiError {
-    const DOCKERS: [&str; 11] = [
-        "/volumes",
-        "/build",
-        "/swarm",
-        "/services",
-        "/nodes",
-        "/tasks",
-        "/secrets",
-        "/configs",
-        "/plugins",
-        "/grpc",
-        "/containers",
-    ];
+    const DOCKERS: [&str; 5] = ["/build", "/plugins", "/grpc", "/containers", "/images"];
     let path = request.uri().path();
     if DOCKERS.iter().any(|prefix| path.starts_with(prefix)) {
         return ApiError::unsupported(format!(

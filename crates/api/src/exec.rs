@@ -19,6 +19,8 @@ pub struct CreateExec {
     pub attach_stderr: bool,
     pub attach_stdout: bool,
     #[serde(deserialize_with = "null_default")]
+    // docker-py writes it small, which Go takes.
+    #[serde(alias = "detachKeys")]
     pub detach_keys: String,
     #[serde(deserialize_with = "null_default")]
     pub env: Vec<String>,

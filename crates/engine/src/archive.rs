@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image_store::{ChangeKind, Snapshot};
+use model::mount::MountSource;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
@@ -61,8 +62,8 @@ impl Engine {
     /// Where there is no such container or path.
     pub fn stat_path(&self, name: &str, path: &str) -> Result<PathInfo> {
         let container = self.containers.find(name)?;
-        let root = self.open_root(&container)?;
-        stat(&root, path, name)
+        let place = self.open_place(&container, path)?;
+        place.stat(name)
     }
 
     /// Writes a path, with everything below it, as a tar archive. Blocking.
@@ -71,10 +72,10 @@ impl Engine {
     /// Where there is no such container or path, or it can't be read or written.
     pub fn read_archive(&self, name: &str, path: &str, into: impl Write) -> Result<()> {
         let container = self.containers.find(name)?;
-        let root = self.open_root(&container)?;
-        let info = stat(&root, path, name)?;
-        let opened = split(path);
-        let parent = open_in(&root, &opened.parent, OFlags::PATH | OFlags::DIRECTORY)
+        let place = self.open_place(&container, path)?;
+        let info = place.stat(name)?;
+        let opened = split(&place.path);
+        let parent = open_in(&place.root, &opened.parent, OFlags::PATH | OFlags::DIRECTORY)
             .map_err(|_| Error::NoSuchPath { path: path.to_owned(), container: name.to_owned() })?;
         let named = if opened.name.is_empty() { ".".to_owned() } else { opened.name };
         let shown = if info.name.is_empty() { "/".to_owned() } else { info.name };
@@ -102,8 +103,12 @@ impl Engine {
         if container.spec().host.readonly_rootfs {
             return Err(Error::Conflict { what: "container rootfs is marked read-only".into() });
         }
-        let root = self.open_root(&container)?;
-        let dir = open_in(&root, Path::new(path), OFlags::PATH | OFlags::DIRECTORY).map_err(|error| {
+        let place = self.open_place(&container, path)?;
+        if !place.is_writable {
+            return Err(Error::Conflict { what: format!("mounted volume is marked read-only: {path}") });
+        }
+        let dir = open_in(&place.root, Path::new(&place.path), OFlags::PATH | OFlags::DIRECTORY);
+        let dir = dir.map_err(|error| {
             if error == rustix::io::Errno::NOTDIR {
                 Error::invalid("extraction point is not a directory")
             } else {
@@ -130,6 +135,50 @@ impl Engine {
         let path = format!("/proc/{}/root", run.pid);
         rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .doing(|| format!("open the root of container {}", container.short_id()))
+    }
+
+    /// Where a path of a container is: in its root, or, while it does not run, in a directory or volume that
+    /// would be mounted there.
+    fn open_place(&self, container: &Arc<Container>, path: &str) -> Result<Place> {
+        let whole = || -> Result<Place> {
+            Ok(Place {
+                root: self.open_root(container)?,
+                path: path.to_owned(),
+                shown: None,
+                is_writable: true,
+            })
+        };
+        if container.state().run().is_some() {
+            return whole();
+        }
+        let spec = container.spec();
+        let clean = clean(path);
+        let over = spec.mount_points.iter().flatten().filter_map(|point| {
+            let rest = clean.strip_prefix(&point.target).ok()?.to_owned();
+            let source = match &point.source {
+                MountSource::Bind { path, .. } => PathBuf::from(path),
+                MountSource::Volume { name, subpath, .. } if subpath.is_empty() => {
+                    let data = self.volume_dir(name).join("_data");
+                    // One with a device of its own is mounted in running containers only.
+                    let is_plain = self.volume(name).is_ok_and(|volume| volume.options.is_empty());
+                    is_plain.then_some(data)?
+                }
+                _ => return None,
+            };
+            Some((point, source, rest))
+        });
+        let Some((point, source, rest)) = over.max_by_key(|(point, ..)| point.target.len()) else {
+            return whole();
+        };
+        let opened =
+            rustix::fs::open(&source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        // A file that is mounted, or nothing: what the layers have there is the best answer.
+        let Ok(root) = opened else { return whole() };
+        let follows = if path.ends_with("/.") { "/." } else { "" };
+        let shown =
+            rest.as_os_str().is_empty().then(|| point.target.rsplit('/').next().unwrap_or("/").to_owned());
+        let path = format!("/{}{follows}", rest.display());
+        Ok(Place { root, path, shown, is_writable: point.is_writable })
     }
 
     /// The root by its layers, without the mounts of a running container.
@@ -168,6 +217,38 @@ impl Engine {
             }
         }
     }
+}
+
+/// A path of a container: in what, and where there.
+struct Place {
+    root: OwnedFd,
+    path: String,
+    /// What the root of a volume is called in the container.
+    shown: Option<String>,
+    is_writable: bool,
+}
+
+impl Place {
+    fn stat(&self, container: &str) -> Result<PathInfo> {
+        let mut info = stat(&self.root, &self.path, container)?;
+        if let Some(shown) = &self.shown {
+            info.name.clone_from(shown);
+        }
+        Ok(info)
+    }
+}
+
+/// A path without `.` and `..`, by its letters; what leads through symlinks is left to the kernel.
+fn clean(path: &str) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            std::path::Component::Normal(name) => clean.push(name),
+            std::path::Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean
 }
 
 /// An overlay that is mounted nowhere but in its descriptor.

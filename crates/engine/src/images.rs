@@ -116,7 +116,11 @@ impl Engine {
         };
         let committed = self.images.commit(&container.id, options).await;
         if has_paused {
-            self.resume(name).await?;
+            match self.resume(name).await {
+                // It ended, or somebody let it go on, meanwhile.
+                Ok(()) | Err(Error::State { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         let image = committed?;
         self.container_event(&container, "commit", &[("imageID", &image.id.to_string())]);

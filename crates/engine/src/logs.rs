@@ -99,9 +99,7 @@ pub(crate) fn target(spec: &ContainerSpec, dir: &Path, id: &str) -> Result<LogTa
         "local" => LogFormat::Local,
         "none" => LogFormat::None,
         other => {
-            return Err(Error::unsupported(format!(
-                "logger: no log driver named '{other}' is registered: json-file, local and none are supported"
-            )));
+            return Err(Error::unsupported(format!("logger: no log driver named '{other}' is registered")));
         }
     };
     let mut target = LogTarget {
@@ -131,9 +129,6 @@ pub(crate) fn target(spec: &ContainerSpec, dir: &Path, id: &str) -> Result<LogTa
                 )));
             }
         }
-    }
-    if target.max_files > 1 && target.max_size == 0 {
-        return Err(Error::invalid("max-file needs max-size"));
     }
     Ok(target)
 }

@@ -23,7 +23,7 @@ use crate::events::{Event, Subject};
 
 pub use attach::Attachments;
 pub(crate) use attach::{Live, dns_names, host_names, resolv_conf};
-pub(crate) use connect::linked;
+pub(crate) use connect::{link_environment, linked};
 pub use endpoint::endpoint_id;
 pub(crate) use endpoint::normalize;
 pub(crate) use ports::ports;

@@ -102,6 +102,15 @@ impl Engine {
         let state_dir = self.state_dir(&container.id);
         make_private_dir(&state_dir)?;
         let network = self.attach_networks(container, &state_dir).await?;
+        let linked = crate::networks::link_environment(self, container, &spec)?;
+        let spec = if linked.is_empty() {
+            spec
+        } else {
+            let mut spec = (*spec).clone();
+            // In front, so that what the user says counts.
+            spec.env.splice(0..0, linked);
+            Arc::new(spec)
+        };
         let files = self.write_host_files(&spec, container, &state_dir)?;
         let (rootfs, overlay) = self.root_of(container, &spec)?;
         let joined = |other: &str| self.pid_of(other);

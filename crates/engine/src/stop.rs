@@ -120,9 +120,11 @@ impl Engine {
                 return Ok(());
             }
         }
-        self.signal_now(&container, signal).await?;
-        if signal == libc::SIGKILL && matches!(container.state(), State::Paused(_)) {
-            self.cgroups_of(&container).freeze(false)?;
+        if signal == libc::SIGKILL {
+            // Who kills counts on it being dead afterwards, as with Docker.
+            self.kill_and_wait(&container).await?;
+        } else {
+            self.signal_now(&container, signal).await?;
         }
         self.container_event(&container, "kill", &[("signal", &signal.to_string())]);
         Ok(())
@@ -189,7 +191,8 @@ impl Engine {
         let mut progress = container.progress.subscribe();
         let before = *progress.borrow();
         let done: fn(&Progress, &Progress) -> bool = match condition {
-            "" | "not-running" => |now, _| !now.is_running || now.is_removed,
+            // One that its policy starts again has not been running for a moment, which counts.
+            "" | "not-running" => |now, before| !now.is_running || now.ends > before.ends || now.is_removed,
             "next-exit" => |now, before| now.ends > before.ends || now.is_removed,
             "removed" => |now, _| now.is_removed,
             other => return Err(Error::invalid(format!("invalid condition: {other:?}"))),

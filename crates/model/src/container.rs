@@ -124,6 +124,8 @@ pub struct HostSpec {
     pub restart: RestartPolicy,
     /// Whether it is removed when it ends.
     pub auto_remove: bool,
+    /// What the runtime was called; ours answers to runc's name too. Empty is ours.
+    pub runtime: String,
     /// Free-form, handed to the runtime.
     pub annotations: BTreeMap<String, String>,
     /// Capabilities on top of the default ones; `ALL`.

@@ -54,6 +54,8 @@ pub struct EndpointSpec {
     pub v4: String,
     /// Its address of IPv6.
     pub v6: String,
+    /// Further addresses, of the link alone.
+    pub link_local: Vec<String>,
     /// Its hardware address.
     pub mac: String,
     /// Which network's gateway leads out: the highest.

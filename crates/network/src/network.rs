@@ -94,8 +94,12 @@ pub struct Request {
     pub inner: String,
     /// The addresses it wants.
     pub addresses: Vec<IpAddr>,
+    /// Further addresses, of the link alone.
+    pub link_local: Vec<IpAddr>,
     /// The hardware address it wants.
     pub mac: Option<[u8; 6]>,
+    /// Kernel parameters of the interface: paths below `/proc/sys` and values.
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// What a container has on a network.
@@ -347,13 +351,24 @@ impl Network {
             }
         }
         let step = || "set up the container's interface";
-        if addresses.iter().any(|address| address.address.is_ipv6()) {
+        let is_v6 = |address: &IpAddr| address.is_ipv6();
+        if addresses.iter().any(|one| is_v6(&one.address)) || request.link_local.iter().any(is_v6) {
             let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", request.inner);
             namespace.enter(|| std::fs::write(path, "0")).doing(step)?;
         }
         let inner = namespace.netlink.index(&request.inner).doing(step)?;
         for address in addresses {
             namespace.netlink.add_address(inner, address.address, address.subnet).doing(step)?;
+        }
+        for address in &request.link_local {
+            // Docker gives such an address to the interface as it is, without a subnet around it.
+            let alone = Subnet::around(*address, if address.is_ipv4() { 32 } else { 128 });
+            namespace.netlink.add_address(inner, *address, alone).doing(step)?;
+        }
+        if !request.sysctls.is_empty() {
+            namespace
+                .enter(|| request.sysctls.iter().try_for_each(|(path, value)| std::fs::write(path, value)))
+                .doing(|| "set the kernel parameters of the container's interface")?;
         }
         namespace.netlink.up(inner).doing(step)?;
         Ok(Endpoint {

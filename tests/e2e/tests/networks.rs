@@ -202,7 +202,10 @@ fn addresses_are_those_asked_for_or_refused() -> Result<()> {
     refused(&["network", "create", "net"], "network with name net already exists")?;
     refused(&["network", "create", "../etc"], "invalid network name")?;
     refused(&["network", "create", "-d", "overlay", "x"], "swarm")?;
-    refused(&["network", "create", "-o", "frob=1", "x"], "not supported for driver bridge")?;
+    refused(
+        &["network", "create", "-o", "com.docker.network.frob=1", "x"],
+        "not supported for driver bridge",
+    )?;
     refused(&["network", "create", "--subnet", "10.84.0.1/24", "x"], "10.84.0.0/24")?;
     refused(&["network", "rm", "net"], "has active endpoints (name:\"one\" id:")?;
     refused(&["network", "rm", "bridge"], "pre-defined network")?;

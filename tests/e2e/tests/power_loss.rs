@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use support::daemon::Daemon;
-use support::image::{busybox_layer, docker_archive, header, noise, sha256};
+use support::image::{Blobs, Compression, Layer, busybox_layer, docker_archive, header, noise, sha256};
+use support::registry::{Answer, Scripted, honest};
 use tar::{Builder, EntryType};
 
 const ROUNDS: u32 = 8;
@@ -30,7 +31,7 @@ struct Disk {
 }
 
 fn command(program: &str, args: &[&str]) -> Result<String> {
-    let output = stdx::process::command(program).args(args).output().with_context(|| format!("{program}"))?;
+    let output = stdx::process::command(program).args(args).output().with_context(|| program.to_owned())?;
     let err = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} {args:?}: {err}");
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -94,10 +95,12 @@ impl Ledger {
     }
 }
 
-/// What happens until the end: two workers, each with objects of its own.
+/// What happens until the end: three workers, each with objects of its own.
 struct Work {
     address: String,
     dir: PathBuf,
+    /// An image at a registry, and the digest of a file in it.
+    remote: (String, String),
     containers: Ledger,
     /// By name; the value is the digest of a file in it, or empty.
     images: Ledger,
@@ -117,7 +120,7 @@ impl Work {
     }
 
     fn on_containers(&self) -> Result<()> {
-        let named = |n: u32| if n % 2 == 0 { format!("renamed-{n}") } else { format!("made-{n}") };
+        let named = |n: u32| if n.is_multiple_of(2) { format!("renamed-{n}") } else { format!("made-{n}") };
         for n in (0_u32..).take_while(|_| self.goes_on()) {
             let (key, first, name) = (format!("c{n}"), format!("made-{n}"), named(n));
             let label = format!("key={key}");
@@ -125,16 +128,25 @@ impl Work {
             let run = ["sh", "-c", "echo $0", &key];
             self.containers
                 .change(&key, Some(&first), || self.docker(&[create.as_slice(), &run].concat()))?;
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 self.containers.change(&key, Some(&name), || self.docker(&["rename", &first, &name]))?;
             }
-            if n % 3 == 0 {
+            if n.is_multiple_of(3) {
                 self.docker(&["start", &name])?;
             }
             if n >= 5 {
                 let (key, name) = (format!("c{}", n - 5), named(n - 5));
                 self.containers.change(&key, None, || self.docker(&["rm", "-f", &name]))?;
             }
+        }
+        Ok(())
+    }
+
+    fn on_pulls(&self) -> Result<()> {
+        let (name, digest) = (&self.remote.0, &self.remote.1);
+        while self.goes_on() {
+            self.images.change(name, Some(digest), || self.docker(&["pull", "-q", name]))?;
+            self.images.change(name, None, || self.docker(&["rmi", name]))?;
         }
         Ok(())
     }
@@ -157,7 +169,7 @@ impl Work {
             let digest = sha256(&data);
             self.images.change(&name, Some(&digest), || self.docker(&["load", "-i", &file]))?;
             self.images.change(&other, Some(&digest), || self.docker(&["tag", &name, &other]))?;
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 self.images.change(&name, None, || self.docker(&["rmi", &name]))?;
             } else {
                 self.images.change(&made, Some(""), || self.docker(&["commit", "base", &made]))?;
@@ -165,13 +177,25 @@ impl Work {
             if n >= 2 {
                 let (name, other) = (format!("made-{}", n - 2), format!("tagged-{}", n - 2));
                 self.images.change(&other, None, || self.docker(&["rmi", &other]))?;
-                if n % 2 != 0 {
+                if !n.is_multiple_of(2) {
                     self.images.change(&name, None, || self.docker(&["rmi", &name]))?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// An image with a file, as a registry has it, and the digest of the file.
+fn remote_image() -> Result<(Blobs, String)> {
+    let data = noise(1001, 300_000);
+    let mut layer = Builder::new(Vec::new());
+    layer.append_data(&mut header(EntryType::Regular, 0o644, 300_000), "root/data", data.as_slice())?;
+    let layers = vec![
+        Layer::pack(&busybox_layer()?, Compression::Gzip)?,
+        Layer::pack(&layer.into_inner()?, Compression::Zstd)?,
+    ];
+    Ok((Blobs::new(layers, &serde_json::json!({ "Env": ["PATH=/bin"] })), sha256(&data)))
 }
 
 /// Stops every thread of a process; those in the kernel finish there first.
@@ -229,8 +253,9 @@ fn check_containers(after: &Daemon, known: &BTreeMap<String, Vec<Option<String>>
 fn check_images(after: &Daemon, known: &BTreeMap<String, Vec<Option<String>>>) -> Result<()> {
     let listed = after.docker_ok(&["images", "--format", "{{.Repository}}"])?;
     let mut found = BTreeMap::new();
-    for name in
-        listed.lines().filter(|name| ["loaded-", "tagged-", "made-"].iter().any(|p| name.starts_with(p)))
+    for name in listed
+        .lines()
+        .filter(|name| ["loaded-", "tagged-", "made-", "127."].iter().any(|p| name.starts_with(p)))
     {
         let script = "stat -c %a /root; test -e /root/data && sha256sum /root/data";
         let said =
@@ -326,9 +351,17 @@ fn what_was_acknowledged_outlives_a_power_cut() -> Result<()> {
     let mut after = Daemon::start_empty(&[])?;
     after.crash()?;
 
+    let (image, digest) = remote_image()?;
+    // In pieces, so that pulls are cut in the middle too.
+    let registry = Scripted::serve(move |request, _| Answer {
+        pace: Duration::from_millis(2),
+        ..honest(&image, request)
+    })?;
+    let remote = format!("{}/app", registry.host());
     let work = Arc::new(Work {
         address: before.address(),
         dir: before.dir().to_owned(),
+        remote: (remote.clone(), digest),
         containers: Ledger::default(),
         images: Ledger::default(),
         is_over: AtomicBool::new(false),
@@ -337,7 +370,7 @@ fn what_was_acknowledged_outlives_a_power_cut() -> Result<()> {
         let work = Arc::clone(&work);
         std::thread::spawn(move || act(&work))
     };
-    let workers = [spawn(Work::on_containers), spawn(Work::on_images)];
+    let workers = [spawn(Work::on_containers), spawn(Work::on_images), spawn(Work::on_pulls)];
     let pid = Pid::from_raw(i32::try_from(before.pid().context("no daemon")?)?).context("no pid")?;
     let (mut outcome, mut seen) = (Ok(()), 0);
     for round in 0..ROUNDS {
@@ -348,7 +381,7 @@ fn what_was_acknowledged_outlives_a_power_cut() -> Result<()> {
             [&containers, &images].iter().flat_map(|all| all.values()).filter(|one| one.len() == 1).count();
         let copy = memory.path().join("copy");
         let copied = disk.copy(&copy);
-        let checked = copied.and_then(|()| check(&mut after, &copy, &containers, &images));
+        let checked = copied.and_then(|()| check(&mut after, &copy, &containers, &images, &remote));
         kill_process(pid, Signal::CONT)?;
         outcome = checked.with_context(|| format!("round {round}; the daemon's log:\n{}", after.log()));
         if outcome.is_err() || workers.iter().any(std::thread::JoinHandle::is_finished) {
@@ -374,6 +407,7 @@ fn check(
     copy: &Path,
     containers: &BTreeMap<String, Vec<Option<String>>>,
     images: &BTreeMap<String, Vec<Option<String>>>,
+    remote: &str,
 ) -> Result<()> {
     let root = after.dir().join("root");
     // What is in memory goes with the power.
@@ -383,6 +417,8 @@ fn check(
     check_databases(&root)?;
     check_containers(after, containers)?;
     check_images(after, images)?;
+    // Whatever is kept of a pull that was cut off does not stand in the way of the next.
+    after.docker_ok(&["pull", "-q", remote])?;
     check_leftovers(after)?;
     check_databases(&root)?;
     after.crash()?;

@@ -127,6 +127,7 @@ fn host_spec(host: HostConfig, networks: BTreeMap<String, EndpointSpec>, minor: 
         publishes_all: host.publish_all_ports,
         restart: restart_policy(&host.restart_policy)?,
         auto_remove: host.auto_remove,
+        runtime: host.runtime,
         annotations: host.annotations.unwrap_or_default(),
         cap_add: host.cap_add.unwrap_or_default(),
         cap_drop: host.cap_drop.unwrap_or_default(),

@@ -230,7 +230,7 @@ fn host_config(info: &ContainerInfo) -> HostConfig {
         userns_mode: host.userns_mode.clone(),
         shm_size: host.shm_size,
         sysctls: (!host.sysctls.is_empty()).then(|| host.sysctls.clone()),
-        runtime: "cove".into(),
+        runtime: if host.runtime.is_empty() { "cove".into() } else { host.runtime.clone() },
         resources: resources(&host.resources, &host.cgroup_parent),
         mounts: (!host.mounts.is_empty()).then(|| host.mounts.iter().map(mount).collect()),
         masked_paths: Some(info.masked_paths.clone()),

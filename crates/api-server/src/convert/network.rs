@@ -105,14 +105,12 @@ pub(crate) fn network_spec(request: CreateNetwork) -> ApiResult<NetworkSpec> {
 /// What a container asks of a network.
 pub(crate) fn endpoint_spec(settings: EndpointSettings) -> ApiResult<EndpointSpec> {
     let ipam = settings.ipam_config.unwrap_or_default();
-    if ipam.link_local_ips.iter().flatten().next().is_some() {
-        return Err(ApiError::unsupported("--link-local-ip is not supported"));
-    }
     Ok(EndpointSpec {
         aliases: settings.aliases.unwrap_or_default(),
         links: settings.links.unwrap_or_default(),
         v4: ipam.ipv4_address,
         v6: ipam.ipv6_address,
+        link_local: ipam.link_local_ips.unwrap_or_default(),
         mac: settings.mac_address,
         priority: settings.gw_priority,
         options: settings.driver_opts.unwrap_or_default(),
@@ -127,10 +125,10 @@ pub(super) fn networks(info: &ContainerInfo) -> BTreeMap<String, EndpointSetting
         let ipam = EndpointIpam {
             ipv4_address: asked.v4.clone(),
             ipv6_address: asked.v6.clone(),
-            link_local_ips: None,
+            link_local_ips: list(&asked.link_local),
         };
         let settings = EndpointSettings {
-            ipam_config: (!asked.v4.is_empty() || !asked.v6.is_empty()).then_some(ipam),
+            ipam_config: (ipam != EndpointIpam::default()).then_some(ipam),
             links: list(&asked.links),
             aliases: list(&asked.aliases),
             mac_address: asked.mac.clone(),

@@ -29,16 +29,39 @@ use crate::filters::Filters;
 use crate::hijack::{DetachKeys, Hijack, routes_spawn};
 use crate::query::Query;
 
+/// More than any request but an archive has.
+pub(super) const MAX_BODY: usize = 8 << 20;
+
 /// Reads a JSON body whatever its content type says, as Docker does.
 pub(super) async fn body<T: serde::de::DeserializeOwned + Default>(request: Request) -> ApiResult<T> {
-    const MAX: usize = 8 << 20;
-    let bytes = axum::body::to_bytes(request.into_body(), MAX)
+    let bytes = axum::body::to_bytes(request.into_body(), MAX_BODY)
         .await
         .map_err(|error| ApiError::bad(format!("failed to read the request's body: {error}")))?;
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("invalid JSON: {error}")))
+    let invalid = |error: serde_json::Error| ApiError::bad(format!("invalid JSON: {error}"));
+    let mut value: serde_json::Value = serde_json::from_slice(&bytes).map_err(invalid)?;
+    drop_nulls(&mut value, false);
+    serde_json::from_value(value).map_err(invalid)
+}
+
+/// Takes out fields that are null: Docker, as Go does, leaves them at what they are without. In maps whose
+/// keys are the user's, a null is a value of its own.
+fn drop_nulls(value: &mut serde_json::Value, is_map: bool) {
+    const MAPS: [&str; 4] = ["ExposedPorts", "Volumes", "PortBindings", "EndpointsConfig"];
+    match value {
+        serde_json::Value::Object(fields) => {
+            if !is_map {
+                fields.retain(|_, field| !field.is_null());
+            }
+            for (name, field) in fields {
+                drop_nulls(field, MAPS.contains(&name.as_str()));
+            }
+        }
+        serde_json::Value::Array(list) => list.iter_mut().for_each(|one| drop_nulls(one, false)),
+        _ => {}
+    }
 }
 
 fn query(raw: RawQuery) -> Query {
@@ -393,16 +416,12 @@ pub(super) fn async_stream<F: Future<Output = ()> + Send + 'static>(
     tokio_stream::wrappers::ReceiverStream::new(receiver)
 }
 
-/// Entries as Docker sends them: a frame each (raw with a terminal), the time before the line.
-/// Neighbours of one stream without times share a frame, which no client can tell.
+/// Entries as Docker sends them: a frame each (raw with a terminal), the time before the line. Some clients
+/// take a frame for a line.
 fn encode(batch: &[Entry], is_raw: bool, with_times: bool, into: &mut Vec<u8>) {
-    let mut header_at = None;
-    let mut current = 0;
     for entry in batch {
-        if !is_raw && (with_times || header_at.is_none() || current != entry.stream) {
-            close_frame(header_at, into);
-            header_at = Some(into.len());
-            current = entry.stream;
+        let header_at = into.len();
+        if !is_raw {
             into.extend([entry.stream, 0, 0, 0, 0, 0, 0, 0]);
         }
         if with_times {
@@ -410,18 +429,30 @@ fn encode(batch: &[Entry], is_raw: bool, with_times: bool, into: &mut Vec<u8>) {
             into.push(b' ');
         }
         into.extend_from_slice(&entry.bytes);
-    }
-    if !is_raw {
-        close_frame(header_at, into);
+        if !is_raw {
+            close_frame(header_at, into);
+        }
     }
 }
 
-fn close_frame(header_at: Option<usize>, bytes: &mut [u8]) {
-    let Some(at) = header_at else { return };
-    let length = u32::try_from(bytes.len() - at - 8).unwrap_or(u32::MAX).to_be_bytes();
-    if let Some(slot) = bytes.get_mut(at + 4..at + 8) {
+fn close_frame(header_at: usize, bytes: &mut [u8]) {
+    let length = u32::try_from(bytes.len() - header_at - 8).unwrap_or(u32::MAX).to_be_bytes();
+    if let Some(slot) = bytes.get_mut(header_at + 4..header_at + 8) {
         slot.copy_from_slice(&length);
     }
+}
+
+/// `DELETE /containers/{id}/{alias}?link=1`.
+pub(super) async fn remove_link(
+    State(engine): State<Engine>,
+    Path((id, alias)): Path<(String, String)>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
+    if !query(raw).flag("link") {
+        return Err(ApiError::bad(format!("{id}/{alias} is no container; a link is removed with link=1")));
+    }
+    engine.remove_link(&id, &alias).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(super) async fn top(
@@ -652,11 +683,22 @@ pub(super) async fn put_archive(
 ) -> ApiResult<StatusCode> {
     let (query, path) = archive_path(raw)?;
     let keeps_kind = query.flag("noOverwriteDirNonDir");
-    let reader = body_reader(request);
-    tokio::task::spawn_blocking(move || engine.write_archive(&id, &path, keeps_kind, reader))
-        .await
-        .map_err(|_| ApiError::bad("the engine is shutting down"))??;
+    let mut reader = body_reader(request);
+    tokio::task::spawn_blocking(move || {
+        let written = engine.write_archive(&id, &path, keeps_kind, &mut reader);
+        drain(reader);
+        written
+    })
+    .await
+    .map_err(|_| ApiError::bad("the engine is shutting down"))??;
     Ok(StatusCode::OK)
+}
+
+/// Reads what a client still sends behind the end of an archive, or after it was refused: one whose
+/// connection is closed while it sends tells of that instead of the answer.
+pub(super) fn drain(reader: impl Read) {
+    const MOST: u64 = 64 << 20;
+    let _ = std::io::copy(&mut reader.take(MOST), &mut std::io::sink());
 }
 
 fn insert_stat(response: &mut Response, info: &PathInfo) {

@@ -44,10 +44,21 @@ pub(super) async fn start(
     let info = engine.inspect_exec(&id)?;
     let mut hijack = Hijack::of(&mut request, info.spec.tty, minor);
     let options: StartExec = body(request).await?;
+    // The start's word, not the creation's, says how output is sent (Docker's way).
+    hijack.set_raw(options.tty);
     let keys = DetachKeys::parse(&info.spec.detach_keys)
         .ok_or_else(|| ApiError::bad(format!("invalid detach keys: {:?}", info.spec.detach_keys)))?;
     let size = options.console_size.map(|[rows, columns]| (rows, columns));
-    match engine.start_exec(&id, !options.detach, size).await? {
+    let started = match engine.start_exec(&id, !options.detach, size).await {
+        // Clients read why from the stream, and the exit code from `inspect`.
+        Err(error @ engine::Error::Start { .. }) if !options.detach => {
+            let text = format!("OCI runtime exec failed: {}\r\n", error.chain());
+            hijack.set_prelude(if options.tty { text.into_bytes() } else { error_frame(&text) });
+            return Ok(hijack.prelude_only());
+        }
+        other => other?,
+    };
+    match started {
         Some(streams) => {
             let exited = async move {
                 let _code = engine.wait_exec(&id).await;
@@ -60,6 +71,12 @@ pub(super) async fn start(
             Ok(hijack.prelude_only())
         }
     }
+}
+
+/// A frame of error output.
+fn error_frame(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [&[2, 0, 0, 0], &length[..], text.as_bytes()].concat()
 }
 
 pub(super) async fn resize(

@@ -1,7 +1,5 @@
 //! `/images` and `/commit`.
 
-use std::io::Read;
-
 use api::container::ContainerConfig;
 use api::exec::IdResponse;
 use api::image::{DeletedImage, HistoryEntry, Progress, PruneImagesResponse};
@@ -15,8 +13,8 @@ use image_store::{Auth, ImageRecord, Removed};
 use model::Reference;
 use tokio::sync::mpsc;
 
-use super::containers::{body, body_reader, tar_response};
-use super::progress::{LINES, Line, json_line, json_stream, teller, told};
+use super::containers::{body, body_reader, drain, tar_response};
+use super::progress::{LINES, Line, failure, json_line, json_stream, teller, told};
 use super::registry::auth_of;
 use super::system::now;
 use crate::convert::{config_of_image, image_inspect, image_summary, int};
@@ -273,13 +271,6 @@ fn import_wanted(source: &str, query: &Query) -> ApiResult<engine::Import> {
     })
 }
 
-/// Reads what a client still sends behind the end of an archive, or after it was refused: one whose
-/// connection is closed while it sends tells of that instead of the answer.
-fn drain(reader: impl Read) {
-    const MOST: u64 = 64 << 20;
-    let _ = std::io::copy(&mut reader.take(MOST), &mut std::io::sink());
-}
-
 /// Pulls, and gives up when nobody listens any more.
 async fn pull(
     engine: Engine,
@@ -322,13 +313,15 @@ pub(super) async fn load(
     })
     .await
     .map_err(|_| ApiError::bad("the engine is shutting down"))?;
-    for name in loaded? {
-        engine.image_event("load", &name, &name);
-    }
-    let body: Vec<u8> = said
+    let mut body: Vec<u8> = said
         .into_iter()
         .flat_map(|line| json_line(&Progress { stream: Some(line), ..Progress::default() }))
         .collect();
+    match loaded {
+        Ok(names) => names.iter().for_each(|name| engine.image_event("load", name, name)),
+        // Clients look for it in the stream.
+        Err(error) => body.extend(json_line(&failure(&error.to_string()))),
+    }
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)

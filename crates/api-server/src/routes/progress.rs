@@ -72,7 +72,7 @@ pub(super) fn json_line(line: &Progress) -> Bytes {
     bytes.into()
 }
 
-fn failure(message: &str) -> Progress {
+pub(super) fn failure(message: &str) -> Progress {
     Progress {
         error: Some(message.to_owned()),
         error_detail: Some(ErrorDetail { code: None, message: message.to_owned() }),

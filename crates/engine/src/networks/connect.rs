@@ -244,6 +244,82 @@ fn edit(path: &std::path::Path, change: impl FnOnce(String) -> String) -> Result
     file.write_all(changed.as_bytes()).doing(step)
 }
 
+impl Engine {
+    /// Forgets that a container is linked to another by that name; what it reads of it now, it keeps.
+    ///
+    /// # Errors
+    /// There is no such link.
+    pub async fn remove_link(&self, container: &str, alias: &str) -> Result<()> {
+        let container = self.containers.find(container)?;
+        let _turn = container.turn.lock().await;
+        let before = container.spec();
+        let mut spec = (*before).clone();
+        let mut is_found = false;
+        for endpoint in spec.host.networks.values_mut() {
+            endpoint.links.retain(|text| {
+                let is_it = super::endpoint::link(text).1 == alias;
+                is_found |= is_it;
+                !is_it
+            });
+        }
+        if !is_found {
+            return Err(Error::NoSuchContainer { name: format!("{}/{alias}", container.name()) });
+        }
+        container.set_spec(spec);
+        if let Err(error) = self.store.put(container.record()).await {
+            container.set_spec((*before).clone());
+            return Err(error);
+        }
+        Ok(())
+    }
+}
+
+/// Variables that tell one on the default bridge of the containers it is linked to, as Docker has had them
+/// since before there were names.
+pub(crate) fn link_environment(
+    engine: &Engine,
+    container: &Container,
+    spec: &ContainerSpec,
+) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    let legacy = spec.host.networks.iter().filter(|(name, _)| is_predefined(name));
+    for text in legacy.flat_map(|(_, endpoint)| endpoint.links.iter()) {
+        let (target, alias) = super::endpoint::link(text);
+        let other = engine.containers.find(&target)?;
+        let address =
+            other.dynamic().network.kept.endpoints.iter().find_map(|endpoint| endpoint.v4().copied());
+        let Some(address) = address.map(|address| address.address) else { continue };
+        let name = alias.to_uppercase().replace(['-', '.'], "_");
+        all.push(format!("{name}_NAME=/{}/{alias}", container.name()));
+        let other = other.spec();
+        let mut ports: Vec<(u16, &str)> = other
+            .exposed_ports
+            .iter()
+            .filter_map(|port| {
+                let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+                Some((number.parse().ok()?, protocol))
+            })
+            .collect();
+        ports.sort_unstable();
+        for (at, (port, protocol)) in ports.into_iter().enumerate() {
+            let url = format!("{protocol}://{address}:{port}");
+            if at == 0 {
+                all.push(format!("{name}_PORT={url}"));
+            }
+            let of_port = format!("{name}_PORT_{port}_{}", protocol.to_uppercase());
+            all.extend([
+                format!("{of_port}={url}"),
+                format!("{of_port}_ADDR={address}"),
+                format!("{of_port}_PORT={port}"),
+                format!("{of_port}_PROTO={protocol}"),
+            ]);
+        }
+        let own = other.env.iter().filter(|pair| !pair.starts_with("HOME=") && !pair.starts_with("PATH="));
+        all.extend(own.map(|pair| format!("{name}_ENV_{pair}")));
+    }
+    Ok(all)
+}
+
 /// Lines of `/etc/hosts` for the containers that one on the default bridge is linked to.
 pub(crate) fn linked(engine: &Engine, container: &Container, spec: &ContainerSpec) -> Result<String> {
     let mut text = String::new();

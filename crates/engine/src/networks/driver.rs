@@ -160,7 +160,9 @@ fn check_options(spec: &NetworkSpec) -> Result<()> {
         "macvlan" => &["parent", "macvlan_mode", MTU, PREFIX],
         _ => &["parent", "ipvlan_mode", MTU, PREFIX],
     };
-    match spec.options.keys().find(|name| !known.contains(&name.as_str())) {
+    // Options of nobody's are notes, which Docker keeps too; its own mean something.
+    let means = |name: &&String| name.starts_with("com.docker.network.") || spec.driver != "bridge";
+    match spec.options.keys().filter(means).find(|name| !known.contains(&name.as_str())) {
         Some(name) => Err(Error::unsupported(format!(
             "network option {name:?} is not supported for driver {}; these are: {}",
             spec.driver,
@@ -282,7 +284,7 @@ mod tests {
             (|spec| spec.ranges = vec![range("10.99.0.1/24", "")], "it should be 10.99.0.0/24"),
             (|spec| spec.ranges = vec![range("fd00:1::/64", "")], "IPv6 is not enabled"),
             (
-                |spec| spec.options = BTreeMap::from([("x".into(), "y".into())]),
+                |spec| spec.options = BTreeMap::from([("com.docker.network.x".into(), "y".into())]),
                 "not supported for driver bridge",
             ),
             (|spec| spec.options = BTreeMap::from([(MTU.into(), "12".into())]), "invalid MTU"),

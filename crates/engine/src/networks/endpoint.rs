@@ -11,6 +11,11 @@ use network::Request;
 use super::{EngineNetworks, NetworkRecord};
 use crate::error::{Error, Result};
 
+/// What the interface is called in the container.
+const INTERFACE_NAME: &str = "com.docker.network.endpoint.ifname";
+/// Kernel parameters of the interface.
+const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
+
 /// The id of a container's place on a network: of both of theirs, so that it is the same whenever it is asked for.
 #[must_use]
 pub fn endpoint_id(container: &str, network: &str) -> String {
@@ -105,7 +110,12 @@ pub(crate) fn check_request(record: &NetworkRecord, endpoint: &EndpointSpec) -> 
     if is_default && !endpoint.aliases.is_empty() {
         return Err(Error::invalid("network-scoped aliases are only supported for user-defined networks"));
     }
-    if let Some(name) = endpoint.options.keys().next() {
+    // Options of nobody's are notes, which Docker keeps too; its own mean something.
+    let known = [INTERFACE_NAME, SYSCTLS];
+    let is_dockers = |name: &&String| name.starts_with("com.docker.network.");
+    if let Some(name) =
+        endpoint.options.keys().filter(is_dockers).find(|name| !known.contains(&name.as_str()))
+    {
         return Err(Error::unsupported(format!("endpoint option {name:?} is not supported")));
     }
     for alias in &endpoint.aliases {
@@ -136,7 +146,55 @@ pub(super) fn request(endpoint: &EndpointSpec, inner: String) -> Result<Request>
             .push(address.ok_or_else(|| Error::invalid(format!("invalid IPv{version} address: {text}")))?);
     }
     let mac = if endpoint.mac.is_empty() { None } else { Some(mac(&endpoint.mac)?) };
-    Ok(Request { inner, addresses, mac })
+    let inner = match endpoint.options.get(INTERFACE_NAME) {
+        Some(name) => interface_name(name)?,
+        None => inner,
+    };
+    let address = |text: &String| {
+        text.parse().map_err(|_| Error::invalid(format!("invalid link-local IP address: {text}")))
+    };
+    Ok(Request {
+        link_local: endpoint.link_local.iter().map(address).collect::<Result<_>>()?,
+        sysctls: sysctls(endpoint.options.get(SYSCTLS).map_or("", String::as_str), &inner)?,
+        inner,
+        addresses,
+        mac,
+    })
+}
+
+/// What the interface is called in the container.
+fn interface_name(name: &str) -> Result<String> {
+    let is_fine = (1..=15).contains(&name.len())
+        && !matches!(name, "." | ".." | "lo")
+        && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':'));
+    if is_fine {
+        Ok(name.to_owned())
+    } else {
+        Err(Error::invalid(format!("invalid interface name: {name:?}")))
+    }
+}
+
+/// `net.ipv4.conf.IFNAME.log_martians=1,…` as paths and values.
+fn sysctls(text: &str, inner: &str) -> Result<Vec<(String, String)>> {
+    let one = |pair: &str| -> Result<(String, String)> {
+        let bad = || {
+            Error::invalid(format!(
+                "invalid sysctl {pair:?}: it is net.ipv4|ipv6|mpls.conf|neigh.IFNAME.NAME=VALUE"
+            ))
+        };
+        let (name, value) = pair.split_once('=').ok_or_else(bad)?;
+        let parts: Vec<&str> = name.split('.').collect();
+        let ["net", family @ ("ipv4" | "ipv6" | "mpls"), kind @ ("conf" | "neigh"), "IFNAME", key] =
+            parts[..]
+        else {
+            return Err(bad());
+        };
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Err(bad());
+        }
+        Ok((format!("/proc/sys/net/{family}/{kind}/{inner}/{key}"), value.to_owned()))
+    };
+    text.split(',').map(str::trim).filter(|pair| !pair.is_empty()).map(one).collect()
 }
 
 fn mac(text: &str) -> Result<[u8; 6]> {
