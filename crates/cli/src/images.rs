@@ -103,7 +103,7 @@ impl View {
                 let _ = all.println(text);
             }
             // Without a terminal, figures would be noise.
-            (None, _) if matches!(status, "Downloading" | "Pushing") => {}
+            (None, _) if line.progress_detail.as_ref().is_some_and(|detail| detail.current.is_some()) => {}
             (None, Some(id)) => printer::note(format_args!("{id}: {status}")),
             (None, None) => printer::note(status),
         }

@@ -97,6 +97,13 @@ pub enum ProgressKind {
     PushRefers(String),
     /// The layer is known and waits to be pushed.
     Preparing,
+    /// The layer is compressed.
+    Compressing {
+        /// So far.
+        current: u64,
+        /// In all.
+        total: u64,
+    },
     /// Bytes were sent.
     Pushing {
         /// So far.

@@ -29,8 +29,12 @@ pub(super) fn teller(sender: &mpsc::Sender<Line>) -> Arc<dyn Fn(image_store::Pro
     let sender = sender.clone();
     Arc::new(move |progress: image_store::Progress| {
         // A client that reads slowly misses figures, which the next ones make up for.
-        let is_figure =
-            matches!(progress.kind, ProgressKind::Downloading { .. } | ProgressKind::Pushing { .. });
+        let is_figure = matches!(
+            progress.kind,
+            ProgressKind::Downloading { .. }
+                | ProgressKind::Compressing { .. }
+                | ProgressKind::Pushing { .. }
+        );
         if is_figure && sender.capacity() < FEW {
             return;
         }
@@ -53,10 +57,16 @@ pub(super) async fn told(mut lines: mpsc::Receiver<Line>) -> ApiResult<Response>
         {
             return;
         }
-        while let Some(line) = lines.recv().await {
+        loop {
+            let line = tokio::select! {
+                line = lines.recv() => line,
+                // Also where there is nothing to tell for long, as while a layer is compressed.
+                () = into.closed() => return,
+            };
             let line = match line {
-                Line::Progress(line) => line,
-                Line::Failed(error) => failure(&error.to_string()),
+                None => return,
+                Some(Line::Progress(line)) => line,
+                Some(Line::Failed(error)) => failure(&error.to_string()),
             };
             if into.send(Ok(json_line(&line))).await.is_err() {
                 return;
@@ -98,24 +108,23 @@ fn progress_lines(progress: image_store::Progress) -> Vec<Progress> {
     };
     let bare =
         |status: &str, id| Progress { progress_detail: Some(ProgressDetail::default()), ..said(status, id) };
+    let figures = |status: &str, current, total, id| Progress {
+        progress_detail: Some(ProgressDetail { current: Some(current), total: Some(total) }),
+        progress: Some(bar(current, total)),
+        ..said(status, id)
+    };
     let line = match progress.kind {
         ProgressKind::Pulling(name) => said(&format!("Pulling from {name}"), id),
         ProgressKind::PullingLayer => bare("Pulling fs layer", id),
-        ProgressKind::Downloading { current, total } => Progress {
-            progress_detail: Some(ProgressDetail { current: Some(current), total: Some(total) }),
-            progress: Some(bar(current, total)),
-            ..said("Downloading", id)
-        },
+        ProgressKind::Downloading { current, total } => figures("Downloading", current, total, id),
         ProgressKind::PullComplete => bare("Pull complete", id),
         ProgressKind::AlreadyExists => bare("Already exists", id),
         ProgressKind::Digest(digest) => said(&format!("Digest: {digest}"), None),
         ProgressKind::PushRefers(name) => said(&format!("The push refers to repository [{name}]"), None),
         ProgressKind::Preparing => bare("Preparing", id),
-        ProgressKind::Pushing { current, total } => Progress {
-            progress_detail: Some(ProgressDetail { current: Some(current), total: Some(total) }),
-            progress: Some(bar(current, total)),
-            ..said("Pushing", id)
-        },
+        // Docker has no word of its own for that.
+        ProgressKind::Compressing { current, total } => figures("Preparing", current, total, id),
+        ProgressKind::Pushing { current, total } => figures("Pushing", current, total, id),
         ProgressKind::Pushed => bare("Pushed", id),
         ProgressKind::LayerExists => bare("Layer already exists", id),
         ProgressKind::Mounted(from) => bare(&format!("Mounted from {from}"), id),

@@ -320,7 +320,8 @@ impl Client {
         let mut why = if error.is_timeout() { "it stopped answering".to_owned() } else { chain(error) };
         // TLS 1.3 tells a missing certificate only after its handshake, which looks like this from here.
         let ends = ["connection closed", "broken pipe", "onnection reset", "CertificateRequired"];
-        if ends.iter().any(|end| why.contains(end)) {
+        let is_tls = !self.chosen().is_some_and(|base| base.starts_with("http:"));
+        if is_tls && ends.iter().any(|end| why.contains(end)) {
             why += &format!(
                 "; it may want a client certificate (client.cert and client.key in certs.d/{})",
                 self.host

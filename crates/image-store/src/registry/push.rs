@@ -317,7 +317,17 @@ impl LayerPush {
         let given_up = GivenUp::default();
         let (file, flag) = (Arc::clone(&self.file), Arc::clone(&given_up.0));
         let path = Scratch(self.push.store.ingest_path("push"));
-        let packed = tokio::task::spawn_blocking(move || pack(&file, path, &flag, &diff_id));
+        let (push, total) = (self.push.clone(), self.row.blob_size);
+        // A client that is gone is noticed when it is told something.
+        let mut told = 0;
+        let tell = move |current| {
+            if current >= told + TELL_EVERY {
+                told = current;
+                push.tell(&diff_id, ProgressKind::Compressing { current, total });
+            }
+            !flag.load(Ordering::Relaxed)
+        };
+        let packed = tokio::task::spawn_blocking(move || pack(&file, path, &diff_id, tell));
         let packed = packed
             .await
             .map_err(|error| Error::Unavailable { what: format!("compressing was cut off: {error}") })??;
@@ -349,8 +359,9 @@ impl Drop for Scratch {
     }
 }
 
-/// Compresses a layer into a file, which has no name any more when this returns.
-fn pack(from: &File, into: Scratch, is_given_up: &AtomicBool, diff_id: &Digest) -> Result<Blob> {
+/// Compresses a layer into a file, which has no name any more when this returns. `goes_on` is told how much
+/// was read.
+fn pack(from: &File, into: Scratch, diff_id: &Digest, mut goes_on: impl FnMut(u64) -> bool) -> Result<Blob> {
     let step = || format!("compress the layer {}", diff_id.short());
     let mut options = std::fs::OpenOptions::new();
     let file = Arc::new(options.read(true).write(true).create_new(true).open(&into.0).doing(step)?);
@@ -364,7 +375,7 @@ fn pack(from: &File, into: Scratch, is_given_up: &AtomicBool, diff_id: &Digest) 
         if length == 0 {
             break;
         }
-        if is_given_up.load(Ordering::Relaxed) {
+        if !goes_on(at) {
             return Err(Error::Unavailable { what: "the push was given up".into() });
         }
         let bytes = buffer.get(..length).unwrap_or_default();
