@@ -272,6 +272,41 @@ async fn a_registry_that_only_fails_is_given_up_on_and_named() -> Outcome {
 }
 
 #[tokio::test]
+async fn when_one_layer_is_refused_the_others_are_taken_back() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let (registry, uploads) = scripted(
+        |_, _| Take::All,
+        |request, _| {
+            let is_blob = request.method == "PUT" && request.path.contains("/blobs/");
+            // The large one's pieces take long; the small one is refused when the large one is begun.
+            if request.method == "PATCH" || (is_blob && request.bytes.len() < 10_000) {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            (is_blob && request.bytes.len() < 10_000).then(|| Answer::status("403 Forbidden"))
+        },
+    )?;
+    let name = format!("{}/half:1", registry.host());
+    let store = open(dir.path())?;
+    // Compressed, so that both are begun at once.
+    let mut layers = Vec::new();
+    for (name, data) in [("large", noise(6, 60 << 20)), ("small", noise(7, 1000))] {
+        layers.push(Layer::pack(&archive(name, &data)?, Compression::Gzip)?);
+    }
+    let image = Blobs::new(layers, &serde_json::json!({}));
+    let source = Scripted::serve(move |request, _| honest(&image, request))?;
+    let from = format!("{}/half:1", source.host());
+    store.pull(&from.parse()?, None, None, Arc::new(|_| {})).await?;
+    store.tag(&from, &name.parse()?)?;
+    let error = push(&store, &name).await.err().ok_or("it was pushed")?;
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    assert!(bodies(&registry.requests(), "PATCH").len() < 4, "the large one was sent to its end");
+    assert!(registry.requests().iter().any(|request| request.method == "DELETE"));
+    // A piece that was on its way when it was cut off comes to nothing.
+    assert_eq!(uploads.unfinished(), 0, "an upload was left at the registry");
+    assert_nothing_left(dir.path())
+}
+
+#[tokio::test]
 async fn a_registry_that_stops_reading_is_given_up_on() -> Outcome {
     let dir = tempfile::tempdir()?;
     let (registry, _) = scripted(

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::client::Client;
-use super::upload::{Blob, Content, Outcome, Target, TellSent};
+use super::upload::{Blob, Content, Outcome, Stop, Target, TellSent};
 use super::{Auth, Progress, ProgressKind, Tell, known_auth};
 use crate::config::{DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, Manifest, OCI_CONFIG, OCI_MANIFEST};
 use crate::database::LayerRow;
@@ -164,7 +164,7 @@ impl Push {
             content: Content::Memory(self.image.raw_config.clone().into()),
         };
         let quiet: TellSent = Arc::new(|_| {});
-        target.send_blob(&config, "the image's configuration", &[], &quiet).await?;
+        target.send_blob(&config, "the image's configuration", &[], &Stop::default(), &quiet).await?;
         let kept = self.store.database.manifest(&self.image.id)?;
         let (media_type, bytes) = kept
             .and_then(|raw| kept_manifest(raw, &self.image.id, &layers))
@@ -188,6 +188,7 @@ impl Push {
         let mut tasks = tokio::task::JoinSet::new();
         let permits = Arc::new(Semaphore::new(PARALLEL));
         let mut seen = BTreeSet::new();
+        let stop = Stop::default();
         // The highest first, as Docker tells of them.
         for diff_id in self.image.diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
             let row = self.store.known_layer(diff_id).ok_or_else(|| {
@@ -207,19 +208,30 @@ impl Push {
                 sources: self.store.sources(&self.reference, diff_id)?,
                 row,
                 file: Arc::new(file),
+                stop: stop.clone(),
             };
             let permits = Arc::clone(&permits);
             tasks.spawn(async move {
                 let _permit = permits.acquire().await;
-                layer.run().await
+                if layer.stop.is_asked() { Err(Stop::error()) } else { layer.run().await }
             });
         }
-        let mut sent = Vec::new();
+        let (mut sent, mut failure) = (Vec::new(), None);
         while let Some(done) = tasks.join_next().await {
-            // Dropping the set on the first failure stops the others.
-            sent.push(
-                done.map_err(|error| Error::Unavailable { what: format!("a push was cut off: {error}") })??,
-            );
+            let done = done
+                .map_err(|error| Error::Unavailable { what: format!("a push was cut off: {error}") })
+                .and_then(|done| done);
+            match done {
+                Ok(layer) => sent.push(layer),
+                Err(error) => {
+                    // The first counts; the others end because of it.
+                    failure.get_or_insert(error);
+                    stop.ask();
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
         }
         let of =
             |diff_id: &Digest| sent.iter().find(|(known, _)| known == diff_id).map(|(_, sent)| sent.clone());
@@ -251,6 +263,7 @@ struct LayerPush {
     sources: Vec<String>,
     /// Opened before anything else: it can be read to its end, even if the image is removed meanwhile.
     file: Arc<File>,
+    stop: Stop,
 }
 
 impl LayerPush {
@@ -287,7 +300,7 @@ impl LayerPush {
             }
         });
         let what = format!("the layer {}", diff_id.short());
-        let outcome = self.push.target().send_blob(blob, &what, &self.sources, &tell).await?;
+        let outcome = self.push.target().send_blob(blob, &what, &self.sources, &self.stop, &tell).await?;
         self.tell_outcome(outcome);
         Ok(())
     }
@@ -319,13 +332,13 @@ impl LayerPush {
         let path = Scratch(self.push.store.ingest_path("push"));
         let (push, total) = (self.push.clone(), self.row.blob_size);
         // A client that is gone is noticed when it is told something.
-        let mut told = 0;
+        let (mut told, stop) = (0, self.stop.clone());
         let tell = move |current| {
             if current >= told + TELL_EVERY {
                 told = current;
                 push.tell(&diff_id, ProgressKind::Compressing { current, total });
             }
-            !flag.load(Ordering::Relaxed)
+            !flag.load(Ordering::Relaxed) && !stop.is_asked()
         };
         let packed = tokio::task::spawn_blocking(move || pack(&file, path, &diff_id, tell));
         let packed = packed
@@ -376,7 +389,7 @@ fn pack(from: &File, into: Scratch, diff_id: &Digest, mut goes_on: impl FnMut(u6
             break;
         }
         if !goes_on(at) {
-            return Err(Error::Unavailable { what: "the push was given up".into() });
+            return Err(Stop::error());
         }
         let bytes = buffer.get(..length).unwrap_or_default();
         unpacked.update(bytes);

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use model::Digest;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LOCATION, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use tokio::sync::watch;
 
 use super::Auth;
 use super::client::{Asked, Client};
@@ -41,6 +42,36 @@ const STORES: u64 = 4 << 20;
 
 /// Told of the bytes sent so far.
 pub(super) type TellSent = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// Asks uploads to end, when another of the same image has failed: what they have begun at the registry is
+/// taken back.
+#[derive(Debug, Clone)]
+pub(super) struct Stop(watch::Sender<bool>);
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Stop {
+    pub(super) fn ask(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    async fn asked(&self) {
+        // There is a sender: this one.
+        let _ = self.0.subscribe().wait_for(|is_asked| *is_asked).await;
+    }
+
+    pub(super) fn error() -> Error {
+        Error::Unavailable { what: "the push was given up".into() }
+    }
+}
 
 /// How a blob came to be at the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,13 +116,17 @@ impl Target<'_> {
         blob: &Blob,
         what: &str,
         sources: &[String],
+        stop: &Stop,
         tell: &TellSent,
     ) -> Result<Outcome> {
         let mut session = None;
         let mut sources = sources.iter().take(MOUNTS);
         let (mut attempt, mut furthest) = (0, 0);
         loop {
-            let step = self.step(blob, what, &mut sources, &mut session, tell).await;
+            let step = tokio::select! {
+                step = self.step(blob, what, &mut sources, &mut session, tell) => step,
+                () = stop.asked() => Err(Stop::error()),
+            };
             let offset = session.as_ref().map_or(0, |session: &Session| session.offset);
             if offset > furthest {
                 // Progress makes up for failures before it.
@@ -107,7 +142,7 @@ impl Target<'_> {
                 return Err(failed);
             };
             attempt += 1;
-            if attempt >= TRIES {
+            if attempt >= TRIES || stop.is_asked() {
                 self.cancel(session).await;
                 return Err(Error::Unavailable {
                     what: format!("{what} can't be pushed to {}: {why}", self.name()),
