@@ -10,6 +10,8 @@ import { followTheme } from './lib/theme';
 import { containers } from './state/containers.svelte';
 import { engine } from './state/engine.svelte';
 import { images } from './state/images.svelte';
+import { networks } from './state/networks.svelte';
+import { volumes } from './state/volumes.svelte';
 import { asError, connect } from './transport';
 
 followTheme();
@@ -21,6 +23,8 @@ try {
   engine.follow();
   containers.follow();
   images.follow();
+  networks.follow();
+  volumes.follow();
   mount(App, { target });
 } catch (thrown) {
   // A browser that was not let in has no window to show it in.

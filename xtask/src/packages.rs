@@ -46,6 +46,10 @@ pub(crate) fn ensure(purpose: Purpose, is_agreed: bool) -> Result<()> {
     if purpose == Purpose::Test && !has("docker") {
         wanted.push("docker.io");
     }
+    // Compose of the kind that is a plugin of Docker's; older systems have another program of that name.
+    if purpose == Purpose::Test && output("docker", &["compose", "version"]).is_none() && has_compose() {
+        wanted.push("docker-compose");
+    }
     if !has("apt-get") || !has("dpkg-query") {
         println!(
             "This is no Debian or Ubuntu: make sure that the equivalents of these are there: {}",
@@ -63,6 +67,15 @@ pub(crate) fn ensure(purpose: Purpose, is_agreed: bool) -> Result<()> {
     }
     apt(&["update"])?;
     apt(&[&["install", "-y", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+/// Whether the system's package of Compose is version 2 or newer.
+fn has_compose() -> bool {
+    let policy = output("apt-cache", &["policy", "docker-compose"]).unwrap_or_default();
+    let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    candidate
+        .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
+        .is_some_and(|major| major >= 2)
 }
 
 fn is_installed(package: &str) -> bool {

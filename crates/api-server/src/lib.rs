@@ -13,5 +13,6 @@ mod query;
 pub mod rootless;
 mod routes;
 mod sys;
+pub mod tls;
 
 pub use routes::Server;

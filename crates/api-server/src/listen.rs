@@ -1,5 +1,6 @@
 //! Where the daemon listens: unix sockets that belong to its user alone.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -8,17 +9,30 @@ use tokio::net::UnixListener;
 
 /// An address of `--listen`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address(pub PathBuf);
+pub enum Address {
+    /// A socket in the file system.
+    Unix(PathBuf),
+    /// An address of the network.
+    Tcp(SocketAddr),
+}
 
 impl std::str::FromStr for Address {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
         match text.split_once("://") {
-            Some(("unix", path)) if path.starts_with('/') => Ok(Self(path.into())),
+            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(("unix", _)) => bail!("{text}: the socket's path is not absolute"),
-            Some(("tcp", _)) => bail!("{text}: listening on TCP is not supported yet"),
-            _ => bail!("{text}: expected unix:///path/to/socket"),
+            Some(("tcp", address)) => {
+                let address = address.trim_end_matches('/');
+                let address = address
+                    .strip_prefix("localhost:")
+                    .map_or_else(|| address.to_owned(), |port| format!("127.0.0.1:{port}"));
+                let parsed = address.parse().map(Self::Tcp);
+                parsed
+                    .with_context(|| format!("{text}: expected tcp://ADDRESS:PORT, as in tcp://0.0.0.0:2376"))
+            }
+            _ => bail!("{text}: expected unix:///path/to/socket or tcp://ADDRESS:PORT"),
         }
     }
 }

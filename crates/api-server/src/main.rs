@@ -1,16 +1,19 @@
 //! `coved`: the engine behind its API, in the foreground.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use api_server::listen::{Address, bind};
-use api_server::{Server, rootless};
+use api_server::{Server, rootless, tls};
 use clap::Parser;
 use engine::{Config, Engine};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 
 /// Cove's container engine. It stays in the foreground; containers outlive it.
 #[derive(Parser, Debug)]
@@ -21,12 +24,25 @@ use tokio::signal::unix::{SignalKind, signal};
     after_help = "\
 Examples:
   coved                                    as root: /var/lib/cove, /run/cove/cove.sock
-  coved --listen unix:///tmp/c.sock --root /tmp/c --state /tmp/c-run"
+  coved --listen unix:///tmp/c.sock --root /tmp/c --state /tmp/c-run
+  coved --listen tcp://0.0.0.0:2376 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem"
 )]
 struct Args {
-    /// Where clients connect; may be given several times
-    #[arg(long, value_name = "unix://PATH")]
+    /// Where clients connect, unix://PATH or tcp://ADDRESS:PORT; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Address>,
+    /// The certificate for TCP; clients must have one too (--tls-ca)
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Who signs the certificates of clients
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// TCP without TLS: whoever reaches the port can do anything on this computer that this user can
+    #[arg(long, conflicts_with = "tls_cert")]
+    tcp_open_to_everybody: bool,
     /// Where images, containers and logs are kept
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -138,7 +154,18 @@ fn runtime_program(given: Option<PathBuf>) -> Result<PathBuf> {
 async fn run(args: Args) -> Result<()> {
     let places = places(&args)?;
     let runtime = runtime_program(args.runtime)?;
-    let addresses = if args.listen.is_empty() { vec![Address(places.socket)] } else { args.listen };
+    let addresses = if args.listen.is_empty() { vec![Address::Unix(places.socket)] } else { args.listen };
+    let has_tcp = addresses.iter().any(|address| matches!(address, Address::Tcp(_)));
+    let acceptor = match (args.tls_cert, args.tls_key, args.tls_ca) {
+        (Some(certificate), Some(key), Some(authority)) => {
+            Some(tls::acceptor(&tls::Files { certificate, key, authority })?)
+        }
+        _ if has_tcp && !args.tcp_open_to_everybody => bail!(
+            "listening on TCP needs --tls-cert, --tls-key and --tls-ca; without them whoever reaches the port \
+             can do anything on this computer that this user can (--tcp-open-to-everybody, if that is meant)"
+        ),
+        _ => None,
+    };
     let engine = Engine::open(Config {
         root: places.root,
         state_dir: places.state,
@@ -151,23 +178,74 @@ async fn run(args: Args) -> Result<()> {
     .await
     .map_err(|error| anyhow::anyhow!(error.chain()))?;
     let server = Server::new(engine.clone());
-    let mut listeners = Vec::new();
-    for Address(path) in &addresses {
-        listeners.push(bind(path)?);
-        tracing::info!(socket = %path.display(), "listening");
+    let mut tasks: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+    for address in &addresses {
+        match address {
+            Address::Unix(path) => {
+                tasks.push(Box::pin(accept(bind(path)?, server.clone())));
+                tracing::info!(socket = %path.display(), "listening");
+            }
+            Address::Tcp(address) => {
+                let listener = TcpListener::bind(address).await;
+                let listener = listener.with_context(|| format!("failed to listen on tcp://{address}"))?;
+                if acceptor.is_none() {
+                    tracing::warn!(%address, "anybody who reaches this port can do anything here");
+                }
+                let address = listener.local_addr().unwrap_or(*address);
+                tracing::info!(%address, has_tls = acceptor.is_some(), "listening");
+                tasks.push(Box::pin(accept_tcp(listener, acceptor.clone(), server.clone())));
+            }
+        }
     }
-    let tasks: Vec<_> = listeners.into_iter().map(|listener| accept(listener, server.clone())).collect();
     let ended = tokio::select! {
         _ = futures_util::future::join_all(tasks) => bail!("no socket is left to listen on"),
         ended = until_signal() => ended,
         () = until_idle(&engine, &server, args.idle_exit.0) => Ok(()),
     };
-    for Address(path) in &addresses {
+    for address in &addresses {
+        let Address::Unix(path) = address else { continue };
         // A socket that is gone already needs no removal.
         let _ = std::fs::remove_file(path);
     }
     engine.close().await;
     ended
+}
+
+/// How long a client may take to say who it is.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How many may be at it.
+const HANDSHAKES: usize = 64;
+
+async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, server: Server) {
+    let tracker = Arc::new(tokio_util::task::TaskTracker::new());
+    let pending = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
+    loop {
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        // Answers are small and waited for.
+        let _ = stream.set_nodelay(true);
+        let server = server.clone();
+        let Some(acceptor) = acceptor.clone() else {
+            tracker.spawn(async move { server.serve(stream, None).await });
+            continue;
+        };
+        let Ok(place) = Arc::clone(&pending).acquire_owned().await else { return };
+        tracker.spawn(async move {
+            let greeted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+            drop(place);
+            match greeted {
+                Ok(Ok(stream)) => server.serve(stream, None).await,
+                Ok(Err(error)) => tracing::info!(%client, %error, "a client was not let in"),
+                Err(_) => tracing::info!(%client, "a client did not say who it is"),
+            }
+        });
+    }
 }
 
 async fn accept(listener: UnixListener, server: Server) {
@@ -176,7 +254,8 @@ async fn accept(listener: UnixListener, server: Server) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let server = server.clone();
-                tracker.spawn(async move { server.serve(stream).await });
+                let socket = stream.as_fd().try_clone_to_owned().ok();
+                tracker.spawn(async move { server.serve(stream, socket).await });
             }
             Err(error) => {
                 // Out of descriptors, most likely: clients that end give some back.

@@ -13,7 +13,7 @@ mod system;
 mod volumes;
 
 use std::convert::Infallible;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -59,10 +59,14 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Serves one connection to its end.
-    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static) {
+    /// Serves one connection to its end. `socket`: a further descriptor of it, where bytes in it can be counted.
+    pub async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        socket: Option<OwnedFd>,
+    ) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let socket = stream.as_fd().try_clone_to_owned().ok().map(|fd| ClientSocket(Arc::new(fd)));
+        let socket = socket.map(|fd| ClientSocket(Arc::new(fd)));
         let service = hyper::service::service_fn(|mut request: hyper::Request<Incoming>| {
             let router = self.router.clone();
             if let Some(socket) = socket.clone().filter(|_| request.headers().contains_key(header::UPGRADE)) {

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
-use crate::{containers, copy, images, listing, networks, registry, run, system, volumes};
+use crate::{containers, copy, docker, images, listing, networks, registry, run, system, volumes};
 
 /// Runs containers.
 #[derive(Parser, Debug)]
@@ -122,6 +122,9 @@ pub(crate) enum Verb {
     Prune(system::PruneArgs),
     /// Show disk usage
     Df(listing::DfArgs),
+    /// Let Docker's own programs speak to this engine, or no longer
+    #[command(subcommand)]
+    Docker(docker::DockerVerb),
     /// Serve the window to a browser
     Web(system::WebArgs),
     /// Check this computer
@@ -195,6 +198,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Web(web) => return system::web(host, &web).await,
         Verb::Doctor => return system::doctor(host).await,
         Verb::Logout(logout) => return registry::logout(&logout),
+        Verb::Docker(verb) => return docker::dispatch(host, &verb),
         _ => {}
     }
     let client = host::engine::connect(host).await?;
@@ -240,7 +244,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Version(args) => system::version(&client, args).await,
         Verb::Prune(args) => system::prune(&client, args).await,
         Verb::Df(args) => listing::df(&client, args).await,
-        Verb::Web(_) | Verb::Doctor | Verb::Logout(_) | Verb::Completion(_) => Ok(0),
+        Verb::Web(_) | Verb::Doctor | Verb::Logout(_) | Verb::Docker(_) | Verb::Completion(_) => Ok(0),
     }
 }
 

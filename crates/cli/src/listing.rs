@@ -399,7 +399,7 @@ const USAGE: &Columns = &[
 ];
 
 pub(crate) async fn df(client: &Client, args: DfArgs) -> Outcome {
-    let usage = client.disk_usage().await?;
+    let usage = client.disk_usage(&[]).await?;
     let in_use = usage.images.iter().filter(|image| image.containers > 0).count();
     let running = usage.containers.iter().filter(|container| container.state == "running").count();
     let written: i64 = usage.containers.iter().filter_map(|container| container.size_rw).sum();

@@ -3,6 +3,7 @@
 mod args;
 mod containers;
 mod copy;
+mod docker;
 mod exit;
 mod images;
 mod listing;

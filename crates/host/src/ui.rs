@@ -11,6 +11,7 @@ mod hub;
 pub mod image;
 mod live;
 mod logs;
+pub mod network;
 pub mod progress;
 pub mod row;
 pub mod run;
@@ -19,6 +20,7 @@ mod stats;
 mod terminal;
 pub mod topic;
 pub mod tray;
+pub mod volume;
 
 pub use command::{Command, Reply};
 pub use error::UiError;

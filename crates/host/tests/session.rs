@@ -24,6 +24,8 @@ use tokio::task::JoinSet;
 struct Fake {
     /// State by id.
     containers: Arc<Mutex<BTreeMap<String, String>>>,
+    /// The container on the one network, once there is one.
+    member: Arc<Mutex<Option<String>>>,
     events: broadcast::Sender<String>,
     /// The filters of each list.
     lists: Arc<Mutex<Vec<String>>>,
@@ -32,7 +34,7 @@ struct Fake {
 impl Fake {
     fn new() -> Self {
         let lists = Arc::default();
-        Self { containers: Arc::default(), events: broadcast::channel(1024).0, lists }
+        Self { containers: Arc::default(), member: Arc::default(), events: broadcast::channel(1024).0, lists }
     }
 
     fn set(&self, id: &str, state: &str) {
@@ -52,7 +54,10 @@ impl Fake {
     }
 
     fn row(id: &str, state: &str) -> Value {
-        json!({"Id": id, "Names": [format!("/{id}")], "Image": "busybox", "State": state, "Status": "", "Mounts": []})
+        json!({
+            "Id": id, "Names": [format!("/{id}")], "Image": "busybox", "State": state, "Status": "", "Mounts": [],
+            "NetworkSettings": {"Networks": {"backend": {}}},
+        })
     }
 
     fn serve(&self, socket: &Path) -> JoinSet<()> {
@@ -61,6 +66,10 @@ impl Fake {
             .route("/info", get(|| async { Json(json!({"ServerVersion": "9.9", "NCPU": 4, "MemTotal": 8})) }))
             .route("/images/json", get(|| async { Json(json!([])) }))
             .route("/events", get(events))
+            .route("/networks", get(|| async { Json(json!([{"Name": "backend", "Id": "n1"}])) }))
+            .route("/networks/{id}", get(network))
+            .route("/volumes", get(|| async { Json(json!({"Volumes": [{"Name": "pgdata"}]})) }))
+            .route("/system/df", get(usage))
             .route("/containers/json", get(list))
             .route("/containers/{id}/json", get(page))
             .with_state(self.clone());
@@ -86,6 +95,20 @@ async fn list(State(fake): State<Fake>, Query(query): Query<BTreeMap<String, Str
     let containers = fake.containers.lock().unwrap();
     let passes = |id: &String| wanted.get("id").is_none_or(|ids| ids.contains(id));
     Json(containers.iter().filter(|(id, _)| passes(id)).map(|(id, state)| Fake::row(id, state)).collect())
+}
+
+async fn network(State(fake): State<Fake>) -> Json<Value> {
+    let member = fake.member.lock().unwrap().clone();
+    let members: BTreeMap<_, _> = member
+        .map(|id| (id.clone(), json!({"Name": id, "IPv4Address": "10.0.0.2/24"})))
+        .into_iter()
+        .collect();
+    Json(json!({"Name": "backend", "Id": "n1", "Containers": members}))
+}
+
+async fn usage() -> Json<Value> {
+    let volume = |name: &str, size: i64| json!({"Name": name, "UsageData": {"RefCount": 0, "Size": size}});
+    Json(json!({"Volumes": [volume("pgdata", 4096), volume("elsewhere", -1)]}))
 }
 
 async fn page(State(fake): State<Fake>, UrlPath(id): UrlPath<String>) -> Response {
@@ -239,5 +262,80 @@ async fn a_storm_of_events_ends_in_the_right_list_for_a_window_that_does_not_kee
     let wanted = fake.containers.lock().unwrap().clone();
     let wanted: Vec<_> = wanted.iter().map(|(id, state)| (id.as_str(), state.as_str())).collect();
     window.until(&wanted).await;
+    session.close().await;
+}
+
+async fn next(subscription: &mut Subscription) -> Update {
+    match tokio::time::timeout(Duration::from_secs(10), subscription.next()).await.unwrap() {
+        Some(Message::Update(update)) => *update,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_network_has_a_container_as_its_member_while_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let fake = Fake::new();
+    fake.set("web", "created");
+    let _engine = fake.serve(&socket);
+    let session = session(&socket);
+    let mut networks = session.open(Topic::Networks);
+    let mut until = async |wanted: &[&str]| loop {
+        let Update::Networks { rows } = next(&mut networks).await else { panic!("another update") };
+        let members: Vec<_> = rows[0].members.iter().map(|member| member.name.as_str()).collect();
+        if members == wanted {
+            return rows[0].clone();
+        }
+    };
+    until(&[]).await;
+    // The container's event is all there is: the network's own came before the container ran.
+    *fake.member.lock().unwrap() = Some("web".into());
+    fake.set("web", "running");
+    assert_eq!(until(&["web"]).await.members[0].ipv4, "10.0.0.2");
+    *fake.member.lock().unwrap() = None;
+    fake.remove("web");
+    until(&[]).await;
+    session.close().await;
+}
+
+#[tokio::test]
+async fn volumes_are_listed_and_measured_where_the_engine_knows_how() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let fake = Fake::new();
+    let _engine = fake.serve(&socket);
+    let session = session(&socket);
+    let Update::Volumes { rows } = next(&mut session.open(Topic::Volumes)).await else { panic!() };
+    assert_eq!(rows[0].name, "pgdata");
+    let Update::VolumeSizes { sizes } = next(&mut session.open(Topic::VolumeSizes)).await else { panic!() };
+    let sizes: Vec<_> = sizes.iter().map(|size| (size.name.as_str(), size.bytes)).collect();
+    assert_eq!(sizes, [("pgdata", 4096)]);
+    session.close().await;
+}
+
+#[tokio::test]
+async fn an_engine_older_than_networks_and_volumes_is_watched_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let fake = Fake::new();
+    fake.set("web", "running");
+    let app = Router::new()
+        .route("/_ping", get(|| async { "OK" }))
+        .route("/info", get(|| async { Json(json!({"ServerVersion": "9.8"})) }))
+        .route("/images/json", get(|| async { Json(json!([])) }))
+        .route("/events", get(events))
+        .route("/containers/json", get(list))
+        .route("/containers/{id}/json", get(page))
+        .with_state(fake);
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let session = session(&socket);
+    Watched::new(&session).until(&[("web", "running")]).await;
+    let Update::Volumes { rows } = next(&mut session.open(Topic::Volumes)).await else { panic!() };
+    assert!(rows.is_empty());
+    let Update::Networks { rows } = next(&mut session.open(Topic::Networks)).await else { panic!() };
+    assert!(rows.is_empty());
     session.close().await;
 }

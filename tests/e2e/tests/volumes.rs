@@ -113,6 +113,9 @@ fn a_volume_keeps_its_files_from_container_to_container() -> Result<()> {
     assert_eq!(ok(&["inspect", "-f", format, "user"])?, mount);
     let df = ok(&["system", "df", "-v", "--format", "{{json .Volumes}}"])?;
     assert!(df.contains("\"Links\":\"1\"") && df.contains("\"Size\":\"4B\""), "{df}");
+    let volumes_only = daemon.get("/system/df?type=volume")?;
+    assert!(volumes_only.contains("kept") && !volumes_only.contains("busybox"), "{volumes_only}");
+    assert!(daemon.get("/system/df?type=what")?.contains("unknown object type: what"));
     let in_use = daemon.docker(&["volume", "rm", "kept"])?;
     assert!(in_use.err.contains(&format!("remove kept: volume is in use - [{id}]")), "{in_use:?}");
     assert!(daemon.docker(&["volume", "rm", "-f", "kept"])?.code == 1, "force is for what is not there");

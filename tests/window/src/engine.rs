@@ -1,7 +1,7 @@
 //! The engine behind the window.
 
-use api::client::Client;
 use api::client::containers::{ListContainers, RemoveContainer};
+use api::client::{Client, Filters};
 use api::container::ContainerSummary;
 use futures_util::StreamExt;
 
@@ -66,15 +66,29 @@ impl Engine {
         Ok(self.client.list_containers(&list).await?)
     }
 
-    /// Removes all containers: the window's first sight is that of an empty engine.
+    /// Removes all containers, networks and volumes: the window's first sight is that of an empty engine.
     ///
     /// # Panics
     /// The engine does not do so.
     pub async fn empty(&self) {
-        let remove = RemoveContainer { force: true, volumes: true };
-        for container in self.containers().await.expect("a list of containers") {
-            self.client.remove_container(&container.id, remove).await.expect("a container is removed");
-        }
+        clear(&self.client).await.expect("an engine can be emptied");
+    }
+
+    /// Removes all containers, and leaves what they used.
+    ///
+    /// # Panics
+    /// The engine does not do so.
+    pub async fn remove_containers(&self) {
+        remove_containers(&self.client).await.expect("containers can be removed");
+    }
+
+    /// Whether containers can have networks of their own: not under a user's engine.
+    ///
+    /// # Panics
+    /// The engine does not answer.
+    pub async fn has_bridge(&self) -> bool {
+        let plugins = self.client.info().await.expect("an engine's description").plugins;
+        plugins.get("Network").into_iter().flatten().flatten().any(|driver| driver == "bridge")
     }
 
     async fn bring_image(&self) -> Result<(), Missing> {
@@ -99,26 +113,33 @@ impl Engine {
 }
 
 impl Drop for Engine {
-    /// Containers outlive their engine, so they are removed before it goes, also after a failure.
+    /// Containers and networks outlive their engine, so they are removed before it goes, also after a failure.
     fn drop(&mut self) {
         let client = self.client.clone();
         let clean = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let list = ListContainers { all: true, ..ListContainers::default() };
-                for container in client.list_containers(&list).await? {
-                    client
-                        .remove_container(&container.id, RemoveContainer { force: true, volumes: true })
-                        .await?;
-                }
-                anyhow::Ok(())
-            })
+            runtime.block_on(clear(&client))
         };
         // A test may be inside a runtime, in which no other one can wait. An engine that is gone has
         // failed the test already.
         drop(std::thread::spawn(clean).join());
         drop(self.process.take());
     }
+}
+
+async fn remove_containers(client: &Client) -> anyhow::Result<()> {
+    let list = ListContainers { all: true, ..ListContainers::default() };
+    for container in client.list_containers(&list).await? {
+        client.remove_container(&container.id, RemoveContainer { force: true, volumes: true }).await?;
+    }
+    Ok(())
+}
+
+async fn clear(client: &Client) -> anyhow::Result<()> {
+    remove_containers(client).await?;
+    client.prune_networks(&Filters::default()).await?;
+    client.prune_volumes(&Filters::default().with("all", "true")).await?;
+    Ok(())
 }
 
 async fn take_turn() -> std::fs::File {

@@ -9,6 +9,8 @@
 pub mod desktop;
 pub mod engine;
 pub mod process;
+pub mod sight;
+pub mod story;
 pub mod tray;
 pub mod windows;
 

@@ -1,21 +1,16 @@
 //! The same UI in a plain browser, served on a loopback address.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context;
-use fantoccini::{Client, Locator};
+use fantoccini::Locator;
 use host::engine::{Origin, Target};
 use host::ui::Session;
 use host::web::{Assets, Web};
-use window::desktop::{Desktop, PATIENCE};
+use window::desktop::Desktop;
 use window::engine::Engine;
-use window::{Missing, or_skip, wait_for};
-
-async fn see(browser: &Client, xpath: &str) -> anyhow::Result<fantoccini::elements::Element> {
-    let wait = browser.wait().at_most(PATIENCE).every(Duration::from_millis(50));
-    wait.for_element(Locator::XPath(xpath)).await.with_context(|| format!("{xpath} is not there"))
-}
+use window::sight::see;
+use window::{Missing, or_skip, story, wait_for};
 
 fn built_ui() -> Result<Assets, Missing> {
     let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ui/dist");
@@ -61,6 +56,33 @@ async fn a_browser_gets_in_once_runs_a_container_and_stays_in() -> anyhow::Resul
     other.client.goto(&address).await?;
     see(&other.client, "//*[@class='refused']").await?;
     other.client.close().await?;
+
+    session.close().await;
+    drop(stop);
+    server.join_next().await.context("a server")???;
+    Ok(())
+}
+
+#[tokio::test]
+async fn networks_and_volumes_are_the_same_in_a_browser() -> anyhow::Result<()> {
+    let Some(assets) = or_skip(built_ui()) else { return Ok(()) };
+    let Some(desktop) = or_skip(Desktop::start().await) else { return Ok(()) };
+    let Some(engine) = or_skip(Engine::start().await) else { return Ok(()) };
+    let bridged = engine.has_bridge().await.then_some(());
+    if or_skip(bridged.ok_or_else(|| Missing("the engine has no bridge (root and nft)".into()))).is_none() {
+        return Ok(());
+    }
+    let session = Session::new(Target { endpoint: engine.address.parse()?, origin: Origin::Named });
+    let web = Web::bind("127.0.0.1:0".parse()?, assets, session.clone()).await?;
+    let url = web.url();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut server = tokio::task::JoinSet::new();
+    server.spawn(web.serve(async { drop(stopped.await) }));
+
+    let driven = desktop.browse().await?;
+    driven.client.goto(&url).await?;
+    story::networks_and_volumes(&driven.client, &engine).await?;
+    driven.client.close().await?;
 
     session.close().await;
     drop(stop);

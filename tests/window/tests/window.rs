@@ -3,45 +3,21 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use fantoccini::elements::Element;
 use fantoccini::key::Key;
 use fantoccini::{Client, Locator};
-use window::desktop::{Desktop, PATIENCE};
+use window::desktop::Desktop;
 use window::engine::Engine;
-use window::{or_skip, wait_for};
+use window::sight::{click, gone, see};
+use window::{Missing, or_skip, story, wait_for};
 
 /// A row of the list, by its container's title.
 fn row(title: &str, state: &str) -> String {
     format!("//*[@data-state='{state}'][.//*[contains(@class,'name')][text()='{title}']]")
 }
 
-async fn see(window: &Client, xpath: &str) -> anyhow::Result<Element> {
-    let wait = window.wait().at_most(PATIENCE).every(Duration::from_millis(50));
-    match wait.for_element(Locator::XPath(xpath)).await {
-        Ok(element) => Ok(element),
-        Err(error) => {
-            let picture = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("not-seen.png");
-            std::fs::write(&picture, window.screenshot().await?)?;
-            Err(error).with_context(|| format!("{xpath} is not there, see {}", picture.display()))
-        }
-    }
-}
-
 /// A button in the open page's upper corner.
 fn corner(container: &str, title: &str) -> String {
     format!("//section[@aria-label='{container}']//button[@title='{title}']")
-}
-
-async fn click(window: &Client, xpath: &str) -> anyhow::Result<()> {
-    see(window, xpath).await?.click().await?;
-    Ok(())
-}
-
-async fn gone(window: &Client, xpath: &str) -> anyhow::Result<()> {
-    wait_for(xpath, PATIENCE.as_secs(), async || {
-        Ok(window.find_all(Locator::XPath(xpath)).await?.is_empty().then_some(()))
-    })
-    .await
 }
 
 async fn text_of(window: &Client, css: &str) -> anyhow::Result<String> {
@@ -112,8 +88,7 @@ async fn a_container_from_the_run_dialog_has_a_terminal() -> anyhow::Result<()> 
     see(window, &field("Value")).await?.send_keys("hello there").await?;
     see(window, &field("Memory")).await?.send_keys("64 MB").await?;
     // A user's engine has no bridge, and the dialog no ports.
-    let networks = engine.client.info().await?.plugins.get("Network").cloned().flatten().unwrap_or_default();
-    let has_bridge = networks.iter().any(|driver| driver == "bridge");
+    let has_bridge = engine.has_bridge().await;
     if has_bridge {
         see(window, &field("Port in the container")).await?.send_keys("80").await?;
     }
@@ -203,6 +178,20 @@ async fn an_engine_that_is_not_there_is_said_so_and_found_when_it_comes() -> any
     std::os::unix::fs::symlink(real, &socket)?;
     see(window, "//h2[text()='Nothing is running yet']").await?;
     gone(window, "//*[@role='alert'][.//h2]").await?;
+    driven.client.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn networks_and_volumes_are_made_used_and_removed() -> anyhow::Result<()> {
+    let Some(desktop) = or_skip(Desktop::start().await) else { return Ok(()) };
+    let Some(engine) = or_skip(Engine::start().await) else { return Ok(()) };
+    let bridged = engine.has_bridge().await.then_some(());
+    if or_skip(bridged.ok_or_else(|| Missing("the engine has no bridge (root and nft)".into()))).is_none() {
+        return Ok(());
+    }
+    let driven = desktop.drive(&engine.address).await?;
+    story::networks_and_volumes(&driven.client, &engine).await?;
     driven.client.close().await?;
     Ok(())
 }

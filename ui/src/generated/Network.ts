@@ -3,4 +3,4 @@
 /**
  * What a container can reach.
  */
-export type Network = "host" | "bridge" | "none";
+export type Network = "host" | "bridge" | "none" | { "named": string };

@@ -5,7 +5,7 @@
  */
 export type Problem = { 
 /**
- * `image`, `name`, `command`, `ports.0`, `env.0`, `mounts.0`, `cpus` or `memory`.
+ * `image`, `name`, `command`, `network`, `ports.0`, `env.0`, `mounts.0`, `cpus` or `memory`.
  */
 field: string, 
 /**

@@ -12,7 +12,11 @@ value: unknown, } | { "type": "text",
 /**
  * The text.
  */
-text: string, } | { "type": "preview" } & Preview | { "type": "freed", 
+text: string, } | { "type": "preview" } & Preview | { "type": "made", 
+/**
+ * A network's id, a volume's name.
+ */
+id: string, } | { "type": "freed", 
 /**
  * Bytes.
  */

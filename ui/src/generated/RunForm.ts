@@ -46,6 +46,6 @@ onExit: OnExit,
  */
 network: Network, 
 /**
- * Lines that are empty are ignored, and all of them without a bridge.
+ * Lines that are empty are ignored, and all of them without an address of its own.
  */
 ports: Array<PortLine>, };

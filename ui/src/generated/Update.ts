@@ -2,10 +2,13 @@
 import type { ContainerRow } from "./ContainerRow";
 import type { EngineState } from "./EngineState";
 import type { ImageRow } from "./ImageRow";
+import type { NetworkRow } from "./NetworkRow";
 import type { Sample } from "./Sample";
 import type { Stage } from "./Stage";
 import type { Transfer } from "./Transfer";
 import type { UiError } from "./UiError";
+import type { VolumeRow } from "./VolumeRow";
+import type { VolumeSize } from "./VolumeSize";
 
 /**
  * What a topic sends as JSON.
@@ -26,7 +29,19 @@ removed: Array<string>, } | { "type": "images",
 /**
  * In no order.
  */
-rows: Array<ImageRow>, } | { "type": "stats", 
+rows: Array<ImageRow>, } | { "type": "networks", 
+/**
+ * In no order.
+ */
+rows: Array<NetworkRow>, } | { "type": "volumes", 
+/**
+ * In no order.
+ */
+rows: Array<VolumeRow>, } | { "type": "volumeSizes", 
+/**
+ * One for each that could be measured.
+ */
+sizes: Array<VolumeSize>, } | { "type": "stats", 
 /**
  * One for each that runs.
  */

@@ -1,4 +1,4 @@
-// Everything the palette can find: actions, containers, images, places.
+// Everything the palette can find: actions, containers, images, volumes, networks, places.
 
 import type { ContainerRow } from '../generated/ContainerRow';
 import type { DotName } from '../components/dots';
@@ -11,9 +11,11 @@ import { app } from '../state/app.svelte';
 import { containers, WELCOME_COMMAND, welcomeForm } from '../state/containers.svelte';
 import { engine } from '../state/engine.svelte';
 import { images } from '../state/images.svelte';
+import { networks } from '../state/networks.svelte';
+import { volumes } from '../state/volumes.svelte';
 import { ICONS, LABELS } from '../containers/verbs';
 
-export type Group = 'Actions' | 'Containers' | 'Images' | 'Go to';
+export type Group = 'Actions' | 'Containers' | 'Images' | 'Volumes' | 'Networks' | 'Go to';
 
 export interface Entry {
   id: string;
@@ -33,7 +35,7 @@ export interface Entry {
 
 export function entries(now: number): Entry[] {
   const rows = [...containers.rows.values()];
-  return [...general(), ...rows.flatMap((row) => ofContainer(row, now)), ...ofImages()];
+  return [...general(), ...rows.flatMap((row) => ofContainer(row, now)), ...ofImages(), ...ofVolumes(), ...ofNetworks()];
 }
 
 function general(): Entry[] {
@@ -43,6 +45,8 @@ function general(): Entry[] {
   const list: Entry[] = [
     place('Containers', 'box', 'cove ps -a', () => app.go('containers')),
     place('Images', 'layers', 'cove images', () => app.go('images')),
+    place('Volumes', 'cylinder', 'cove volume ls', () => app.go('volumes')),
+    place('Networks', 'network', 'cove network ls', () => app.go('networks')),
   ];
   const action = (label: string, icon: IconName, command: string, run: () => void): Entry => ({
     id: `do ${label}`, group: 'Actions', label, note: '', icon, command, verb: 'open', run,
@@ -50,6 +54,8 @@ function general(): Entry[] {
   if (engine.ready) {
     list.push(action('Run a container…', 'plus', 'cove run', () => app.run()));
     list.push(action('Pull an image…', 'dl', 'cove pull', () => (app.pullDialog = true)));
+    list.push(action('New volume…', 'cylinder', 'cove volume create', () => (app.createDialog = 'volume')));
+    if (engine.state?.hasBridge) list.push(action('New network…', 'network', 'cove network create', () => (app.createDialog = 'network')));
     list.push({ ...action('Run the welcome container', 'play', WELCOME_COMMAND, () => { app.go('containers'); containers.run(welcomeForm()); }), verb: 'run' });
   } else {
     list.push({ ...action('Start the engine', 'play', 'cove info', () => void engine.start()), verb: 'start' });
@@ -84,5 +90,19 @@ function ofImages(): Entry[] {
   return images.rows.filter((row) => row.name !== '').map((row) => ({
     id: `image ${row.reference}`, group: 'Images' as const, label: row.reference, note: bytes(row.size), icon: 'layers' as const,
     command: `cove run -d --network host ${quote(row.reference)}`, verb: 'show', run: () => { app.go('images'); app.selectImage(row.reference); },
+  }));
+}
+
+function ofVolumes(): Entry[] {
+  return volumes.rows.filter((row) => !row.anonymous).map((row) => ({
+    id: `volume ${row.name}`, group: 'Volumes' as const, label: row.name, note: row.project ?? '', icon: 'cylinder' as const,
+    command: `cove volume inspect ${quote(row.name)}`, verb: 'show', run: () => { app.go('volumes'); app.selectVolume(row.name); },
+  }));
+}
+
+function ofNetworks(): Entry[] {
+  return networks.rows.map((row) => ({
+    id: `network ${row.id}`, group: 'Networks' as const, label: row.name, note: row.ranges[0]?.subnet ?? '', icon: 'network' as const,
+    command: `cove network inspect ${quote(row.name)}`, verb: 'show', run: () => { app.go('networks'); app.selectNetwork(row.id); },
   }));
 }

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import type { ImageRow } from '../generated/ImageRow';
-import { complete, emptyForm, lacksSpare, parseEnv } from './form';
+import type { VolumeRow } from '../generated/VolumeRow';
+import { complete, completeVolume, emptyForm, isVolume, lacksSpare, parseEnv } from './form';
 
 const image = (reference: string): ImageRow => {
   const [path = '', tag = ''] = reference.split(':');
@@ -16,6 +17,14 @@ test('a pasted file of variables becomes lines', () => {
 test('what begins with the typed text comes first', () => {
   const images = [image('acme/mypostgres:1'), image('postgres:17'), image('nginx:1')];
   expect(complete(images, 'post').map((i) => i.reference)).toEqual(['postgres:17', 'acme/mypostgres:1']);
+});
+
+test('volumes are offered by name, and not where a folder is meant', () => {
+  const volume = (name: string, anonymous = false): VolumeRow => ({ name, anonymous, project: null, driver: 'local', mountpoint: '', createdAt: 0 });
+  const all = [volume('mydata'), volume('data'), volume('0123data', true)];
+  expect(completeVolume(all, 'dat').map((choice) => choice.value)).toEqual(['data', 'mydata']);
+  expect(completeVolume(all, '/dat')).toEqual([]);
+  expect(['pgdata', 'a', '~/src', '/srv', './x'].map(isVolume)).toEqual([true, false, false, false, false]);
 });
 
 test('a list ends with an empty line, and needs no second one', () => {

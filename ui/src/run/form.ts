@@ -2,6 +2,7 @@
 
 import type { ImageRow } from '../generated/ImageRow';
 import type { RunForm } from '../generated/RunForm';
+import type { VolumeRow } from '../generated/VolumeRow';
 
 export function emptyForm(from: Partial<RunForm>): RunForm {
   const form: RunForm = {
@@ -33,6 +34,20 @@ export function complete(images: readonly ImageRow[], typed: string): ImageRow[]
   const named = images.filter((image) => image.name !== '' && image.reference.toLowerCase().includes(text));
   const rank = (image: ImageRow) => (image.reference.toLowerCase().startsWith(text) || image.name.toLowerCase().startsWith(text) ? 0 : 1);
   return named.toSorted((a, b) => rank(a) - rank(b)).slice(0, 8);
+}
+
+/** Volumes whose name holds what was typed, unless that is a folder or a volume's whole name. */
+export function completeVolume(volumes: readonly VolumeRow[], typed: string): { value: string }[] {
+  const text = typed.trim().toLowerCase();
+  if (/^[/~.]/.test(text)) return [];
+  const named = volumes.filter((volume) => !volume.anonymous && volume.name.toLowerCase().includes(text) && volume.name !== typed.trim());
+  const rank = (volume: VolumeRow) => (volume.name.toLowerCase().startsWith(text) ? 0 : 1);
+  return named.toSorted((a, b) => rank(a) - rank(b)).slice(0, 8).map((volume) => ({ value: volume.name }));
+}
+
+/** Whether the source of a mount is a volume's name, and no folder. */
+export function isVolume(source: string): boolean {
+  return /^[A-Za-z0-9][A-Za-z0-9_.-]+$/.test(source.trim());
 }
 
 /** Whether a variable's value should not be looked at over a shoulder. The host decides the same. */

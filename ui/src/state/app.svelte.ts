@@ -1,9 +1,11 @@
 // What the window shows: section, selection, dialogs. Nothing of the engine.
 
+import type { NetworkRow } from '../generated/NetworkRow';
 import type { RunForm } from '../generated/RunForm';
 import type { UiError } from '../generated/UiError';
+import type { VolumeRow } from '../generated/VolumeRow';
 
-export type Section = 'containers' | 'images';
+export type Section = 'containers' | 'images' | 'volumes' | 'networks';
 export type Tab = 'logs' | 'terminal' | 'stats' | 'inspect';
 
 class App {
@@ -12,12 +14,18 @@ class App {
   selected = $state<string | null>(null);
   /** An image's reference. */
   selectedImage = $state<string | null>(null);
+  /** A network's id. */
+  selectedNetwork = $state<string | null>(null);
+  /** A volume's name. */
+  selectedVolume = $state<string | null>(null);
   /** Stays when the selection changes. */
   tab = $state<Tab>('logs');
   /** Whether the detail pane has the window to itself. */
   wide = $state(false);
   palette = $state(false);
   pullDialog = $state(false);
+  /** The dialog for a new object. */
+  createDialog = $state<'network' | 'volume' | null>(null);
   /** The run dialog, with what it starts from. */
   runDialog = $state.raw<Partial<RunForm> | null>(null);
   /** An error that has no other place. */
@@ -40,6 +48,14 @@ class App {
     this.selectedImage = reference;
   }
 
+  selectNetwork(id: string | null): void {
+    this.selectedNetwork = id;
+  }
+
+  selectVolume(name: string | null): void {
+    this.selectedVolume = name;
+  }
+
   openTab(id: string, tab: Tab): void {
     this.go('containers');
     this.select(id);
@@ -48,11 +64,22 @@ class App {
 
   run(from: Partial<RunForm> = {}): void {
     this.palette = this.pullDialog = false;
+    this.createDialog = null;
     this.runDialog = from;
   }
 
+  /** The run dialog for a container on a network. */
+  runOn({ name }: NetworkRow): void {
+    this.run({ network: name === 'host' || name === 'bridge' || name === 'none' ? name : { named: name } });
+  }
+
+  /** The run dialog for a container with a volume. */
+  runWith({ name }: VolumeRow): void {
+    this.run({ mounts: [{ source: name, target: '', readOnly: false }] });
+  }
+
   get modal(): boolean {
-    return this.palette || this.pullDialog || this.runDialog !== null;
+    return this.palette || this.pullDialog || this.createDialog !== null || this.runDialog !== null;
   }
 }
 

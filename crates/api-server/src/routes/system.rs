@@ -1,21 +1,25 @@
 //! The engine itself: `/_ping`, `/version`, `/info`, `/events`, `/system/df`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use api::container::ContainerSummary;
 use api::event::{Actor, Event as WireEvent};
+use api::image::ImageSummary;
 use api::system::{Component, DiskUsage, Info, Version, VersionPlatform};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use engine::{Engine, Event, Subject, VolumeInfo};
+use engine::{ContainerInfo, Engine, Event, Subject, VolumeInfo};
 use http::{HeaderValue, header};
+use image_store::ImageRecord;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::containers::async_stream;
 use crate::convert::{container_summary, image_summary, int, time_text};
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::query::Query;
 
@@ -144,38 +148,49 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
     Ok(Json(info).into_response())
 }
 
-pub(super) async fn disk_usage(State(engine): State<Engine>) -> ApiResult<Response> {
-    let containers = engine.list();
-    let usage = engine.images().disk_usage();
-    let images = engine.images().list()?;
-    let at = now();
-    let answer = DiskUsage {
-        layers_size: int(engine.images().layers_size()),
-        images: images
-            .iter()
-            .map(|image| {
-                let shared =
-                    usage.iter().find(|(id, ..)| *id == image.id).map_or(0, |(_, _, shared)| *shared);
-                let id = image.id.to_string();
-                let users = containers.iter().filter(|info| info.image_id == id).count();
-                image_summary(image, Some(shared), Some(users))
-            })
-            .collect(),
-        containers: containers
-            .iter()
-            .map(|info| {
-                let written = engine.written(&info.id);
-                let image = images
-                    .iter()
-                    .find(|image| image.id.to_string() == info.image_id)
-                    .map_or(0, |image| image.size);
-                container_summary(info, Some((written, written + image)), at)
-            })
-            .collect(),
-        volumes: super::volumes::usage(&engine).await?,
-        ..DiskUsage::default()
-    };
+/// `GET /system/df`: of the kinds that `type` names, since measuring each reads all of it.
+pub(super) async fn disk_usage(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
+    const KINDS: [&str; 4] = ["container", "image", "volume", "build-cache"];
+    let query = Query::parse(&raw.0.unwrap_or_default());
+    let kinds = query.all("type");
+    if let Some(other) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+        return Err(ApiError::bad(format!("unknown object type: {other}")));
+    }
+    let is_wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|wanted| wanted == kind);
+    let mut answer = DiskUsage::default();
+    if is_wanted("image") {
+        answer.layers_size = int(engine.images().layers_size());
+        answer.images = images_usage(&engine)?;
+    }
+    if is_wanted("container") {
+        answer.containers = containers_usage(&engine)?;
+    }
+    if is_wanted("volume") {
+        answer.volumes = super::volumes::usage(&engine).await?;
+    }
     Ok(Json(answer).into_response())
+}
+
+fn images_usage(engine: &Engine) -> ApiResult<Vec<ImageSummary>> {
+    let (containers, usage) = (engine.list(), engine.images().disk_usage());
+    let summary = |image: &Arc<_>| {
+        let image: &ImageRecord = image;
+        let shared = usage.iter().find(|(id, ..)| *id == image.id).map_or(0, |(_, _, shared)| *shared);
+        let id = image.id.to_string();
+        let users = containers.iter().filter(|info| info.image_id == id).count();
+        image_summary(image, Some(shared), Some(users))
+    };
+    Ok(engine.images().list()?.iter().map(summary).collect())
+}
+
+fn containers_usage(engine: &Engine) -> ApiResult<Vec<ContainerSummary>> {
+    let (images, at) = (engine.images().list()?, now());
+    let summary = |info: &ContainerInfo| {
+        let written = engine.written(&info.id);
+        let image = images.iter().find(|image| image.id.to_string() == info.image_id);
+        container_summary(info, Some((written, written + image.map_or(0, |image| image.size))), at)
+    };
+    Ok(engine.list().iter().map(summary).collect())
 }
 
 pub(super) async fn events(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {

@@ -35,12 +35,13 @@ impl Client {
         self.get("/version").fetch().await
     }
 
-    /// What images and containers occupy.
+    /// What there is occupies; of these kinds (`image`, `container`, `volume`), of all if none is named.
     ///
     /// # Errors
     /// Any [`Error`].
-    pub async fn disk_usage(&self) -> Result<DiskUsage, Error> {
-        self.get("/system/df").fetch().await
+    pub async fn disk_usage(&self, kinds: &[&str]) -> Result<DiskUsage, Error> {
+        let request = self.get("/system/df");
+        kinds.iter().fold(request, |request, kind| request.query("type", kind)).fetch().await
     }
 
     /// What happens, from `since` (now if `None`) to `until` (for ever if `None`). The engine has

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::network::NetworkForm;
 use super::run::{Preview, RunForm};
 
 /// A question or an order. The set is closed: a window can do nothing else.
@@ -58,7 +59,7 @@ pub enum Command {
     /// Check a run form and tell its command line. Answered with [`Reply::Preview`].
     RunPreview {
         /// What was filled in.
-        form: RunForm,
+        form: Box<RunForm>,
     },
     /// Remove a tag, and the image with its last one.
     ImageRemove {
@@ -74,6 +75,30 @@ pub enum Command {
     },
     /// Remove the images nothing uses. Answered with [`Reply::Freed`].
     ImagesPrune,
+    /// Make a network. Answered with [`Reply::Made`].
+    NetworkCreate {
+        /// What was filled in.
+        form: NetworkForm,
+    },
+    /// Remove a network nobody is on.
+    NetworkRemove {
+        /// Its id.
+        id: String,
+    },
+    /// Remove the networks no container has, running or not.
+    NetworksPrune,
+    /// Make a volume. Answered with [`Reply::Made`].
+    VolumeCreate {
+        /// Its name.
+        name: String,
+    },
+    /// Remove a volume no container has, and what is in it.
+    VolumeRemove {
+        /// Its name.
+        name: String,
+    },
+    /// Remove all volumes no container has, and what is in them. Answered with [`Reply::Freed`].
+    VolumesPrune,
 }
 
 /// An answer.
@@ -96,6 +121,11 @@ pub enum Reply {
     },
     /// A form's command line and what is wrong with it.
     Preview(Preview),
+    /// What was made.
+    Made {
+        /// A network's id, a volume's name.
+        id: String,
+    },
     /// How much was freed.
     Freed {
         /// Bytes.

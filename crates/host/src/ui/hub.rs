@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::UiError;
 use super::image::{ImageRow, rows_of};
+use super::network::NetworkRow;
 use super::row::ContainerRow;
 use super::topic::Update;
+use super::volume::VolumeRow;
 use crate::engine::{self, PING_DEADLINE, Target};
 
 /// How long events are gathered before the lists are read again.
@@ -80,6 +82,8 @@ pub enum Health {
 pub(crate) enum Change {
     Engine,
     Images,
+    Networks,
+    Volumes,
     /// The whole list was read anew.
     Containers,
     Rows {
@@ -94,6 +98,8 @@ struct State {
     /// `None` until they were read once.
     containers: Option<BTreeMap<String, ContainerRow>>,
     images: Option<Vec<ImageRow>>,
+    networks: Option<Vec<NetworkRow>>,
+    volumes: Option<Vec<VolumeRow>>,
 }
 
 /// See the module.
@@ -124,7 +130,13 @@ impl Hub {
         Self {
             client: Client::new(target.endpoint.clone()),
             target,
-            state: Mutex::new(State { engine, containers: None, images: None }),
+            state: Mutex::new(State {
+                engine,
+                containers: None,
+                images: None,
+                networks: None,
+                volumes: None,
+            }),
             changes: broadcast::channel(BACKLOG).0,
             wake: Notify::new(),
         }
@@ -153,6 +165,14 @@ impl Hub {
 
     pub(crate) fn images(&self) -> Option<Vec<ImageRow>> {
         self.lock().images.clone()
+    }
+
+    pub(crate) fn networks(&self) -> Option<Vec<NetworkRow>> {
+        self.lock().networks.clone()
+    }
+
+    pub(crate) fn volumes(&self) -> Option<Vec<VolumeRow>> {
+        self.lock().volumes.clone()
     }
 
     pub(crate) fn engine(&self) -> EngineState {
@@ -216,7 +236,7 @@ impl Hub {
         }
         self.client.ping(PING_DEADLINE).await?;
         let mut filters = Filters::default();
-        for kind in ["container", "image"] {
+        for kind in ["container", "image", "network", "volume"] {
             filters = filters.with("type", kind);
         }
         let events = self.client.events(None, None, &filters).await?;
@@ -224,6 +244,8 @@ impl Hub {
         let rootless = info.security_options.iter().any(|option| option.contains("rootless"));
         self.read_images().await?;
         self.read_containers().await?;
+        self.read_networks(None).await?;
+        self.read_volumes().await?;
         self.set_engine(|engine| {
             engine.state = Health::Running;
             engine.error = None;
@@ -262,7 +284,10 @@ impl Hub {
                 () = std::future::ready(()), if !pages.is_empty() => {
                     let batch: Vec<_> = (0..PAGES * 4).map_while(|_| pages.pop_first()).collect();
                     let rows = batch.iter().filter_map(|id| self.row(id)).collect();
-                    self.publish(self.with_pages(rows).await, Vec::new());
+                    let rows = self.with_pages(rows).await;
+                    // A page may be newer than the event that told of it.
+                    touched.add_networks(self.networks_of(&rows, &[]));
+                    self.publish(rows, Vec::new());
                 }
                 _ = ping.tick() => match self.client.ping(PING_DEADLINE).await {
                     Ok(()) => self.lock().engine.last_answer = Some(now_millis()),
@@ -276,10 +301,23 @@ impl Hub {
         if touched.images {
             self.read_images().await?;
         }
-        if touched.containers.is_empty() {
-            return Ok(());
+        if touched.volumes {
+            self.read_volumes().await?;
         }
-        let ids: Vec<String> = touched.containers.into_iter().collect();
+        let mut networks = touched.networks;
+        networks.extend(self.refresh_containers(touched.containers).await?);
+        if !networks.is_empty() {
+            self.read_networks(Some(&networks)).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads these containers; the networks that have other members now.
+    async fn refresh_containers(&self, touched: BTreeSet<String>) -> Result<BTreeSet<String>, UiError> {
+        if touched.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let ids: Vec<String> = touched.into_iter().collect();
         let mut list = ListContainers { all: true, ..ListContainers::default() };
         if ids.len() <= WHOLE_LIST {
             for id in &ids {
@@ -289,9 +327,34 @@ impl Hub {
         let summaries = self.client.list_containers(&list).await?;
         let rows = summaries.into_iter().filter(|summary| ids.contains(&summary.id)).map(ContainerRow::of);
         let rows: Vec<_> = self.with_pages(rows.collect()).await;
-        let removed = ids.into_iter().filter(|id| !rows.iter().any(|row| row.id == *id)).collect();
+        let removed: Vec<_> = ids.into_iter().filter(|id| !rows.iter().any(|row| row.id == *id)).collect();
+        let networks = self.networks_of(&rows, &removed);
         self.publish(rows, removed);
-        Ok(())
+        Ok(networks)
+    }
+
+    /// The networks of containers that differ in what makes them members. A container is connected
+    /// before it runs, and counts as a member only then: the network's own event comes too early.
+    fn networks_of(&self, rows: &[ContainerRow], removed: &[String]) -> BTreeSet<String> {
+        let state = self.lock();
+        let known = |id: &str| state.containers.as_ref().and_then(|rows| rows.get(id));
+        let moved: Vec<&ContainerRow> = rows
+            .iter()
+            .filter(|row| {
+                known(&row.id).is_none_or(|known| {
+                    (&known.state, &known.name, &known.networks) != (&row.state, &row.name, &row.networks)
+                })
+            })
+            .collect();
+        let is_touched = |network: &NetworkRow| {
+            moved.iter().any(|row| row.networks.contains(&network.name))
+                || network
+                    .members
+                    .iter()
+                    .any(|member| removed.contains(&member.id) || moved.iter().any(|row| row.id == member.id))
+        };
+        let networks = state.networks.iter().flatten().filter(|network| is_touched(network));
+        networks.map(|network| network.id.clone()).collect()
     }
 
     /// Adds each row's page; a container that has gone meanwhile keeps its row until its own event.
@@ -340,6 +403,48 @@ impl Hub {
         let _ = self.changes.send(Change::Images);
         Ok(())
     }
+
+    /// Reads the list, and the pages of those networks that were touched, of all if nothing is said:
+    /// a network's members are on its page alone.
+    async fn read_networks(&self, touched: Option<&BTreeSet<String>>) -> Result<(), UiError> {
+        let list = or_none(self.client.list_networks(&Filters::default()).await)?;
+        let known = self.networks().unwrap_or_default();
+        let rows = stream::iter(list)
+            .map(|network| {
+                let kept = known.iter().find(|row| row.id == network.id);
+                let kept = kept.filter(|_| touched.is_some_and(|touched| !touched.contains(&network.id)));
+                async move {
+                    if let Some(row) = kept {
+                        return row.clone();
+                    }
+                    // One that has gone meanwhile keeps its row until its own event.
+                    NetworkRow::of(self.client.inspect_network(&network.id).await.unwrap_or(network))
+                }
+            })
+            .buffered(PAGES)
+            .collect()
+            .await;
+        let mut state = self.lock();
+        state.networks = Some(rows);
+        let _ = self.changes.send(Change::Networks);
+        Ok(())
+    }
+
+    async fn read_volumes(&self) -> Result<(), UiError> {
+        let list = or_none(self.client.list_volumes(&Filters::default()).await)?;
+        let mut state = self.lock();
+        state.volumes = Some(list.volumes.into_iter().map(VolumeRow::of).collect());
+        let _ = self.changes.send(Change::Volumes);
+        Ok(())
+    }
+}
+
+/// An empty list from an engine that has no such objects at all, as one older than its window.
+fn or_none<T: Default>(list: Result<T, api::client::Error>) -> Result<T, UiError> {
+    match list {
+        Err(error) if error.kind() == model::ErrorKind::NotFound => Ok(T::default()),
+        other => Ok(other?),
+    }
 }
 
 /// The stream of events ended: whatever the reason, to a user it is one thing.
@@ -354,6 +459,8 @@ fn lost(error: Option<api::client::Error>) -> UiError {
 struct Touched {
     containers: BTreeSet<String>,
     images: bool,
+    networks: BTreeSet<String>,
+    volumes: bool,
     due: Option<Instant>,
 }
 
@@ -365,9 +472,23 @@ impl Touched {
                 self.containers.insert(event.actor.id);
             }
             "image" => self.images = true,
+            "network" => {
+                // Whoever joins or leaves has another row, and no event of its own.
+                self.containers.extend(event.actor.attributes.get("container").cloned());
+                self.networks.insert(event.actor.id);
+            }
+            // Being mounted changes nothing about a volume; its users are told by their own events.
+            "volume" if !matches!(event.action.as_str(), "mount" | "unmount") => self.volumes = true,
             _ => return,
         }
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
+    }
+
+    fn add_networks(&mut self, ids: BTreeSet<String>) {
+        if !ids.is_empty() {
+            self.networks.extend(ids);
+            self.due.get_or_insert_with(|| Instant::now() + GATHER);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The topics that follow the hub: engine, containers, images.
+//! The topics that follow the hub: engine, containers, images, networks, volumes.
 
 use tokio::sync::broadcast::error::RecvError;
 
@@ -28,6 +28,26 @@ pub(crate) async fn images(hub: &Hub, feed: &Feed) -> Result<(), Closed> {
     }
 }
 
+pub(crate) async fn networks(hub: &Hub, feed: &Feed) -> Result<(), Closed> {
+    let mut changes = hub.subscribe();
+    loop {
+        if let Some(rows) = hub.networks() {
+            feed.update(Update::Networks { rows }).await?;
+        }
+        until(&mut changes, feed, |change| matches!(change, Change::Networks)).await?;
+    }
+}
+
+pub(crate) async fn volumes(hub: &Hub, feed: &Feed) -> Result<(), Closed> {
+    let mut changes = hub.subscribe();
+    loop {
+        if let Some(rows) = hub.volumes() {
+            feed.update(Update::Volumes { rows }).await?;
+        }
+        until(&mut changes, feed, |change| matches!(change, Change::Volumes)).await?;
+    }
+}
+
 pub(crate) async fn containers(hub: &Hub, feed: &Feed) -> Result<(), Closed> {
     'anew: loop {
         let (rows, mut changes) = hub.containers();
@@ -44,7 +64,7 @@ pub(crate) async fn containers(hub: &Hub, feed: &Feed) -> Result<(), Closed> {
                     let update = Update::Changed { rows: rows.to_vec(), removed: removed.to_vec() };
                     feed.update(update).await?;
                 }
-                Ok(Change::Engine | Change::Images) => {}
+                Ok(Change::Engine | Change::Images | Change::Networks | Change::Volumes) => {}
                 // Too far behind for single changes, or the list was read anew: a snapshot instead.
                 Ok(Change::Containers) | Err(RecvError::Lagged(_)) => continue 'anew,
                 Err(RecvError::Closed) => return Err(Closed),
@@ -54,7 +74,7 @@ pub(crate) async fn containers(hub: &Hub, feed: &Feed) -> Result<(), Closed> {
 }
 
 /// Waits for a change of interest, or for having missed some.
-async fn until(
+pub(crate) async fn until(
     changes: &mut tokio::sync::broadcast::Receiver<Change>,
     feed: &Feed,
     wanted: impl Fn(&Change) -> bool,

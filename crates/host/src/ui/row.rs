@@ -46,6 +46,10 @@ pub struct ContainerRow {
     pub ports: Vec<Port>,
     /// Docker's network mode.
     pub network: String,
+    /// The networks it is on, or will be when it runs, by name.
+    pub networks: Vec<String>,
+    /// The volumes it has.
+    pub volumes: Vec<VolumeUse>,
     /// Whether it goes away when it ends.
     pub auto_remove: bool,
 }
@@ -80,6 +84,19 @@ pub struct Port {
     pub url: Option<String>,
 }
 
+/// A volume in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeUse {
+    /// The volume's name.
+    pub name: String,
+    /// Where the container has it.
+    pub target: String,
+    /// Whether it can't be changed from there.
+    pub read_only: bool,
+}
+
 impl ContainerRow {
     /// What the list tells. Exact times come with [`Self::enrich`].
     #[must_use]
@@ -103,6 +120,11 @@ impl ContainerRow {
             .collect();
         ports.sort();
         ports.dedup();
+        let volumes = summary
+            .mounts
+            .into_iter()
+            .filter(|mount| mount.r#type == "volume")
+            .map(|mount| VolumeUse { name: mount.name, target: mount.destination, read_only: !mount.rw });
         Self {
             title: if title.is_empty() { summary.id.chars().take(12).collect() } else { title },
             shape: shape_of(&summary.state, health.as_deref(), exit_code, false, false),
@@ -113,6 +135,8 @@ impl ContainerRow {
             command: summary.command,
             state: summary.state,
             network: summary.host_config.network_mode,
+            networks: summary.network_settings.networks.into_keys().collect(),
+            volumes: volumes.collect(),
             name,
             project,
             exit_code,
@@ -301,6 +325,24 @@ mod tests {
         assert_eq!(row.ports.len(), 2);
         assert_eq!(row.ports[0].url.as_deref(), Some("http://localhost:8080"));
         assert_eq!(row.ports[1].url, None);
+    }
+
+    #[test]
+    fn volumes_are_told_apart_from_folders() {
+        use api::container::MountPoint;
+        let mount = |r#type: &str, name: &str, rw| MountPoint {
+            r#type: r#type.into(),
+            name: name.into(),
+            destination: "/data".into(),
+            rw,
+            ..MountPoint::default()
+        };
+        let row = ContainerRow::of(ContainerSummary {
+            mounts: vec![mount("volume", "pgdata", false), mount("bind", "", true)],
+            ..ContainerSummary::default()
+        });
+        let wanted = VolumeUse { name: "pgdata".into(), target: "/data".into(), read_only: true };
+        assert_eq!(row.volumes, [wanted]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct RunForm {
     pub on_exit: OnExit,
     /// What it can reach.
     pub network: Network,
-    /// Lines that are empty are ignored, and all of them without a bridge.
+    /// Lines that are empty are ignored, and all of them without an address of its own.
     #[serde(default)]
     pub ports: Vec<PortLine>,
 }
@@ -46,12 +46,12 @@ pub struct Variable {
     pub value: String,
 }
 
-/// A folder of this computer inside the container.
+/// A folder of this computer, or a volume, inside the container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MountLine {
-    /// Here.
+    /// A folder here, or a volume's name; one that is not there is made.
     pub source: String,
     /// There.
     pub target: String,
@@ -85,7 +85,7 @@ pub enum OnExit {
 }
 
 /// What a container can reach.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub enum Network {
@@ -96,6 +96,25 @@ pub enum Network {
     Bridge,
     /// Nothing.
     None,
+    /// The members of a network of the user's, which find each other by name, and what it can reach.
+    Named(String),
+}
+
+impl Network {
+    /// As the engine and the command line take it.
+    fn mode(&self) -> &str {
+        match self {
+            Self::Host => "host",
+            Self::Bridge => "bridge",
+            Self::None => "none",
+            Self::Named(name) => name.trim(),
+        }
+    }
+
+    /// Whether it has addresses of its own, of which ports can be published.
+    fn is_bridged(&self) -> bool {
+        matches!(self, Self::Bridge | Self::Named(_))
+    }
 }
 
 /// Where a run is.
@@ -128,7 +147,7 @@ pub struct Preview {
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// `image`, `name`, `command`, `ports.0`, `env.0`, `mounts.0`, `cpus` or `memory`.
+    /// `image`, `name`, `command`, `network`, `ports.0`, `env.0`, `mounts.0`, `cpus` or `memory`.
     pub field: String,
     /// What is wrong, and what would be right.
     pub message: String,
@@ -202,11 +221,10 @@ impl RunForm {
             reader.option("--name", name);
             reader.name = Some(name.to_owned());
         }
-        let network = match self.network {
-            Network::Host => "host",
-            Network::Bridge => "bridge",
-            Network::None => "none",
-        };
+        let network = self.network.mode();
+        if network.is_empty() {
+            reader.problem("network", "choose a network");
+        }
         // The bridge is what a container gets that is not asked.
         if self.network != Network::Bridge {
             reader.option("--network", network);
@@ -215,7 +233,7 @@ impl RunForm {
     }
 
     fn read_ports(&self, reader: &mut Reader) {
-        let lines = self.ports.iter().enumerate().filter(|_| self.network == Network::Bridge);
+        let lines = self.ports.iter().enumerate().filter(|_| self.network.is_bridged());
         for (index, line) in lines {
             let (outer, inner) = (line.outer.trim(), line.inner.trim());
             if outer.is_empty() && inner.is_empty() {
@@ -273,8 +291,11 @@ impl RunForm {
                 (Some(rest), Ok(home)) if rest.is_empty() || rest.starts_with('/') => format!("{home}{rest}"),
                 _ => source.to_owned(),
             };
-            if !expanded.starts_with('/') {
-                reader.problem(&field, "a folder here begins with / or ~");
+            if !expanded.starts_with('/') && !is_volume_name(source) {
+                reader.problem(
+                    &field,
+                    "a folder here begins with / or ~; a volume's name has letters, digits, _, . and -, at least two",
+                );
             }
             if !target.starts_with('/') || target == "/" {
                 reader.problem(&field, "a folder in the container begins with / and is not / itself");
@@ -385,6 +406,13 @@ fn quote(word: &str) -> String {
     shlex::try_quote(word).map_or_else(|_| "''".to_owned(), std::borrow::Cow::into_owned)
 }
 
+/// Whether the engine takes it for a volume's name.
+fn is_volume_name(text: &str) -> bool {
+    text.len() > 1
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY"].iter().any(|part| name.contains(part))
@@ -492,13 +520,33 @@ mod tests {
     }
 
     #[test]
+    fn a_network_of_the_users_has_ports_and_a_volume_goes_by_its_name() {
+        let form = RunForm {
+            network: Network::Named("backend".into()),
+            ports: vec![PortLine { outer: "8080".into(), inner: "80".into() }],
+            mounts: vec![MountLine { source: "pgdata".into(), target: "/data".into(), read_only: false }],
+            ..form()
+        };
+        let plan = form.plan().unwrap();
+        assert_eq!(
+            plan.preview.words.join(" "),
+            "run -d --network backend -p 8080:80 -v pgdata:/data postgres:17"
+        );
+        assert_eq!(plan.spec.host_config.network_mode, "backend");
+        assert_eq!(plan.spec.host_config.binds.unwrap(), ["pgdata:/data"]);
+        let form = RunForm { network: Network::Named(" ".into()), ..form };
+        assert_eq!(form.plan().unwrap_err().field, "network");
+        assert!(!is_volume_name("a") && !is_volume_name("-x") && !is_volume_name("a/b"));
+    }
+
+    #[test]
     fn each_field_that_is_wrong_is_named() {
         let form = RunForm {
             image: " ".into(),
             name: "-x".into(),
             command: "echo 'open".into(),
             env: vec![Variable { name: "A B".into(), value: String::new() }],
-            mounts: vec![MountLine { source: "seed".into(), target: "/seed".into(), read_only: false }],
+            mounts: vec![MountLine { source: "./seed".into(), target: "/seed".into(), read_only: false }],
             cpus: "two".into(),
             memory: "lots".into(),
             ..RunForm::default()

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::client::Client;
 use api::client::containers::RemoveContainer;
 use api::client::images::RemoveImage;
+use api::client::{Client, Filters};
 use api::image::Progress;
+use api::volume::CreateVolume;
 use futures_util::StreamExt;
 use model::ErrorKind;
 use tokio::sync::broadcast::error::RecvError;
@@ -20,7 +21,7 @@ use super::progress::Tally;
 use super::row::ContainerRow;
 use super::run::{RunForm, Stage};
 use super::topic::{Closed, Feed, Message, Subscription, Topic, Update, subscription};
-use super::{live, logs, stats, terminal};
+use super::{live, logs, network, stats, terminal, volume};
 use crate::engine::{Starter, Target};
 
 /// How often a pull tells how far it is.
@@ -102,8 +103,29 @@ impl Session {
                 client.remove_image(&name, RemoveImage { force, no_prune: false }).await?;
             }
             Command::ImagesPrune => {
-                let filters = api::client::Filters::default().with("dangling", "false");
+                let filters = Filters::default().with("dangling", "false");
                 let answer = client.prune_images(&filters).await?;
+                return Ok(Reply::Freed { bytes: answer.space_reclaimed });
+            }
+            Command::NetworkCreate { form } => {
+                let made = client.create_network(&form.request()).await?;
+                return Ok(Reply::Made { id: made.id });
+            }
+            Command::NetworkRemove { id } => {
+                client.remove_network(&id).await.map_err(|error| network::not_removed(error.into()))?;
+            }
+            Command::NetworksPrune => drop(client.prune_networks(&Filters::default()).await?),
+            Command::VolumeCreate { name } => {
+                let wanted = CreateVolume { name: name.trim().to_owned(), ..CreateVolume::default() };
+                return Ok(Reply::Made { id: client.create_volume(&wanted).await?.name });
+            }
+            Command::VolumeRemove { name } => {
+                let removed = client.remove_volume(&name, false).await;
+                removed.map_err(|error| volume::not_removed(error.into(), &self.0.hub))?;
+            }
+            Command::VolumesPrune => {
+                // Those with a name too: the window has said which will go.
+                let answer = client.prune_volumes(&Filters::default().with("all", "true")).await?;
                 return Ok(Reply::Freed { bytes: answer.space_reclaimed });
             }
             Command::RunPreview { form } => return Ok(Reply::Preview(form.preview())),
@@ -169,6 +191,9 @@ async fn serve(hub: &Hub, topic: Topic, feed: &mut Feed) -> Result<(), Closed> {
         Topic::Engine => live::engine(hub, feed).await,
         Topic::Containers => live::containers(hub, feed).await,
         Topic::Images => live::images(hub, feed).await,
+        Topic::Networks => live::networks(hub, feed).await,
+        Topic::Volumes => live::volumes(hub, feed).await,
+        Topic::VolumeSizes => volume::sizes(hub, feed).await,
         Topic::Stats { ids } => stats::follow(hub.client(), feed, ids).await,
         Topic::Logs { id, tail } => logs::follow(hub, feed, &id, tail).await,
         Topic::Terminal { id, columns, rows } => terminal::open(hub.client(), feed, &id, columns, rows).await,

@@ -10,10 +10,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::error::UiError;
 use super::hub::EngineState;
 use super::image::ImageRow;
+use super::network::NetworkRow;
 use super::progress::Transfer;
 use super::row::ContainerRow;
 use super::run::RunForm;
 use super::stats::Sample;
+use super::volume::{VolumeRow, VolumeSize};
 
 /// How many messages may wait for a transport.
 const QUEUE: usize = 32;
@@ -32,6 +34,13 @@ pub enum Topic {
     Containers,
     /// All images, now and at each change: [`Update::Images`].
     Images,
+    /// All networks, now and at each change: [`Update::Networks`].
+    Networks,
+    /// All volumes, now and at each change: [`Update::Volumes`].
+    Volumes,
+    /// What volumes occupy, for as long as somebody looks, since it takes reading all of them:
+    /// [`Update::VolumeSizes`].
+    VolumeSizes,
     /// What some containers use, every two seconds: [`Update::Stats`].
     Stats {
         /// Their ids.
@@ -116,6 +125,21 @@ pub enum Update {
     Images {
         /// In no order.
         rows: Vec<ImageRow>,
+    },
+    /// All networks there are.
+    Networks {
+        /// In no order.
+        rows: Vec<NetworkRow>,
+    },
+    /// All volumes there are.
+    Volumes {
+        /// In no order.
+        rows: Vec<VolumeRow>,
+    },
+    /// What volumes occupy.
+    VolumeSizes {
+        /// One for each that could be measured.
+        sizes: Vec<VolumeSize>,
     },
     /// What containers use.
     Stats {

@@ -1,0 +1,247 @@
+//! Ways that clients of others reach an engine: a context, TCP with certificates, and what Compose does.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use support::daemon::Daemon;
+
+/// A free port of the loopback, as far as one can tell beforehand.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Docker's command line without anything that would tell it where to go but its configuration.
+fn docker(config: &Path, args: &[&str]) -> Result<(bool, String)> {
+    let mut command = stdx::process::command("docker");
+    command.env("DOCKER_CONFIG", config).args(args);
+    let output = command.output()?;
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok((output.status.success(), text.concat()))
+}
+
+#[test]
+fn dockers_programs_speak_to_cove_when_told_and_no_longer_when_told() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let config = tempfile::tempdir()?;
+    let cove = |args: &[&str]| -> Result<String> {
+        let mut command = stdx::process::command(support::daemon::program("cove")?);
+        command.env("COVE_HOST", daemon.address()).env("DOCKER_CONFIG", config.path()).args(args);
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    cove(&["docker", "use"])?;
+    let (_, name) = docker(config.path(), &["context", "show"])?;
+    ensure!(name.trim() == "cove", "{name}");
+    let (is_fine, said) =
+        docker(config.path(), &["version", "--format", "{{range .Server.Components}}{{.Name}} {{end}}"])?;
+    ensure!(is_fine, "{said}");
+    let (is_fine, images) = docker(config.path(), &["images", "--format", "{{.Repository}}"])?;
+    ensure!(is_fine && images.contains("busybox"), "{images}");
+    cove(&["docker", "back"])?;
+    let (_, name) = docker(config.path(), &["context", "show"])?;
+    ensure!(name.trim() == "default", "{name}");
+    Ok(())
+}
+
+/// A certificate and its key in PEM, signed by `by` or by itself.
+fn certificate(dir: &Path, name: &str, by: Option<&str>) -> Result<()> {
+    let file = |name: &str, kind: &str| dir.join(format!("{name}-{kind}.pem")).display().to_string();
+    let mut command = stdx::process::command("openssl");
+    command.args([
+        "req",
+        "-x509",
+        "-nodes",
+        "-days",
+        "2",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]);
+    command.args([
+        "-subj",
+        &format!("/CN={name}"),
+        "-keyout",
+        &file(name, "key"),
+        "-out",
+        &file(name, "cert"),
+    ]);
+    command.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
+    if let Some(by) = by {
+        command.args(["-CA", &file(by, "cert"), "-CAkey", &file(by, "key")]);
+        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    }
+    let output = command.output()?;
+    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn over_tcp_only_clients_with_a_certificate_of_ours_get_in() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for (name, by) in [
+        ("ours", None),
+        ("server", Some("ours")),
+        ("client", Some("ours")),
+        ("theirs", None),
+        ("stranger", Some("theirs")),
+    ] {
+        certificate(dir.path(), name, by)?;
+    }
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let port = free_port()?;
+    let address = format!("tcp://127.0.0.1:{port}");
+    let (cert, key, authority) = (file("server-cert.pem"), file("server-key.pem"), file("ours-cert.pem"));
+    let daemon = Daemon::start_empty(&[
+        "--listen",
+        &address,
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+        "--tls-ca",
+        &authority,
+    ])?;
+    let archive = dir.path().join("busybox.tar");
+    support::image::write_busybox(&archive)?;
+    let load = daemon.docker(&["load", "-i", &archive.display().to_string()])?;
+    ensure!(load.code == 0, "{load:?}");
+    let as_client = |who: Option<&str>, args: &[&str]| -> Result<(bool, String)> {
+        let mut all = vec![
+            "-H".to_owned(),
+            address.clone(),
+            "--tlsverify".into(),
+            "--tlscacert".into(),
+            authority.clone(),
+        ];
+        if let Some(who) = who {
+            all.extend([
+                "--tlscert".into(),
+                file(&format!("{who}-cert.pem")),
+                "--tlskey".into(),
+                file(&format!("{who}-key.pem")),
+            ]);
+        }
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        docker(dir.path(), &all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let (is_fine, said) =
+        as_client(Some("client"), &["run", "--rm", "--network", "none", "busybox", "echo", "over", "tls"])?;
+    ensure!(is_fine && said.contains("over tls"), "{said}");
+    for who in [None, Some("stranger")] {
+        let (is_fine, said) = as_client(who, &["ps"])?;
+        ensure!(!is_fine, "{who:?}: {said}");
+    }
+    // Without TLS, nothing; and who says nothing holds nobody up.
+    let _silent = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    let mut plain = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    plain.set_read_timeout(Some(Duration::from_secs(2)))?;
+    plain.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    let mut said = Vec::new();
+    let _ = plain.read_to_end(&mut said);
+    ensure!(!String::from_utf8_lossy(&said).contains("OK"), "{said:?}");
+    ensure!(as_client(Some("client"), &["ps"])?.0);
+
+    // Open to everybody only by a word of its own.
+    let mut open = stdx::process::command(support::daemon::program("coved")?);
+    let root = dir.path().join("other");
+    open.args(["--listen", &format!("tcp://127.0.0.1:{}", free_port()?), "--root"])
+        .arg(&root)
+        .arg("--state")
+        .arg(&root);
+    let refused = open.output()?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("--tcp-open-to-everybody"), "{said}");
+    Ok(())
+}
+
+const FILE: &str = r#"
+name: NAME
+services:
+  db:
+    image: busybox
+    command: sh -c "echo ready > /data/state; trap exit TERM; busybox nc -ll -p 5432 -e busybox cat /data/state & wait"
+    volumes: [data:/data]
+    networks: [back]
+    healthcheck: {test: [CMD, busybox, test, -s, /data/state], interval: 200ms, retries: 50}
+  api:
+    image: busybox
+    command: sh -c "trap exit TERM; busybox nc -ll -p 80 -e busybox nc db 5432 & wait"
+    depends_on: {db: {condition: service_healthy}}
+    networks: {back: {}, front: {aliases: [backend]}}
+    configs: [conf]
+  web:
+    image: busybox
+    command: sh -c "trap exit TERM; busybox nc -ll -p 80 -e busybox nc backend 80 & wait"
+    ports: ["127.0.0.1:PORT:80"]
+    depends_on: [api]
+    networks: [front]
+  worker:
+    image: busybox
+    command: sh -c "trap exit TERM; sleep 600 & wait"
+    networks: [back]
+    deploy: {replicas: 3}
+configs: {conf: {content: "x=1"}}
+networks: {front: {}, back: {internal: true}}
+volumes: {data: {}}
+"#;
+
+#[test]
+fn compose_brings_several_services_up_and_down() -> Result<()> {
+    if !support::is_root()? {
+        support::skip("a bridge needs root");
+        return Ok(());
+    }
+    let daemon = Daemon::start()?;
+    let dir = tempfile::tempdir()?;
+    let is_there = daemon.docker(&["compose", "version", "--short"])?;
+    if !is_there.out.trim_start_matches('v').starts_with(['2', '5']) {
+        support::skip("Docker's Compose v2 is not installed (Debian 13: docker-compose)");
+        return Ok(());
+    }
+    let (port, name) = (free_port()?, format!("cove{}", std::process::id()));
+    let file = dir.path().join("compose.yaml");
+    std::fs::write(&file, FILE.replace("NAME", &name).replace("PORT", &port.to_string()))?;
+    let file = file.display().to_string();
+    let compose = |args: &[&str]| -> Result<String> {
+        let said = daemon.docker(&[&["compose", "-f", &file], args].concat())?;
+        ensure!(said.code == 0, "{args:?}: {said:?}");
+        Ok(said.out)
+    };
+    compose(&["up", "-d"])?;
+    let hear = || -> Result<String> {
+        let mut stream =
+            TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        Ok(said)
+    };
+    // From the host to the front, by name to the back, by name to the volume's file.
+    daemon.wait_for("the shop", || hear().is_ok_and(|said| said.trim() == "ready"))?;
+    ensure!(compose(&["exec", "api", "cat", "/conf"])?.trim() == "x=1");
+    ensure!(compose(&["ps", "-q", "worker"])?.lines().count() == 3);
+    ensure!(
+        compose(&["up", "-d", "--scale", "worker=1"]).is_ok()
+            && compose(&["ps", "-q", "worker"])?.lines().count() == 1
+    );
+    // What has not changed stays as it is; a volume outlives its containers.
+    let before = compose(&["ps", "-q", "db"])?;
+    compose(&["up", "-d"])?;
+    ensure!(compose(&["ps", "-q", "db"])? == before);
+    compose(&["restart", "db"])?;
+    compose(&["down"])?;
+    ensure!(daemon.docker_ok(&["volume", "ls", "-q"])?.contains("data"));
+    compose(&["down", "-v"])?;
+    let left =
+        [&["ps", "-aq"][..], &["volume", "ls", "-q"], &["network", "ls", "-q", "--filter", "type=custom"]];
+    for args in left {
+        let said = daemon.docker_ok(args).with_context(|| format!("{args:?}"))?;
+        ensure!(said.is_empty(), "{args:?}: {said}");
+    }
+    Ok(())
+}
