@@ -12,6 +12,7 @@ use crate::shell::{output, root};
 const LAYERS: &[(&str, &[&str])] = &[
     ("model", &["tokio", "hyper", "rusqlite", "stdx"]),
     ("oci-runtime", &["tokio", "hyper", "axum", "rusqlite", "engine", "api"]),
+    ("credentials", &["tokio", "hyper", "model", "engine", "api", "image-store"]),
     ("image-store", &["axum", "engine", "api", "oci-runtime"]),
     ("network", &["axum", "engine", "api", "image-store", "oci-runtime"]),
     ("engine", &["api", "axum", "api-server", "host"]),

@@ -7,6 +7,8 @@ mod containers;
 mod execs;
 mod images;
 mod networks;
+mod progress;
+mod registry;
 mod system;
 mod volumes;
 
@@ -193,6 +195,9 @@ fn router(engine: Engine) -> Router {
         .route("/images/load", post(images::load))
         .route("/images/get", get(images::save_many))
         .route("/images/prune", post(images::prune))
+        .route("/images/search", get(registry::search))
+        .route("/auth", post(registry::login))
+        .route("/distribution/{*rest}", get(registry::describe))
         // Names hold slashes, so the last word of the path tells what is asked.
         .route("/images/{*rest}", get(images::get_by_name).post(images::post_by_name).delete(images::remove))
         .route("/networks", get(networks::list))
@@ -243,8 +248,7 @@ async fn no_plugins() -> Response {
 
 /// Docker's endpoints that are not there yet say so; others never were.
 async fn unknown(request: Request) -> ApiError {
-    const DOCKERS: [&str; 7] =
-        ["/build", "/plugins", "/distribution", "/auth", "/grpc", "/containers", "/images"];
+    const DOCKERS: [&str; 5] = ["/build", "/plugins", "/grpc", "/containers", "/images"];
     let path = request.uri().path();
     if DOCKERS.iter().any(|prefix| path.starts_with(prefix)) {
         return ApiError::unsupported(format!(

@@ -121,6 +121,88 @@ pub struct Progress {
     pub error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_detail: Option<ErrorDetail>,
+    /// What programs want to know of the end of a push.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aux: Option<PushResult>,
+}
+
+/// The image as the registry has it now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct PushResult {
+    pub tag: String,
+    pub digest: String,
+    /// Of the manifest.
+    pub size: u64,
+}
+
+/// The body of `POST /auth`.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", default)]
+pub struct AuthRequest {
+    pub username: String,
+    pub password: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    pub serveraddress: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub identitytoken: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub registrytoken: String,
+}
+
+impl std::fmt::Debug for AuthRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "AuthRequest {{ username: {:?}, serveraddress: {:?}, .. }}",
+            self.username, self.serveraddress
+        )
+    }
+}
+
+/// The answer of `POST /auth`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct AuthResponse {
+    pub status: String,
+    pub identity_token: String,
+}
+
+/// The answer of `GET /distribution/{name}/json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DistributionInspect {
+    pub descriptor: Descriptor,
+    pub platforms: Vec<DistributionPlatform>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Descriptor {
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DistributionPlatform {
+    pub architecture: String,
+    pub os: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+/// One row of `GET /images/search`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearchResult {
+    pub name: String,
+    pub description: String,
+    pub star_count: i64,
+    pub is_official: bool,
+    pub is_automated: bool,
 }
 
 /// Bytes so far and in all.

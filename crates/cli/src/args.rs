@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
-use crate::{containers, copy, docker, images, listing, networks, run, system, volumes};
+use crate::{containers, copy, docker, images, listing, networks, registry, run, system, volumes};
 
 /// Runs containers.
 #[derive(Parser, Debug)]
@@ -84,6 +84,14 @@ pub(crate) enum Verb {
     Update(containers::UpdateArgs),
     /// Pull an image
     Pull(images::PullArgs),
+    /// Push an image to its registry
+    Push(registry::PushArgs),
+    /// Log in to a registry
+    Login(registry::LoginArgs),
+    /// Log out from a registry
+    Logout(registry::LogoutArgs),
+    /// Search Docker Hub for images
+    Search(registry::SearchArgs),
     /// List images
     Images(listing::ImagesArgs),
     /// Remove images
@@ -155,7 +163,7 @@ const KEPT: &[(&str, &[&str])] = &[
             "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait",
         ],
     ),
-    ("image", &["history", "import", "load", "pull", "save", "tag"]),
+    ("image", &["history", "import", "load", "pull", "push", "save", "tag"]),
     ("system", &["df", "events", "info", "prune"]),
 ];
 
@@ -189,6 +197,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
     match args.verb {
         Verb::Web(web) => return system::web(host, &web).await,
         Verb::Doctor => return system::doctor(host).await,
+        Verb::Logout(logout) => return registry::logout(&logout),
         Verb::Docker(verb) => return docker::dispatch(host, &verb),
         _ => {}
     }
@@ -218,6 +227,9 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Commit(args) => containers::commit(&client, args).await,
         Verb::Update(args) => containers::update(&client, args).await,
         Verb::Pull(args) => images::pull_verb(&client, args).await,
+        Verb::Push(args) => registry::push(&client, args).await,
+        Verb::Login(args) => registry::login(&client, args).await,
+        Verb::Search(args) => registry::search(&client, args).await,
         Verb::Images(args) => listing::images(&client, args).await,
         Verb::Rmi(args) => images::remove(&client, args).await,
         Verb::Tag(args) => images::tag(&client, args).await,
@@ -232,7 +244,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Version(args) => system::version(&client, args).await,
         Verb::Prune(args) => system::prune(&client, args).await,
         Verb::Df(args) => listing::df(&client, args).await,
-        Verb::Web(_) | Verb::Doctor | Verb::Docker(_) | Verb::Completion(_) => Ok(0),
+        Verb::Web(_) | Verb::Doctor | Verb::Logout(_) | Verb::Docker(_) | Verb::Completion(_) => Ok(0),
     }
 }
 

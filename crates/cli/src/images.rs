@@ -44,7 +44,7 @@ pub(crate) async fn pull(
     platform: Option<&str>,
     is_quiet: bool,
 ) -> Outcome<()> {
-    let mut lines = client.pull_image(image, platform, None).await?;
+    let mut lines = client.pull_image(image, platform, crate::registry::auth_for(image).as_deref()).await?;
     let mut view = View::new(is_quiet);
     while let Some(line) = lines.next().await {
         let line = line?;
@@ -56,18 +56,18 @@ pub(crate) async fn pull(
     Ok(())
 }
 
-struct View {
+pub(crate) struct View {
     is_quiet: bool,
     bars: Option<(MultiProgress, HashMap<String, ProgressBar>)>,
 }
 
 impl View {
-    fn new(is_quiet: bool) -> Self {
+    pub(crate) fn new(is_quiet: bool) -> Self {
         let has_bars = !is_quiet && std::io::stderr().is_terminal();
         Self { is_quiet, bars: has_bars.then(|| (MultiProgress::new(), HashMap::new())) }
     }
 
-    fn show(&mut self, line: &api::image::Progress) {
+    pub(crate) fn show(&mut self, line: &api::image::Progress) {
         let status = line.status.as_deref().unwrap_or_default();
         if self.is_quiet || status.is_empty() {
             return;
@@ -89,7 +89,9 @@ impl View {
                     bar.set_length(total);
                     bar.set_position(current);
                 }
-                if matches!(status, "Pull complete" | "Already exists") {
+                let is_done =
+                    matches!(status, "Pull complete" | "Already exists" | "Pushed" | "Layer already exists");
+                if is_done || status.starts_with("Mounted from") {
                     let style = ProgressStyle::with_template("{prefix}: {msg}");
                     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
                     bar.finish();
@@ -101,7 +103,7 @@ impl View {
                 let _ = all.println(text);
             }
             // Without a terminal, figures would be noise.
-            (None, _) if status == "Downloading" => {}
+            (None, _) if line.progress_detail.as_ref().is_some_and(|detail| detail.current.is_some()) => {}
             (None, Some(id)) => printer::note(format_args!("{id}: {status}")),
             (None, None) => printer::note(status),
         }

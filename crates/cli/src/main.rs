@@ -10,6 +10,7 @@ mod listing;
 mod mounts;
 mod networks;
 mod printer;
+mod registry;
 mod run;
 mod spec;
 mod streams;

@@ -24,6 +24,11 @@ pub(crate) fn note(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// What an answer is waited for behind, on the same line.
+pub(crate) fn prompt(text: &str) {
+    let _ = write!(std::io::stderr(), "{text}");
+}
+
 /// Bytes of a container's error output.
 pub(crate) fn error_bytes(bytes: &[u8]) {
     let _ = std::io::stderr().write_all(bytes);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::Digest;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use stdx::reserve::Reserve;
 
 use crate::error::{Error, Result};
@@ -55,6 +55,8 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS layers (diff_id TEXT PRIMARY KEY, size INTEGER NOT NULL, blob TEXT NOT NULL,
                                        media_type TEXT NOT NULL, blob_size INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS implied (diff_id TEXT PRIMARY KEY, paths BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS manifests (image TEXT PRIMARY KEY, manifest BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS packed (diff_id TEXT PRIMARY KEY, blob TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
 ";
 const VERSION: i64 = 1;
 
@@ -216,6 +218,57 @@ impl Database {
         })
     }
 
+    /// Notes the manifest an image came with, byte for byte.
+    pub(crate) fn set_manifest(&self, image: &Digest, manifest: &[u8]) -> Result<()> {
+        self.with("note a manifest", |connection| {
+            connection
+                .execute(
+                    "INSERT OR REPLACE INTO manifests VALUES (?1, ?2)",
+                    params![image.to_string(), manifest],
+                )
+                .map(drop)
+        })
+    }
+
+    /// The manifest an image came with.
+    pub(crate) fn manifest(&self, image: &Digest) -> Result<Option<Vec<u8>>> {
+        self.with("read a manifest", |connection| {
+            connection
+                .query_row(
+                    "SELECT manifest FROM manifests WHERE image = ?1",
+                    params![image.to_string()],
+                    |row| row.get(0),
+                )
+                .optional()
+        })
+    }
+
+    /// Notes what a layer that is kept uncompressed was compressed to when it was pushed.
+    pub(crate) fn set_packed(&self, diff_id: &Digest, blob: &Digest, size: u64) -> Result<()> {
+        self.with("note a compressed layer", |connection| {
+            connection
+                .execute(
+                    "INSERT OR REPLACE INTO packed VALUES (?1, ?2, ?3)",
+                    params![diff_id.to_string(), blob.to_string(), i64::try_from(size).unwrap_or(i64::MAX)],
+                )
+                .map(drop)
+        })
+    }
+
+    /// What a layer was compressed to, and its size.
+    pub(crate) fn packed(&self, diff_id: &Digest) -> Result<Option<(Digest, u64)>> {
+        let row: Option<(String, i64)> = self.with("look up a compressed layer", |connection| {
+            connection
+                .query_row(
+                    "SELECT blob, size FROM packed WHERE diff_id = ?1",
+                    params![diff_id.to_string()],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .optional()
+        })?;
+        row.map(|(blob, size)| Ok((digest(&blob)?, u64::try_from(size).unwrap_or(0)))).transpose()
+    }
+
     /// Takes names, and perhaps the image, away.
     pub(crate) fn remove(&self, names: &[String], image: Option<&Digest>) -> Result<()> {
         self.make_room("remove an image", |connection| {
@@ -225,6 +278,7 @@ impl Database {
             }
             if let Some(id) = image {
                 transaction.execute("DELETE FROM images WHERE id = ?1", params![id.to_string()])?;
+                transaction.execute("DELETE FROM manifests WHERE image = ?1", params![id.to_string()])?;
             }
             transaction.commit()
         })
@@ -233,9 +287,11 @@ impl Database {
     pub(crate) fn remove_layer(&self, diff_id: &Digest) -> Result<()> {
         self.make_room("remove a layer", |connection| {
             let transaction = connection.unchecked_transaction()?;
-            for statement in
-                ["DELETE FROM layers WHERE diff_id = ?1", "DELETE FROM implied WHERE diff_id = ?1"]
-            {
+            for statement in [
+                "DELETE FROM layers WHERE diff_id = ?1",
+                "DELETE FROM implied WHERE diff_id = ?1",
+                "DELETE FROM packed WHERE diff_id = ?1",
+            ] {
                 transaction.execute(statement, params![diff_id.to_string()])?;
             }
             transaction.commit()

@@ -22,6 +22,8 @@ pub use commit::CommitOptions;
 pub use config::{History, ImageConfig};
 pub use error::{Error, Result};
 pub use import::ImportOptions;
-pub use registry::{Auth, Progress, ProgressKind, Registries, docker_config_auth};
+pub use registry::{
+    Auth, Described, Login, Progress, ProgressKind, PushOptions, Registries, SearchResult, docker_config_auth,
+};
 pub use snapshot::{Change, ChangeKind, Snapshot};
 pub use store::{Config, HistoryEntry, ImageRecord, ImageStore, Removed};

@@ -1,9 +1,12 @@
-//! Pulling from registries: who is asked how, what is fetched, and how it is told.
+//! Registries: who is asked how, what is fetched from them and what is sent to them, and how it is told.
 
-mod auth;
+mod account;
 mod client;
 mod fetch;
 mod pace;
+mod proof;
+mod push;
+mod upload;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,7 +22,9 @@ use crate::error::{Error, Result};
 use crate::store::{ImageRecord, ImageStore, parse_config};
 use client::Client;
 
-pub use auth::{Auth, docker_config_auth};
+pub use account::{Described, Found as SearchResult, Login};
+pub use credentials::{Auth, docker_config_auth};
+pub use push::PushOptions;
 
 /// How registries are reached.
 #[derive(Debug, Clone)]
@@ -59,7 +64,7 @@ fn certs_dirs() -> Vec<PathBuf> {
     [PathBuf::from("/etc/docker/certs.d")].into_iter().chain(users).collect()
 }
 
-/// How a pull goes on.
+/// How a pull or a push goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// The layer's short id, or the tag.
@@ -88,6 +93,39 @@ pub enum ProgressKind {
     AlreadyExists,
     /// The digest of the image.
     Digest(Digest),
+    /// The push has begun; the text names the repository in full.
+    PushRefers(String),
+    /// The layer is known and waits to be pushed.
+    Preparing,
+    /// The layer is compressed.
+    Compressing {
+        /// So far.
+        current: u64,
+        /// In all.
+        total: u64,
+    },
+    /// Bytes were sent.
+    Pushing {
+        /// So far.
+        current: u64,
+        /// In all.
+        total: u64,
+    },
+    /// The registry has taken the layer.
+    Pushed,
+    /// The registry had the layer before.
+    LayerExists,
+    /// The registry took the layer from this other repository of its own.
+    Mounted(String),
+    /// The registry has taken the image under a tag.
+    PushedTag {
+        /// The tag.
+        tag: String,
+        /// Of the manifest.
+        digest: Digest,
+        /// Of the manifest, in bytes.
+        size: u64,
+    },
     /// The end; the text is Docker's.
     Status(String),
 }
@@ -127,12 +165,27 @@ impl Fetcher {
         Ok(client)
     }
 
+    /// The client of a registry as references name it.
+    fn client_of(&self, registry: &str) -> Result<Arc<Client>> {
+        self.client(if registry == "docker.io" { "registry-1.docker.io" } else { registry })
+    }
+
     /// Held by whoever fetches a blob; the others wait and find it there.
     fn flight(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights.retain(|_, flight| Arc::strong_count(flight) > 1);
         Arc::clone(flights.entry(*digest).or_default())
     }
+}
+
+/// The login given, or the one that Docker's configuration has.
+async fn known_auth(registry: &str, given: Option<Auth>) -> Option<Auth> {
+    if given.is_some() {
+        return given;
+    }
+    // A helper may ask its user for a password.
+    let registry = registry.to_owned();
+    tokio::task::spawn_blocking(move || docker_config_auth(&registry)).await.ok().flatten()
 }
 
 /// An image at a registry: where it was found and what it consists of.
@@ -143,6 +196,8 @@ struct Found {
     /// Of what the name leads to: an index, or the manifest itself.
     digest: Digest,
     manifest: Manifest,
+    /// The manifest as it came.
+    raw: Vec<u8>,
 }
 
 impl ImageStore {
@@ -180,8 +235,13 @@ impl ImageStore {
         if reference.tag().is_some() && reference.digest().is_none() {
             names.push(reference.to_string());
         }
-        let store = self.clone();
-        let image = tokio::task::spawn_blocking(move || store.add_image(raw, layers, names))
+        let (store, manifest) = (self.clone(), found.raw);
+        let added = move || {
+            let image = store.add_image(raw, layers, names)?;
+            store.database.set_manifest(&image.id, &manifest)?;
+            Ok(image)
+        };
+        let image = tokio::task::spawn_blocking(added)
             .await
             .map_err(|_| Error::Unavailable { what: "the engine is shutting down".into() })??;
         tell(Progress { id: String::new(), kind: ProgressKind::Digest(found.digest) });
@@ -209,17 +269,8 @@ impl ImageStore {
                 }
             }
         }
-        let base =
-            if reference.registry() == "docker.io" { "registry-1.docker.io" } else { reference.registry() };
-        let auth = match auth {
-            Some(auth) => Some(auth),
-            None => {
-                // A helper may ask its user for a password.
-                let registry = reference.registry().to_owned();
-                tokio::task::spawn_blocking(move || docker_config_auth(&registry)).await.ok().flatten()
-            }
-        };
-        self.find_at(self.fetcher.client(base)?, reference, wanted, auth).await
+        let auth = known_auth(reference.registry(), auth).await;
+        self.find_at(self.fetcher.client_of(reference.registry())?, reference, wanted, auth).await
     }
 
     async fn find_at(
@@ -233,7 +284,7 @@ impl ImageStore {
         let version = reference
             .digest()
             .map_or_else(|| reference.tag().unwrap_or("latest").to_owned(), |d| d.to_string());
-        let (digest, bytes) =
+        let (digest, mut bytes) =
             client.manifest(&repository, &version, reference.digest(), auth.as_ref()).await?;
         let mut manifest = Manifest::parse(&bytes)?;
         if manifest.is_index() {
@@ -253,12 +304,11 @@ impl ImageStore {
                 }
             })?;
             let inner = chosen.digest()?;
-            let (_, bytes) =
-                client.manifest(&repository, &inner.to_string(), Some(inner), auth.as_ref()).await?;
+            (_, bytes) = client.manifest(&repository, &inner.to_string(), Some(inner), auth.as_ref()).await?;
             manifest = Manifest::parse(&bytes)?;
         }
         manifest.image_config()?;
-        Ok(Found { client, repository, auth, digest, manifest })
+        Ok(Found { client, repository, auth, digest, manifest, raw: bytes })
     }
 
     async fn fetch_config(&self, found: &Found) -> Result<Vec<u8>> {

@@ -177,9 +177,13 @@ impl ImageStore {
         if target.digest().is_some() {
             return Err(Error::invalid("refusing to create a tag with a digest reference"));
         }
-        let name = target.to_string();
-        self.database.set_name(&name, &image.id)?;
-        self.index.write().unwrap_or_else(PoisonError::into_inner).set_name(name, image.id);
+        self.name_image(target.to_string(), &image.id)
+    }
+
+    /// Gives a name, with a tag or a digest, to an image.
+    pub(crate) fn name_image(&self, name: String, image: &Digest) -> Result<()> {
+        self.database.set_name(&name, image)?;
+        self.index.write().unwrap_or_else(PoisonError::into_inner).set_name(name, *image);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use support::daemon::Daemon;
 use support::image::{Blobs, Compression, Layer, busybox_layer, docker_archive, header, noise};
 use support::registry::{Guarded, Registry};
@@ -19,6 +19,9 @@ fn image(size: usize) -> Result<Blobs> {
     ];
     Ok(Blobs::new(layers, &serde_json::json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] })))
 }
+
+/// user:secret, by bcrypt.
+const PASSWORDS: &str = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
 #[test]
 fn an_image_of_a_real_registry_runs() -> Result<()> {
@@ -276,11 +279,7 @@ fn a_registry_is_trusted_by_its_authority_and_trusts_us_by_certificate_and_passw
     certificate(dir.path(), "authority", None)?;
     certificate(dir.path(), "server", Some("authority"))?;
     certificate(dir.path(), "client", Some("authority"))?;
-    // user:secret, by bcrypt.
-    std::fs::write(
-        dir.path().join("htpasswd"),
-        "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n",
-    )?;
+    std::fs::write(dir.path().join("htpasswd"), PASSWORDS)?;
     let open = Registry::start()?;
     let image = image(1 << 10)?;
     open.push("private", "1", &image)?;
@@ -332,5 +331,185 @@ fn a_registry_is_trusted_by_its_authority_and_trusts_us_by_certificate_and_passw
     std::fs::write(dir.path().join("config.json"), configuration.to_string())?;
     let said = pull()?;
     ensure!(said.code == 0, "{said:?}");
+    // A push shows the same certificate and password.
+    let env = [("DOCKER_CONFIG", docker_config.as_str())];
+    let daemon = Daemon::start_with(&["--registry-certs", &certs.display().to_string()], &env)?;
+    let other = format!("{}/pushed:1", guarded.host());
+    for args in [vec!["pull", "-q", &name], vec!["tag", &name, &other], vec!["push", &other]] {
+        let said = daemon.cove(&args)?;
+        ensure!(said.code == 0, "{args:?}: {said:?}");
+    }
+    Ok(())
+}
+
+/// The digest in the last line of a push.
+fn pushed_digest(said: &support::daemon::Said) -> Result<String> {
+    let text = format!("{}\n{}", said.out, said.err);
+    let digest = text.lines().find_map(|line| line.split_once(": digest: ")?.1.split(' ').next());
+    Ok(digest.with_context(|| format!("no digest: {said:?}"))?.to_owned())
+}
+
+#[test]
+fn an_image_is_pushed_pulled_again_by_digest_and_mounted_elsewhere() -> Result<()> {
+    let registry = Registry::start()?;
+    for (client, size) in [("docker", 1 << 20), ("cove", 20 << 20)] {
+        let daemon = Daemon::start_empty(&[])?;
+        let run = |args: &[&str]| daemon.client_with(client, &[], args, b"");
+        let name = format!("{}/{client}/app:1.0", registry.host());
+        // Uncompressed, as docker save writes them: busybox, and a file that does not compress.
+        let mut large = Builder::new(Vec::new());
+        let data = noise(17, size);
+        large.append_data(&mut header(EntryType::Regular, 0o644, size as u64), "large", data.as_slice())?;
+        let layers = [busybox_layer()?, large.into_inner()?];
+        let config = serde_json::json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] });
+        daemon.docker_with(&["load"], &docker_archive(&name, &layers, &config)?)?;
+
+        let said = run(&["push", &name])?;
+        let text = format!("{}{}", said.out, said.err);
+        ensure!(said.code == 0 && text.matches(": Pushed").count() == 2, "{said:?}");
+        assert!(text.contains(&format!("The push refers to repository [{}/{client}/app]", registry.host())));
+        let digest = pushed_digest(&said)?;
+        let again = run(&["push", &name])?;
+        let text = format!("{}{}", again.out, again.err);
+        ensure!(again.code == 0 && text.matches(": Layer already exists").count() == 2, "{again:?}");
+        assert_eq!(pushed_digest(&again)?, digest);
+
+        let other = format!("{}/{client}/other:2", registry.host());
+        assert_eq!(run(&["tag", &name, &other])?.code, 0);
+        let said = run(&["push", &other])?;
+        let text = format!("{}{}", said.out, said.err);
+        let mounted = format!(": Mounted from {client}/app");
+        ensure!(said.code == 0 && text.matches(&mounted).count() == 2, "{said:?}");
+        assert!(daemon.entries("root/ingest").is_empty(), "{:?}", daemon.entries("root/ingest"));
+
+        // Gone here, it comes back by digest; and pushed once more it has that digest still.
+        assert_eq!(run(&["rmi", &name])?.code, 0);
+        assert_eq!(run(&["rmi", &other])?.code, 0);
+        let by_digest = format!("{}/{client}/app@{digest}", registry.host());
+        ensure!(run(&["pull", &by_digest])?.code == 0);
+        let said = run(&["run", "--rm", "--network", "none", &by_digest, "stat", "-c", "%s", "/large"])?;
+        assert_eq!(said.out, size.to_string(), "{said:?}");
+        let third = format!("{}/{client}/third:3", registry.host());
+        assert_eq!(run(&["tag", &by_digest, &third])?.code, 0);
+        assert_eq!(pushed_digest(&run(&["push", &third])?)?, digest);
+
+        // All tags at once, and none at all.
+        let fourth = format!("{}/{client}/third:4", registry.host());
+        assert_eq!(run(&["tag", &third, &fourth])?.code, 0);
+        let said = run(&["push", "--all-tags", &format!("{}/{client}/third", registry.host())])?;
+        let text = format!("{}{}", said.out, said.err);
+        ensure!(said.code == 0 && text.contains("3: digest: ") && text.contains("4: digest: "), "{said:?}");
+        let said = run(&["push", &format!("{}/{client}/third:5", registry.host())])?;
+        ensure!(said.code == 1 && said.err.contains("tag does not exist"), "{said:?}");
+        let said = run(&["push", &format!("{}/nothing:1", registry.host())])?;
+        ensure!(
+            said.code == 1 && said.err.contains("An image does not exist locally with the tag"),
+            "{said:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn logins_are_checked_kept_used_and_forgotten() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let passwords = dir.path().join("htpasswd");
+    std::fs::write(&passwords, PASSWORDS)?;
+    let open = Registry::start()?;
+    let registry = open.with_passwords(&passwords)?;
+    let host = registry.host();
+    // The daemon itself knows no login.
+    let nothing = dir.path().join("nothing").display().to_string();
+    let daemon = Daemon::start_with(&[], &[("DOCKER_CONFIG", &nothing)])?;
+    for client in ["docker", "cove"] {
+        let config = dir.path().join(client);
+        let config_dir = config.display().to_string();
+        let run = |args: &[&str], input: &str| {
+            daemon.client_with(client, &[("DOCKER_CONFIG", &config_dir)], args, input.as_bytes())
+        };
+        let name = format!("{host}/{client}/private:1");
+        assert_eq!(run(&["tag", "cove/welcome", &name], "")?.code, 0);
+        let said = run(&["push", &name], "")?;
+        ensure!(said.code == 1 && said.err.contains("unauthorized") && said.err.contains(&host), "{said:?}");
+
+        let login = ["login", "-u", "user", "--password-stdin", host.as_str()];
+        let said = run(&login, "wrong\n")?;
+        ensure!(said.code == 1 && said.err.contains("401 Unauthorized"), "{said:?}");
+        ensure!(!std::fs::read_to_string(config.join("config.json")).unwrap_or_default().contains(&host));
+        let said = run(&login, "secret\n")?;
+        ensure!(said.code == 0 && said.out.contains("Login Succeeded"), "{said:?}");
+        ensure!(said.err.contains("stored unencrypted in"), "{said:?}");
+        let file = config.join("config.json");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file)?.permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        // Each reads what the other wrote.
+        let other = if client == "docker" { "cove" } else { "docker" };
+        for client in [client, other] {
+            let env = [("DOCKER_CONFIG", config_dir.as_str())];
+            let said = daemon.client_with(client, &env, &["push", &name], b"")?;
+            ensure!(said.code == 0, "{client}: {said:?}");
+            let said = daemon.client_with(client, &env, &["pull", &name], b"")?;
+            ensure!(said.code == 0, "{client}: {said:?}");
+            let said = daemon.client_with(client, &env, &["login", &host], b"")?;
+            ensure!(said.code == 0 && said.out.contains("Login Succeeded"), "{client}: {said:?}");
+        }
+        let said = run(&["logout", &host], "")?;
+        ensure!(
+            said.code == 0 && said.out.contains(&format!("Removing login credentials for {host}")),
+            "{said:?}"
+        );
+        ensure!(!std::fs::read_to_string(&file)?.contains(&host));
+        let said = run(&["push", &name], "")?;
+        ensure!(said.code == 1 && said.err.contains("unauthorized"), "{said:?}");
+
+        // Nobody at the terminal.
+        let said = run(&["login", "-u", "user", &host], "")?;
+        ensure!(
+            said.code == 1 && said.err.contains("Cannot perform an interactive login from a non TTY device")
+        );
+        let said = run(&["login", "--password-stdin", &host], "secret")?;
+        ensure!(said.code == 1 && said.err.contains("requires --username"), "{said:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_credential_helper_keeps_what_the_file_does_not() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let passwords = dir.path().join("htpasswd");
+    std::fs::write(&passwords, PASSWORDS)?;
+    let registry = Registry::start()?.with_passwords(&passwords)?;
+    let host = registry.host();
+    let helper = dir.path().join("docker-credential-file");
+    // One login, in a file beside it.
+    let kept = dir.path().join("kept.json");
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\nstore) cat > {0};;\nget) cat {0} 2>/dev/null || {{ echo credentials not found in native keychain; exit 1; }};;\nerase) rm {0};;\nesac\n",
+        kept.display()
+    );
+    std::fs::write(&helper, script)?;
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let config = dir.path().join("config");
+    std::fs::create_dir(&config)?;
+    let file = config.join("config.json");
+    std::fs::write(&file, serde_json::json!({ "credsStore": "file", "detachKeys": "ctrl-x" }).to_string())?;
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let nothing = dir.path().join("nothing").display().to_string();
+    let daemon = Daemon::start_with(&[], &[("DOCKER_CONFIG", &nothing)])?;
+    let config = config.display().to_string();
+    let env = [("DOCKER_CONFIG", config.as_str()), ("PATH", path.as_str())];
+    let run = |args: &[&str], input: &str| daemon.client_with("cove", &env, args, input.as_bytes());
+
+    let said = run(&["login", "-u", "user", "--password-stdin", &host], "secret")?;
+    ensure!(said.code == 0 && !said.err.contains("unencrypted"), "{said:?}");
+    assert!(std::fs::read_to_string(&kept)?.contains("\"Secret\":\"secret\""));
+    let text = std::fs::read_to_string(&file)?;
+    assert!(!text.contains("dXNlcjpzZWNyZXQ=") && text.contains("ctrl-x") && text.contains(&host), "{text}");
+    let name = format!("{host}/private:1");
+    assert_eq!(run(&["tag", "cove/welcome", &name], "")?.code, 0);
+    let said = run(&["push", "-q", &name], "")?;
+    assert_eq!((said.code, said.out.as_str()), (0, name.as_str()), "{said:?}");
+    assert_eq!(run(&["logout", &host], "")?.code, 0);
+    assert!(!kept.exists() && !std::fs::read_to_string(&file)?.contains(&host));
     Ok(())
 }

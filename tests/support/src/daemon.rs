@@ -233,11 +233,29 @@ impl Daemon {
     /// # Errors
     /// Where `docker` is not installed.
     pub fn docker_with(&self, args: &[&str], input: &[u8]) -> Result<Said> {
+        self.client_with("docker", &[], args, input)
+    }
+
+    /// `docker` or `cove` against it, with variables in its environment and with input.
+    ///
+    /// # Errors
+    /// Where the program is not there.
+    pub fn client_with(
+        &self,
+        client: &str,
+        env: &[(&str, &str)],
+        args: &[&str],
+        input: &[u8],
+    ) -> Result<Said> {
         use std::io::Write;
-        let mut command = stdx::process::command("docker");
-        command.env("DOCKER_HOST", self.address()).args(args);
+        let mut command = match client {
+            "cove" => stdx::process::command(program("cove")?),
+            other => stdx::process::command(other),
+        };
+        command.env("DOCKER_HOST", self.address()).env("COVE_HOST", self.address());
+        command.envs(env.iter().copied()).args(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
+        let mut child = command.spawn().with_context(|| format!("failed to run {client}"))?;
         if let Some(mut stdin) = child.stdin.take() {
             // Who refuses need not read all of it.
             let _ = stdin.write_all(input);

@@ -1,8 +1,10 @@
 //! Registries on a loopback port: Debian's own, and one that does what a test wants.
 
+mod uploads;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::image::{Blobs, sha256};
+
+pub use uploads::Uploads;
 
 /// Where Debian's package `docker-registry` puts it.
 const PROGRAM: &str = "/usr/bin/docker-registry";
@@ -58,6 +62,15 @@ impl Registry {
             by.passwords.display()
         );
         Self::serve(Arc::clone(&self.dir), address, &further)
+    }
+
+    /// Serves the same images to those alone who are in an htpasswd file.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn with_passwords(&self, passwords: &Path) -> Result<Self> {
+        let further = format!("}}\nauth: {{htpasswd: {{realm: test, path: {}}}", passwords.display());
+        Self::serve(Arc::clone(&self.dir), "127.0.0.1", &further)
     }
 
     fn serve(dir: Arc<tempfile::TempDir>, address: &str, further: &str) -> Result<Self> {
@@ -147,16 +160,37 @@ impl Drop for Registry {
 /// A request to a [`Scripted`] registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
+    /// As in `GET`.
+    pub method: String,
     /// Path, without a query.
     pub path: String,
+    /// What stands behind `?`.
+    pub query: String,
     /// First byte of a `Range: bytes=N-`.
     pub from: Option<u64>,
     /// The `Authorization` header.
     pub authorization: Option<String>,
     /// The `Host` header.
     pub host: String,
-    /// What was sent, as text.
+    /// First byte of a `Content-Range: N-M`.
+    pub sent_from: Option<u64>,
+    /// What was sent, as text; empty where it is long.
     pub body: String,
+    /// What was sent.
+    pub bytes: Vec<u8>,
+    /// Whether more was to come: the script's answer is not sent then.
+    pub is_cut: bool,
+}
+
+/// How much of a request's body a [`Scripted`] registry reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// All of it.
+    All,
+    /// So many bytes, and then it hangs up.
+    Cut(u64),
+    /// Nothing, for so long; then it hangs up.
+    Nothing(Duration),
 }
 
 /// What a [`Scripted`] registry does with one request.
@@ -248,15 +282,27 @@ impl Scripted {
     /// # Errors
     /// Where there is no port.
     pub fn serve(script: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static) -> Result<Self> {
+        Self::serve_some(|_, _| Take::All, script)
+    }
+
+    /// As [`Self::serve`]; `take` is asked before a body is read, with as many as came before for the same
+    /// path and method.
+    ///
+    /// # Errors
+    /// Where there is no port.
+    pub fn serve_some(
+        take: impl Fn(&Request, usize) -> Take + Send + Sync + 'static,
+        script: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
+    ) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let (script, seen) = (Arc::new(script), Arc::clone(&requests));
+        let (script, seen) = (Arc::new((take, script)), Arc::clone(&requests));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
                 // A client that hangs up early is what some tests are about.
-                std::thread::spawn(move || drop(serve_one(&stream, &*script, &seen)));
+                std::thread::spawn(move || drop(serve_one(&stream, &script.0, &script.1, &seen)));
             }
         });
         Ok(Self { port, requests })
@@ -277,6 +323,7 @@ impl Scripted {
 
 fn serve_one(
     stream: &TcpStream,
+    take: &(dyn Fn(&Request, usize) -> Take + Send + Sync),
     script: &(dyn Fn(&Request, usize) -> Answer + Send + Sync),
     seen: &Mutex<Vec<Request>>,
 ) -> Result<()> {
@@ -287,9 +334,13 @@ fn serve_one(
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        let path = line.split(' ').nth(1).unwrap_or_default();
-        let path = path.split('?').next().unwrap_or_default().to_owned();
+        let mut words = line.split(' ');
+        let method = words.next().unwrap_or_default().to_owned();
+        let path = words.next().unwrap_or_default();
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let (path, query) = (path.to_owned(), query.to_owned());
         let (mut from, mut authorization, mut host, mut length) = (None, None, String::new(), 0_u64);
+        let mut sent_from = None;
         loop {
             let mut header = String::new();
             reader.read_line(&mut header)?;
@@ -300,20 +351,39 @@ fn serve_one(
                 authorization = Some(value.to_owned());
             } else if name.eq_ignore_ascii_case("host") {
                 value.clone_into(&mut host);
+            } else if name.eq_ignore_ascii_case("content-range") {
+                sent_from = value.split('-').next().and_then(|start| start.parse().ok());
             } else if name.eq_ignore_ascii_case("content-length") {
                 length = value.parse()?;
             }
         }
-        let mut body = String::new();
-        (&mut reader).take(length.min(1 << 20)).read_to_string(&mut body)?;
-        let request = Request { path, from, authorization, host, body };
-        let before = {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = seen.iter().filter(|other| other.path == request.path).count();
-            seen.push(request.clone());
-            before
+        let (body, bytes) = (String::new(), Vec::new());
+        let mut request =
+            Request { method, path, query, from, authorization, host, sent_from, body, bytes, is_cut: false };
+        let count = |same: &dyn Fn(&Request) -> bool| {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|other| same(other)).count()
         };
+        let tries = count(&|other| other.path == request.path && other.method == request.method);
+        let taken = match take(&request, tries) {
+            Take::All => length,
+            Take::Cut(most) => most.min(length),
+            Take::Nothing(wait) => {
+                std::thread::sleep(wait);
+                0
+            }
+        };
+        (&mut reader).take(taken.min(64 << 20)).read_to_end(&mut request.bytes)?;
+        if request.bytes.len() < 1 << 20 {
+            request.body = String::from_utf8_lossy(&request.bytes).into_owned();
+        }
+        request.is_cut = (request.bytes.len() as u64) < length;
+        let before = count(&|other| other.path == request.path);
+        seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
         let answer = script(&request, before);
+        if request.is_cut {
+            stream.shutdown(std::net::Shutdown::Both)?;
+            return Ok(());
+        }
         let mut head = format!("HTTP/1.1 {}\r\n", answer.status);
         for (name, value) in &answer.headers {
             head += &format!("{name}: {value}\r\n");
@@ -323,6 +393,9 @@ fn serve_one(
             None => "Transfer-Encoding: chunked\r\n\r\n".into(),
         };
         writer.write_all(head.as_bytes())?;
+        if request.method == "HEAD" {
+            continue;
+        }
         let mut sent = 0;
         for _ in 0..answer.times {
             for part in answer.body.chunks(answer.piece) {

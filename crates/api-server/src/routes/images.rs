@@ -1,23 +1,21 @@
 //! `/images` and `/commit`.
 
-use std::sync::Arc;
-
 use api::container::ContainerConfig;
 use api::exec::IdResponse;
-use api::image::{DeletedImage, ErrorDetail, HistoryEntry, Progress, ProgressDetail, PruneImagesResponse};
+use api::image::{DeletedImage, HistoryEntry, Progress, PruneImagesResponse};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use bytes::Bytes;
 use engine::Engine;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use image_store::{Auth, ImageRecord, ProgressKind, Removed};
+use http::{HeaderValue, StatusCode, header};
+use image_store::{Auth, ImageRecord, Removed};
 use model::Reference;
 use tokio::sync::mpsc;
 
-use super::containers::{async_stream, body, body_reader, drain, tar_response};
+use super::containers::{body, body_reader, drain, tar_response};
+use super::progress::{LINES, Line, failure, json_line, json_stream, teller, told};
+use super::registry::auth_of;
 use super::system::now;
 use crate::convert::{config_of_image, image_inspect, image_summary, int};
 use crate::error::{ApiError, ApiResult};
@@ -127,11 +125,12 @@ fn save(engine: &Engine, names: Vec<String>) -> ApiResult<Response> {
     Ok(tar_response(move |into| images.save(&names, into).map_err(|error| error.to_string())))
 }
 
-/// `POST /images/NAME/tag`.
+/// `POST /images/NAME/{tag,push}`.
 pub(super) async fn post_by_name(
     State(engine): State<Engine>,
     Path(rest): Path<String>,
     raw: RawQuery,
+    request: Request,
 ) -> ApiResult<Response> {
     let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
     match what {
@@ -148,7 +147,7 @@ pub(super) async fn post_by_name(
             engine.tag_image(name, &target)?;
             Ok(StatusCode::CREATED.into_response())
         }
-        "push" => Err(ApiError::unsupported("pushing images is not supported by this version of Cove")),
+        "push" => super::registry::push(engine, name, &query(raw), request.headers()).await,
         _ => Err(ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() }),
     }
 }
@@ -198,41 +197,6 @@ fn is_as_old(image: &ImageRecord, until: Option<u64>) -> bool {
     created.as_nanosecond() <= i128::from(until)
 }
 
-/// `X-Registry-Auth`: base64 of `{"username":…}`.
-fn auth_of(headers: &HeaderMap) -> ApiResult<Option<Auth>> {
-    #[derive(serde::Deserialize, Default)]
-    #[serde(default)]
-    struct Given {
-        username: String,
-        password: String,
-        auth: String,
-        identitytoken: String,
-        registrytoken: String,
-    }
-    let Some(text) =
-        headers.get("x-registry-auth").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty())
-    else {
-        return Ok(None);
-    };
-    let plain = text.trim_end_matches('=').replace('+', "-").replace('/', "_");
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(plain)
-        .map_err(|_| ApiError::bad("invalid X-Registry-Auth header: it is no base64"))?;
-    let given: Given = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad(format!("invalid X-Registry-Auth header: {error}")))?;
-    if !given.registrytoken.is_empty() || (!given.auth.is_empty() && given.username.is_empty()) {
-        return Err(ApiError::unsupported(
-            "X-Registry-Auth with a registry token is not supported; give user name and password",
-        ));
-    }
-    let is_empty = given.username.is_empty() && given.identitytoken.is_empty();
-    Ok((!is_empty).then_some(Auth {
-        username: given.username,
-        password: given.password,
-        identity_token: given.identitytoken,
-    }))
-}
-
 /// `POST /images/create`: a pull, told line by line.
 pub(super) async fn create(
     State(engine): State<Engine>,
@@ -252,31 +216,9 @@ pub(super) async fn create(
     let reference: Reference = text.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
     let platform = platform(&query)?;
     let auth = auth_of(request.headers())?;
-    let (sender, mut lines) = mpsc::channel(256);
+    let (sender, lines) = mpsc::channel(LINES);
     routes_spawn(pull(engine, reference, platform, auth, sender));
-    // Until the first word, a failure can still be a status.
-    let first = match lines.recv().await {
-        Some(Line::Failed(error)) => return Err(error.into()),
-        Some(Line::Progress(first)) => Some(first),
-        None => None,
-    };
-    let stream = async_stream(move |into| async move {
-        if let Some(first) = first
-            && into.send(Ok(json_line(&first))).await.is_err()
-        {
-            return;
-        }
-        while let Some(line) = lines.recv().await {
-            let line = match line {
-                Line::Progress(line) => line,
-                Line::Failed(error) => failure(&error.to_string()),
-            };
-            if into.send(Ok(json_line(&line))).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(json_stream(stream))
+    told(lines).await
 }
 
 fn platform(query: &Query) -> ApiResult<Option<model::Platform>> {
@@ -329,12 +271,6 @@ fn import_wanted(source: &str, query: &Query) -> ApiResult<engine::Import> {
     })
 }
 
-/// What a pull has to say.
-enum Line {
-    Progress(Progress),
-    Failed(image_store::Error),
-}
-
 /// Pulls, and gives up when nobody listens any more.
 async fn pull(
     engine: Engine,
@@ -343,20 +279,8 @@ async fn pull(
     auth: Option<Auth>,
     sender: mpsc::Sender<Line>,
 ) {
-    let tell = {
-        let sender = sender.clone();
-        Arc::new(move |progress: image_store::Progress| {
-            // A client that reads slowly misses figures, which the next ones make up for.
-            let is_figure = matches!(progress.kind, ProgressKind::Downloading { .. });
-            let line = Line::Progress(progress_line(progress));
-            if is_figure && sender.capacity() < 64 {
-                return;
-            }
-            let _ = sender.try_send(line);
-        })
-    };
     let pulled = tokio::select! {
-        pulled = engine.images().pull(&reference, platform.as_ref(), auth, tell) => pulled,
+        pulled = engine.images().pull(&reference, platform.as_ref(), auth, teller(&sender)) => pulled,
         () = sender.closed() => return,
     };
     match pulled {
@@ -367,62 +291,6 @@ async fn pull(
         // The client may have gone meanwhile.
         Err(error) => drop(sender.send(Line::Failed(error)).await),
     }
-}
-
-fn json_line(line: &Progress) -> Bytes {
-    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
-    bytes.extend_from_slice(b"\r\n");
-    bytes.into()
-}
-
-fn failure(message: &str) -> Progress {
-    Progress {
-        error: Some(message.to_owned()),
-        error_detail: Some(ErrorDetail { code: None, message: message.to_owned() }),
-        ..Progress::default()
-    }
-}
-
-fn json_stream(
-    stream: impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
-) -> Response {
-    let mut response = Response::new(Body::from_stream(stream));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// Docker's words for each step.
-fn progress_line(progress: image_store::Progress) -> Progress {
-    let id = (!progress.id.is_empty()).then_some(progress.id);
-    let said = |status: &str, id: Option<String>| Progress {
-        status: Some(status.to_owned()),
-        id,
-        ..Progress::default()
-    };
-    let bare =
-        |status: &str, id| Progress { progress_detail: Some(ProgressDetail::default()), ..said(status, id) };
-    match progress.kind {
-        ProgressKind::Pulling(name) => said(&format!("Pulling from {name}"), id),
-        ProgressKind::PullingLayer => bare("Pulling fs layer", id),
-        ProgressKind::Downloading { current, total } => Progress {
-            progress_detail: Some(ProgressDetail { current: Some(current), total: Some(total) }),
-            progress: Some(bar(current, total)),
-            ..said("Downloading", id)
-        },
-        ProgressKind::PullComplete => bare("Pull complete", id),
-        ProgressKind::AlreadyExists => bare("Already exists", id),
-        ProgressKind::Digest(digest) => said(&format!("Digest: {digest}"), None),
-        ProgressKind::Status(text) => said(&text, None),
-    }
-}
-
-/// `[=====>     ]  1.2MB/3.4MB`, for clients that print it as it comes.
-fn bar(current: u64, total: u64) -> String {
-    let filled = usize::try_from(current.saturating_mul(50) / total.max(1)).unwrap_or(50).min(50);
-    let megabytes = |bytes: u64| format!("{}.{}MB", bytes / 1_000_000, bytes / 100_000 % 10);
-    let head = if filled < 50 { ">" } else { "" };
-    let space = " ".repeat(50_usize.saturating_sub(filled + head.len()));
-    format!("[{}{head}{space}]  {}/{}", "=".repeat(filled), megabytes(current), megabytes(total))
 }
 
 /// `POST /images/load`.

@@ -5,7 +5,11 @@ use super::body::{Body, JsonLines};
 use super::containers::{REGISTRY_AUTH, auth_header};
 use super::error::Error;
 use super::request::Filters;
-use crate::image::{DeletedImage, HistoryEntry, ImageInspect, ImageSummary, Progress, PruneImagesResponse};
+use crate::image::{
+    AuthRequest, AuthResponse, DeletedImage, HistoryEntry, ImageInspect, ImageSummary, Progress,
+    PruneImagesResponse, SearchResult,
+};
+use model::Platform;
 
 /// What an imported image is to be.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,7 +71,8 @@ impl Client {
         Ok(request.query_opt("platform", platform).send().await?.into_json_lines())
     }
 
-    /// Pushes `name` with tag `tag`.
+    /// Pushes `name` with tag `tag`, or with every tag it has. A failed push ends with a
+    /// [`Progress::error`] in the stream; dropping the stream cancels it.
     ///
     /// # Errors
     /// Any [`Error`].
@@ -75,13 +80,50 @@ impl Client {
         &self,
         name: &str,
         tag: Option<&str>,
+        platform: Option<&Platform>,
         auth: Option<&str>,
     ) -> Result<JsonLines<Progress>, Error> {
-        let mut request = self.post(&format!("/images/{name}/push")).query_opt("tag", tag);
+        // Here a platform is JSON, as of API 1.46.
+        let platform = platform.map(|platform| {
+            serde_json::json!({
+                "os": platform.os,
+                "architecture": platform.architecture,
+                "variant": platform.variant,
+            })
+        });
+        let mut request =
+            self.post(&format!("/images/{name}/push")).query_opt("tag", tag).query_opt("platform", platform);
         if let Some(auth) = auth_header(auth.or(Some("e30="))) {
             request = request.header(REGISTRY_AUTH, auth);
         }
         Ok(request.send().await?.into_json_lines())
+    }
+
+    /// Checks a login at a registry.
+    ///
+    /// # Errors
+    /// Any [`Error`]; 401 where the registry does not accept it.
+    pub async fn login(&self, login: &AuthRequest) -> Result<AuthResponse, Error> {
+        self.post("/auth").json(login).fetch().await
+    }
+
+    /// Searches Docker Hub, or the registry that `term` begins with.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn search_images(
+        &self,
+        term: &str,
+        limit: Option<u32>,
+        filters: &Filters,
+        auth: Option<&str>,
+    ) -> Result<Vec<SearchResult>, Error> {
+        let mut request =
+            self.get("/images/search").query("term", term).query_opt("limit", limit).filters(filters);
+        if let Some(auth) = auth_header(auth) {
+            request = request.header(REGISTRY_AUTH, auth);
+        }
+        request.fetch().await
     }
 
     /// Removes a tag, and the image with its last one.

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use model::Digest;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE};
-use reqwest::{Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::pace::{Interrupted, Pace};
+use super::pace::{Interrupted, Pace, backoff};
+use super::proof::{ProofKey, basic};
 use super::{Auth, Registries};
 use crate::config::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, OCI_INDEX, OCI_MANIFEST};
 use crate::error::{Doing, Error, Result};
@@ -23,16 +24,29 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How often a request that broke off is made again.
 const TRIES: u32 = 4;
 
+/// Makes a request for an address like `https://host`, as often as it has to be sent.
+pub(super) type Build<'a> = &'a (dyn Fn(&str) -> Result<RequestBuilder> + Sync);
+
+/// What became of a request.
+pub(super) enum Asked {
+    Answered(Response),
+    /// The registry wants user and password, and there are none.
+    WantsLogin,
+}
+
 /// A connection to one registry.
 #[derive(Debug)]
 pub(crate) struct Client {
     /// As named in references: host and port.
-    host: String,
+    pub(super) host: String,
     /// `https://host` or, for loopback and insecure ones, `http://host`, the likelier first.
-    bases: Vec<String>,
-    http: reqwest::Client,
-    /// Bearer tokens by scope.
-    tokens: Mutex<HashMap<String, String>>,
+    pub(super) bases: Vec<String>,
+    pub(super) http: reqwest::Client,
+    /// As `http`, but without its deadline for silence: a registry is silent while it is sent to.
+    pub(super) uploads: reqwest::Client,
+    pub(super) stall: Duration,
+    /// What was accepted before, of whom and for what.
+    proofs: Mutex<HashMap<ProofKey, String>>,
     chosen: Mutex<Option<String>>,
     pace: Pace,
 }
@@ -51,30 +65,15 @@ impl Client {
         };
         // One provider for the whole process; another part may have set it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("cove/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT)
-            .read_timeout(registries.stall)
-            .redirect(reqwest::redirect::Policy::limited(5))
-            .pool_max_idle_per_host(8)
-            .pool_idle_timeout(Duration::from_secs(15));
-        if is_insecure {
-            builder = builder.tls_danger_accept_invalid_certs(true);
-        }
-        if is_loopback(host) {
-            builder = builder.no_proxy();
-        }
-        for dir in &registries.certs_dirs {
-            builder = with_certificates(builder, &dir.join(host))?;
-        }
-        let http = builder.build().map_err(|error| Error::Unavailable {
-            what: format!("failed to set up TLS for {host}: {}", chain(&error)),
-        })?;
+        let http = http_client(host, is_insecure, registries, |b| b.read_timeout(registries.stall))?;
+        let uploads = http_client(host, is_insecure, registries, |b| b)?;
         Ok(Self {
             host: host.to_owned(),
             bases,
             http,
-            tokens: Mutex::default(),
+            uploads,
+            stall: registries.stall,
+            proofs: Mutex::default(),
             chosen: Mutex::default(),
             pace: Pace::new(registries),
         })
@@ -198,11 +197,23 @@ impl Client {
         auth: Option<&Auth>,
     ) -> Result<Response> {
         let scope = format!("repository:{repository}:pull");
-        let token = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&scope).cloned();
-        let response =
-            self.send(path, headers, token.as_deref().map(|token| format!("Bearer {token}"))).await?;
+        let build = |base: &str| Ok(self.http.get(format!("{base}{path}")).headers(headers.clone()));
+        match self.ask(&scope, auth, &build).await? {
+            Asked::Answered(response) => self.check(response, repository).await,
+            Asked::WantsLogin => {
+                Err(self.denied(repository, "it wants a login (cove login, or docker login)"))
+            }
+        }
+    }
+
+    /// Sends a request with whatever proof of identity the registry asks for. `build` makes it anew for
+    /// each try, for an address like `https://host`.
+    pub(super) async fn ask(&self, scope: &str, auth: Option<&Auth>, build: Build<'_>) -> Result<Asked> {
+        let key = ProofKey::new(scope, auth);
+        let known = self.proofs.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let response = self.send(build, known).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            return self.check(response, repository).await;
+            return Ok(Asked::Answered(response));
         }
         let challenges: Vec<String> = response
             .headers()
@@ -212,31 +223,37 @@ impl Client {
             .collect();
         let bearer = challenges.iter().find_map(|challenge| challenge.strip_prefix("Bearer "));
         let proof = if let Some(challenge) = bearer {
-            let token = self.token(challenge, &scope, auth).await?;
-            self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(scope, token.clone());
-            format!("Bearer {token}")
+            format!("Bearer {}", self.token(challenge, scope, auth).await?.access)
         } else if let Some(auth) = auth {
             basic(auth)
         } else {
-            return Err(self.denied(repository, "it wants a login (cove login, or docker login)"));
+            return Ok(Asked::WantsLogin);
         };
-        let response = self.send(path, headers, Some(proof)).await?;
-        self.check(response, repository).await
+        let response = self.send(build, Some(proof.clone())).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            self.proofs.lock().unwrap_or_else(PoisonError::into_inner).insert(key, proof);
+        }
+        Ok(Asked::Answered(response))
     }
 
     /// Sends to the address that answered before, or tries each.
-    async fn send(&self, path: &str, headers: &HeaderMap, proof: Option<String>) -> Result<Response> {
-        let chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub(super) async fn send(&self, build: Build<'_>, proof: Option<String>) -> Result<Response> {
+        let chosen = self.chosen();
+        let is_chosen = chosen.is_some();
         let bases = chosen.map_or_else(|| self.bases.clone(), |base| vec![base]);
         let mut failure = None;
         for base in bases {
-            let mut request = self.http.get(format!("{base}{path}")).headers(headers.clone());
+            let mut request = build(&base)?;
             if let Some(proof) = &proof {
                 request = request.header(AUTHORIZATION, proof);
             }
             match request.send().await {
                 // A TLS server that is spoken to in plain text says so with a 400.
-                Ok(response) if response.status() == StatusCode::BAD_REQUEST && base.starts_with("http:") => {
+                Ok(response)
+                    if response.status() == StatusCode::BAD_REQUEST
+                        && base.starts_with("http:")
+                        && !is_chosen =>
+                {
                     failure =
                         Some(Error::Unavailable { what: format!("{} does not speak plain HTTP", self.host) });
                 }
@@ -248,6 +265,11 @@ impl Client {
             }
         }
         Err(failure.unwrap_or_else(|| Error::Unavailable { what: format!("{} has no address", self.host) }))
+    }
+
+    /// The address that answered before.
+    pub(super) fn chosen(&self) -> Option<String> {
+        self.chosen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn check(&self, response: Response, repository: &str) -> Result<Response> {
@@ -280,62 +302,6 @@ impl Client {
         }
     }
 
-    /// A bearer token (distribution's token specification).
-    async fn token(&self, challenge: &str, scope: &str, auth: Option<&Auth>) -> Result<String> {
-        #[derive(Deserialize, Default)]
-        #[serde(default)]
-        struct Answer {
-            token: String,
-            access_token: String,
-        }
-        let fields = parse_challenge(challenge);
-        let realm = fields
-            .get("realm")
-            .ok_or_else(|| Error::corrupt(format!("{} asks for a token, but not where", self.host)))?;
-        let is_safe =
-            realm.starts_with("https://") || self.bases.iter().any(|base| base.starts_with("http:"));
-        if !is_safe {
-            return Err(Error::Denied {
-                what: format!("{} wants credentials sent unencrypted to {realm}", self.host),
-            });
-        }
-        let mut query = vec![("scope", fields.get("scope").cloned().unwrap_or_else(|| scope.to_owned()))];
-        query.extend(fields.get("service").map(|service| ("service", service.clone())));
-        let mut request = match auth.filter(|auth| !auth.identity_token.is_empty()) {
-            Some(auth) => {
-                query.push(("grant_type", "refresh_token".into()));
-                query.push(("refresh_token", auth.identity_token.clone()));
-                query.push(("client_id", "cove".into()));
-                self.http
-                    .post(realm)
-                    .header("content-type", "application/x-www-form-urlencoded")
-                    .body(encode_form(&query))
-            }
-            None => self.http.get(format!(
-                "{realm}{}{}",
-                if realm.contains('?') { '&' } else { '?' },
-                encode_form(&query)
-            )),
-        };
-        if let Some(auth) = auth.filter(|auth| auth.identity_token.is_empty()) {
-            request = request.header(AUTHORIZATION, basic(auth));
-        }
-        let response = request.send().await.map_err(|error| self.broke(&error))?;
-        if !response.status().is_success() {
-            let status = response.status();
-            let said = self.said(response).await;
-            return Err(Error::Denied { what: format!("unauthorized: {realm} answered {status}: {said}") });
-        }
-        let bytes = self.read_limited(response, 1 << 20).await;
-        let answer: Answer = serde_json::from_slice(&bytes).unwrap_or_default();
-        let token = if answer.token.is_empty() { answer.access_token } else { answer.token };
-        if token.is_empty() {
-            Err(Error::corrupt(format!("{realm} answered without a token")))
-        } else {
-            Ok(token)
-        }
-    }
-
     /// What has to come in one try for it to count as one that got somewhere.
     pub(super) fn pace(&self) -> Pace {
         self.pace
@@ -350,11 +316,12 @@ impl Client {
         }
     }
 
-    fn broke(&self, error: &reqwest::Error) -> Error {
+    pub(super) fn broke(&self, error: &reqwest::Error) -> Error {
         let mut why = if error.is_timeout() { "it stopped answering".to_owned() } else { chain(error) };
         // TLS 1.3 tells a missing certificate only after its handshake, which looks like this from here.
         let ends = ["connection closed", "broken pipe", "onnection reset", "CertificateRequired"];
-        if ends.iter().any(|end| why.contains(end)) {
+        let is_tls = !self.chosen().is_some_and(|base| base.starts_with("http:"));
+        if is_tls && ends.iter().any(|end| why.contains(end)) {
             why += &format!(
                 "; it may want a client certificate (client.cert and client.key in certs.d/{})",
                 self.host
@@ -364,7 +331,7 @@ impl Client {
     }
 
     /// What the registry says of a failure: its error documents, or the beginning of whatever it sent.
-    async fn said(&self, response: Response) -> String {
+    pub(super) async fn said(&self, response: Response) -> String {
         #[derive(Deserialize)]
         struct Document {
             errors: Vec<Entry>,
@@ -386,9 +353,10 @@ impl Client {
     }
 
     /// The beginning of an answer, or what came of it.
-    async fn read_limited(&self, mut response: Response, limit: usize) -> Vec<u8> {
+    pub(super) async fn read_limited(&self, mut response: Response, limit: usize) -> Vec<u8> {
         let (mut bytes, mut watch) = (Vec::new(), self.pace.watch());
-        while let Ok(Some(chunk)) = watch.chunk(&mut response).await {
+        // Uploads have no deadline of their own for silence.
+        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(self.stall, watch.chunk(&mut response)).await {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > limit {
                 bytes.truncate(limit);
@@ -397,6 +365,32 @@ impl Client {
         }
         bytes
     }
+}
+
+fn http_client(
+    host: &str,
+    is_insecure: bool,
+    registries: &Registries,
+    further: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("cove/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT)
+        .redirect(reqwest::redirect::Policy::limited(5))
+        .pool_max_idle_per_host(8)
+        .pool_idle_timeout(Duration::from_secs(15));
+    if is_insecure {
+        builder = builder.tls_danger_accept_invalid_certs(true);
+    }
+    if is_loopback(host) {
+        builder = builder.no_proxy();
+    }
+    for dir in &registries.certs_dirs {
+        builder = with_certificates(builder, &dir.join(host))?;
+    }
+    further(builder).build().map_err(|error| Error::Unavailable {
+        what: format!("failed to set up TLS for {host}: {}", chain(&error)),
+    })
 }
 
 /// The causes of a network failure, innermost last, without its URL (which may hold secrets).
@@ -409,11 +403,6 @@ fn chain(error: &reqwest::Error) -> String {
     }
     parts.dedup();
     if parts.is_empty() { "the answer is no HTTP".into() } else { parts.join(": ") }
-}
-
-/// Pauses between tries: 0.2 s, doubling.
-pub(super) fn backoff(attempt: u32) -> Duration {
-    Duration::from_millis(200 << attempt.min(6))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -447,70 +436,12 @@ fn with_certificates(mut builder: reqwest::ClientBuilder, dir: &Path) -> Result<
     Ok(builder)
 }
 
-fn basic(auth: &Auth) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let text = format!("{}:{}", auth.username, auth.password);
-    let mut out = String::from("Basic ");
-    for chunk in text.as_bytes().chunks(3) {
-        let bits =
-            chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for at in 0..4 {
-            let digit = usize::try_from(bits >> (18 - 6 * at) & 63).unwrap_or(0);
-            out.push(if at <= chunk.len() { char::from(DIGITS[digit]) } else { '=' });
-        }
-    }
-    out
-}
-
-/// `key="value"` pairs of a challenge; values may hold commas.
-fn parse_challenge(text: &str) -> HashMap<String, String> {
-    let mut fields = HashMap::new();
-    let mut rest = text;
-    while let Some((key, after)) = rest.split_once('=') {
-        let key = key.trim_matches([' ', ',']).to_owned();
-        if let Some(quoted) = after.strip_prefix('"') {
-            let Some((value, next)) = quoted.split_once('"') else { break };
-            fields.insert(key, value.to_owned());
-            rest = next;
-        } else {
-            let (value, next) = after.split_once(',').unwrap_or((after, ""));
-            fields.insert(key, value.to_owned());
-            rest = next;
-        }
-    }
-    fields
-}
-
-fn encode_form(pairs: &[(&str, String)]) -> String {
-    let escape = |text: &str| {
-        text.bytes().fold(String::new(), |out, b| {
-            if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
-                out + &char::from(b).to_string()
-            } else {
-                out + &format!("%{b:02X}")
-            }
-        })
-    };
-    pairs.iter().map(|(key, value)| format!("{key}={}", escape(value))).collect::<Vec<_>>().join("&")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::is_loopback;
 
     #[test]
-    fn challenges_and_credentials_have_their_forms() {
-        let fields = parse_challenge(
-            r#"realm="https://auth.example/token",service=reg,scope="repository:a/b:pull,push""#,
-        );
-        assert_eq!(fields["realm"], "https://auth.example/token");
-        assert_eq!(fields["service"], "reg");
-        assert_eq!(fields["scope"], "repository:a/b:pull,push");
-        let auth =
-            |u: &str, p: &str| Auth { username: u.into(), password: p.into(), identity_token: String::new() };
-        assert_eq!(basic(&auth("user", "pass")), "Basic dXNlcjpwYXNz");
-        assert_eq!(basic(&auth("a", "b")), "Basic YTpi");
-        assert_eq!(encode_form(&[("scope", "a:b c".into())]), "scope=a%3Ab%20c");
+    fn loopback_is_told_from_other_hosts() {
         assert!(is_loopback("localhost:5000") && is_loopback("127.0.0.1:1") && is_loopback("[::1]:2"));
         assert!(!is_loopback("example.com:5000") && !is_loopback("10.0.0.1"));
     }

@@ -14,7 +14,7 @@ use model::Digest;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::client::backoff;
+use super::pace::backoff;
 use super::{LayerTask, Progress, ProgressKind};
 use crate::database::LayerRow;
 use crate::error::{Doing, Error, Result};

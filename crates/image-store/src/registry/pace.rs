@@ -1,4 +1,4 @@
-//! How fast a registry sends, and when that is too slow to go on.
+//! How fast a registry sends, when that is too slow to go on, and how long until it is tried again.
 
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,11 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// Pauses between tries: 0.2 s, doubling.
+pub(super) fn backoff(attempt: u32) -> Duration {
+    Duration::from_millis(200 << attempt.min(6))
 }
 
 #[cfg(test)]
