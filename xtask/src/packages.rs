@@ -24,6 +24,8 @@ const TEST: &[&str] = &[
     // A registry, and runtimes and an engine of others that our own is tried with.
     "docker-registry",
     "openssl",
+    // A client of others' making.
+    "python3-docker",
     "iproute2",
     "crun",
     "runc",

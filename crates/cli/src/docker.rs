@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use api::client::Endpoint;
 use clap::{Args, Subcommand};
+use credentials::DockerConfig;
 use host::engine::{Surroundings, Target};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stdx::fs::Durability;
 
@@ -43,11 +44,11 @@ pub(crate) struct UseArgs {
 }
 
 pub(crate) fn dispatch(host: Option<&str>, verb: &DockerVerb) -> Outcome {
-    let dir = config_dir()?;
+    let mut config = DockerConfig::load()?;
     match verb {
         DockerVerb::Use(args) => {
             let target = Target::find(host, &Surroundings::of_this_process())?;
-            use_context(&dir, &target.endpoint)?;
+            use_context(&mut config, &target.endpoint)?;
             printer::line(format_args!("Docker's programs now speak to {}.", target.endpoint));
             if std::env::var_os("DOCKER_HOST").is_some() {
                 printer::note("DOCKER_HOST is set here, and counts for more: unset it.");
@@ -59,7 +60,7 @@ pub(crate) fn dispatch(host: Option<&str>, verb: &DockerVerb) -> Outcome {
             printer::note("'cove docker back' undoes this.");
         }
         DockerVerb::Back => {
-            let before = back(&dir)?;
+            let before = back(&mut config)?;
             if std::fs::read_link(SOCKET)
                 .is_ok_and(|to| to.file_name().is_some_and(|name| name == "cove.sock"))
             {
@@ -74,57 +75,26 @@ pub(crate) fn dispatch(host: Option<&str>, verb: &DockerVerb) -> Outcome {
     Ok(0)
 }
 
-fn config_dir() -> Outcome<PathBuf> {
-    let given = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    given.or(home).ok_or_else(|| Failure::new("neither DOCKER_CONFIG nor HOME is set"))
-}
-
 fn meta_dir(dir: &Path) -> PathBuf {
     let digest: String = Sha256::digest(NAME).iter().map(|byte| format!("{byte:02x}")).collect();
     dir.join("contexts/meta").join(digest)
 }
 
-/// Docker's configuration, whatever else is in it.
-fn read_config(dir: &Path) -> Outcome<Map<String, Value>> {
-    let path = dir.join("config.json");
-    let text = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        other => {
-            other.map_err(|error| Failure::new(format!("failed to read {}: {error}", path.display())))?
-        }
-    };
-    if text.trim().is_empty() {
-        return Ok(Map::new());
-    }
-    serde_json::from_str(&text)
-        .map_err(|error| Failure::new(format!("{} is damaged: {error}", path.display())))
-}
-
-fn write(path: &Path, value: &Value) -> Outcome<()> {
-    let text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    let dir = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(dir)
-        .and_then(|()| stdx::fs::write_atomic(path, &text, Durability::Power))
-        .map_err(|error| Failure::new(format!("failed to write {}: {error}", path.display())))
-}
-
-fn use_context(dir: &Path, endpoint: &Endpoint) -> Outcome<()> {
-    let mut config = read_config(dir)?;
-    let current = config.get("currentContext").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let meta = meta_dir(dir).join("meta.json");
-    let before = if current == NAME { previous(&meta) } else { current };
+fn use_context(config: &mut DockerConfig, endpoint: &Endpoint) -> Outcome<()> {
+    let meta = meta_dir(config.dir()).join("meta.json");
+    let current = config.current_context();
+    let before = if current == NAME { previous(&meta) } else { current.to_owned() };
+    let value = json!({
+        "Name": NAME,
+        "Metadata": { "Description": "Cove", "Previous": before },
+        "Endpoints": { "docker": { "Host": endpoint.to_string(), "SkipTLSVerify": false } },
+    });
     // The context first: a current one that is not there would stop every docker command.
-    write(
-        &meta,
-        &json!({
-            "Name": NAME,
-            "Metadata": { "Description": "Cove", "Previous": before },
-            "Endpoints": { "docker": { "Host": endpoint.to_string(), "SkipTLSVerify": false } },
-        }),
-    )?;
-    config.insert("currentContext".into(), NAME.into());
-    write(&dir.join("config.json"), &Value::from(config))
+    let text = serde_json::to_vec_pretty(&value).unwrap_or_default();
+    std::fs::create_dir_all(meta.parent().unwrap_or(&meta))
+        .and_then(|()| stdx::fs::write_atomic(&meta, &text, Durability::Power))
+        .map_err(|error| Failure::new(format!("failed to write {}: {error}", meta.display())))?;
+    Ok(config.set_current_context(NAME)?)
 }
 
 /// What was current before ours.
@@ -135,26 +105,16 @@ fn previous(meta: &Path) -> String {
 }
 
 /// Takes our context away; what is current then.
-fn back(dir: &Path) -> Outcome<String> {
-    let mut config = read_config(dir)?;
-    let meta = meta_dir(dir);
-    let before = previous(&meta.join("meta.json"));
-    let current = config.get("currentContext").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut now = current.clone();
-    if current == NAME {
-        if before.is_empty() {
-            config.remove("currentContext");
-        } else {
-            config.insert("currentContext".into(), before.clone().into());
-        }
-        write(&dir.join("config.json"), &Value::from(config))?;
-        now = before;
+fn back(config: &mut DockerConfig) -> Outcome<String> {
+    let meta = meta_dir(config.dir());
+    if config.current_context() == NAME {
+        config.set_current_context(&previous(&meta.join("meta.json")))?;
     }
     match std::fs::remove_dir_all(&meta) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Failure::new(format!("failed to remove {}: {error}", meta.display())))
         }
-        _ => Ok(now),
+        _ => Ok(config.current_context().to_owned()),
     }
 }
 
@@ -187,30 +147,25 @@ mod tests {
     #[test]
     fn what_was_current_comes_back_and_nothing_else_is_touched() {
         let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path();
+        let file = dir.path().join("config.json");
+        let load = || DockerConfig::load_from(dir.path()).unwrap();
+        let fields = || serde_json::from_slice::<Value>(&std::fs::read(&file).unwrap()).unwrap();
         let endpoint: Endpoint = "unix:///run/cove/cove.sock".parse().unwrap();
-        std::fs::write(dir.join("config.json"), r#"{"auths":{"r":{}},"currentContext":"other"}"#).unwrap();
+        std::fs::write(&file, r#"{"auths":{"r":{}},"currentContext":"other"}"#).unwrap();
         // Twice is as good as once.
-        use_context(dir, &endpoint).unwrap();
-        use_context(dir, &endpoint).unwrap();
-        let config = read_config(dir).unwrap();
-        assert_eq!(
-            (config.get("currentContext").unwrap(), config.contains_key("auths")),
-            (&json!("cove"), true)
-        );
+        use_context(&mut load(), &endpoint).unwrap();
+        use_context(&mut load(), &endpoint).unwrap();
+        assert_eq!(fields(), json!({ "auths": { "r": {} }, "currentContext": "cove" }));
         let meta: Value =
-            serde_json::from_slice(&std::fs::read(meta_dir(dir).join("meta.json")).unwrap()).unwrap();
+            serde_json::from_slice(&std::fs::read(meta_dir(dir.path()).join("meta.json")).unwrap()).unwrap();
         assert_eq!(meta.pointer("/Endpoints/docker/Host"), Some(&json!("unix:///run/cove/cove.sock")));
-        assert_eq!(back(dir).unwrap(), "other");
-        assert_eq!(read_config(dir).unwrap().get("currentContext"), Some(&json!("other")));
-        assert!(!meta_dir(dir).exists());
-        // Where there was nothing, there is nothing again; somebody else's choice stays.
-        std::fs::write(dir.join("config.json"), "{}").unwrap();
-        use_context(dir, &endpoint).unwrap();
-        assert_eq!(back(dir).unwrap(), "");
-        assert!(read_config(dir).unwrap().is_empty());
-        std::fs::write(dir.join("config.json"), "{").unwrap();
-        assert!(use_context(dir, &endpoint).is_err());
-        assert_eq!(std::fs::read_to_string(dir.join("config.json")).unwrap(), "{");
+        assert_eq!(back(&mut load()).unwrap(), "other");
+        assert_eq!(fields().get("currentContext"), Some(&json!("other")));
+        assert!(!meta_dir(dir.path()).exists());
+        // Where there was nothing, there is nothing again.
+        std::fs::write(&file, "{}").unwrap();
+        use_context(&mut load(), &endpoint).unwrap();
+        assert_eq!(back(&mut load()).unwrap(), "");
+        assert_eq!(fields(), json!({}));
     }
 }

@@ -40,6 +40,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+impl From<credentials::Error> for Failure {
+    fn from(error: credentials::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
 impl From<api::client::Error> for Failure {
     fn from(error: api::client::Error) -> Self {
         Self::new(chain(&error))

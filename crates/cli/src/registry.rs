@@ -95,7 +95,7 @@ pub(crate) struct LoginArgs {
 pub(crate) async fn login(client: &Client, args: LoginArgs) -> Outcome {
     let registry = registry_of(args.server.as_deref().unwrap_or_default()).to_owned();
     let password = given_password(&args)?;
-    let mut config = DockerConfig::load().map_err(|error| Failure::new(error.to_string()))?;
+    let mut config = DockerConfig::load()?;
     let known = config.find(&registry);
     if args.username.is_none()
         && password.is_none()
@@ -119,9 +119,7 @@ pub(crate) async fn login(client: &Client, args: LoginArgs) -> Outcome {
     // A token stands for the password, which is not kept then.
     let kept =
         if token.is_empty() { auth } else { Auth { password: String::new(), identity_token: token, ..auth } };
-    if let Kept::Plain(path) =
-        config.keep(&registry, &kept).map_err(|error| Failure::new(error.to_string()))?
-    {
+    if let Kept::Plain(path) = config.keep(&registry, &kept)? {
         printer::note(format_args!(
             "\nWARNING! Your credentials are stored unencrypted in '{}'.\nConfigure a credential helper to remove this warning. See\nhttps://docs.docker.com/go/credential-store/\n",
             path.display()
@@ -205,9 +203,7 @@ pub(crate) struct LogoutArgs {
 pub(crate) fn logout(args: &LogoutArgs) -> Outcome {
     let registry = registry_of(args.server.as_deref().unwrap_or_default());
     printer::line(format_args!("Removing login credentials for {}", key_of(registry)));
-    DockerConfig::load()
-        .and_then(|mut config| config.forget(registry))
-        .map_err(|error| Failure::new(error.to_string()))?;
+    DockerConfig::load()?.forget(registry)?;
     Ok(0)
 }
 

@@ -1,4 +1,4 @@
-//! Logins at registries, where Docker's clients keep them: `config.json` in `~/.docker` or `$DOCKER_CONFIG`,
+//! Docker's configuration: logins at registries and the current context, where Docker's clients keep them: `config.json` in `~/.docker` or `$DOCKER_CONFIG`,
 //! and the credential helpers that it names.
 //!
 //! It asks no registry. Start with [`DockerConfig`]; [`docker_config_auth`] is for who only reads.
@@ -124,6 +124,8 @@ pub fn docker_config_auth(registry: &str) -> Option<Auth> {
 /// Docker's configuration; what is not about logins is kept as it is.
 #[derive(Debug, Clone)]
 pub struct DockerConfig {
+    /// As it was asked for; the file itself may be a link to elsewhere.
+    dir: PathBuf,
     path: PathBuf,
     fields: Map<String, Value>,
 }
@@ -161,7 +163,32 @@ impl DockerConfig {
             serde_json::from_slice(&text)
                 .map_err(|error| Error::Malformed { path: path.clone(), why: error.to_string() })?
         };
-        Ok(Self { path, fields })
+        Ok(Self { dir: dir.to_owned(), path, fields })
+    }
+
+    /// The directory it is in, with what Docker's clients keep beside it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The context that Docker's clients take their engine from; empty is their default.
+    #[must_use]
+    pub fn current_context(&self) -> &str {
+        self.fields.get("currentContext").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Has them take it from another.
+    ///
+    /// # Errors
+    /// Where the file can't be written.
+    pub fn set_current_context(&mut self, name: &str) -> Result<(), Error> {
+        if name.is_empty() {
+            self.fields.remove("currentContext");
+        } else {
+            self.fields.insert("currentContext".into(), name.into());
+        }
+        self.write()
     }
 
     /// The login at a registry.

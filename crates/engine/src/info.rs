@@ -37,16 +37,23 @@ pub struct ContainerInfo {
     pub mounts: Vec<MountInfo>,
     /// Processes running beside the first.
     pub exec_ids: Vec<String>,
-    /// Where its log is.
-    pub log_path: String,
-    /// Files bound over its `/etc`: resolv.conf, hostname, hosts.
-    pub host_files: [String; 3],
     /// The name inside.
     pub hostname: String,
     /// What it has on its networks while it runs.
     pub network: Attachments,
     /// Its networks by name: the id, what it asks of it, and what others find it by there.
     pub networks: Vec<MemberOf>,
+    /// What is told of one container alone; empty in a list.
+    pub details: ContainerDetails,
+}
+
+/// What is told of one container alone.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerDetails {
+    /// Where its log is.
+    pub log_path: String,
+    /// Files bound over its `/etc`: resolv.conf, hostname, hosts.
+    pub host_files: [String; 3],
     /// Paths hidden from it.
     pub masked_paths: Vec<String>,
     /// Paths it can't write.
@@ -62,7 +69,7 @@ pub struct MemberOf {
     pub id: String,
     /// What is asked of it.
     pub endpoint: EndpointSpec,
-    /// What others find the container by.
+    /// What others find the container by; empty in a list.
     pub dns_names: Vec<String>,
 }
 
@@ -130,7 +137,13 @@ impl Engine {
     /// # Errors
     /// Where there is none of this name or id.
     pub fn inspect(&self, name: &str) -> Result<ContainerInfo> {
-        Ok(self.info_of(&*self.containers.find(name)?))
+        let container = self.containers.find(name)?;
+        let mut info = self.info_of(&container);
+        info.details = self.details_of(&container, &info.spec);
+        for member in info.networks.iter_mut().filter(|member| !is_predefined(&member.name)) {
+            member.dns_names = dns_names(&container, &member.endpoint);
+        }
+        Ok(info)
     }
 
     /// Bytes a container has written to its own layer.
@@ -161,17 +174,38 @@ impl Engine {
         }
     }
 
-    fn memberships(&self, container: &Container, spec: &ContainerSpec) -> Vec<MemberOf> {
+    fn memberships(&self, spec: &ContainerSpec) -> Vec<MemberOf> {
         let shared = matches!(spec.host.network_mode.as_str(), "host" | "none")
             .then(|| spec.host.network_mode.clone());
         let asked = spec.host.networks.iter().map(|(name, endpoint)| (name.clone(), endpoint.clone()));
         let all = asked.chain(shared.map(|name| (name, EndpointSpec::default())));
         all.map(|(name, endpoint)| {
             let id = self.networks.find(&name).map(|record| record.id.clone()).unwrap_or_default();
-            let dns_names = if is_predefined(&name) { Vec::new() } else { dns_names(container, &endpoint) };
-            MemberOf { name, id, endpoint, dns_names }
+            MemberOf { name, id, endpoint, dns_names: Vec::new() }
         })
         .collect()
+    }
+
+    fn details_of(&self, container: &Container, spec: &ContainerSpec) -> ContainerDetails {
+        let state_dir = self.state_dir(&container.id);
+        let file = |name: &str| state_dir.join(name).display().to_string();
+        let log = crate::logs::target(spec, &self.container_dir(&container.id), &container.id);
+        let is_open = spec.host.privileged;
+        let list = |given: &Option<Vec<String>>, default: &[&str]| match given {
+            _ if is_open => Vec::new(),
+            Some(given) => given.clone(),
+            None => default.iter().map(ToString::to_string).collect(),
+        };
+        ContainerDetails {
+            log_path: log
+                .ok()
+                .filter(|target| target.format == oci_runtime::monitor::protocol::LogFormat::JsonFile)
+                .map(|target| target.path.display().to_string())
+                .unwrap_or_default(),
+            host_files: [file("resolv.conf"), file("hostname"), file("hosts")],
+            masked_paths: list(&spec.host.masked_paths, oci::MASKED_PATHS),
+            readonly_paths: list(&spec.host.readonly_paths, oci::READONLY_PATHS),
+        }
     }
 
     pub(crate) fn info_of(&self, container: &Container) -> ContainerInfo {
@@ -181,32 +215,16 @@ impl Engine {
             let execs = dynamic.execs.keys().cloned().collect();
             (dynamic.state.clone(), dynamic.health.clone(), dynamic.restart_count, execs)
         };
-        let state_dir = self.state_dir(&container.id);
-        let file = |name: &str| state_dir.join(name).display().to_string();
-        let log = crate::logs::target(&spec, &self.container_dir(&container.id), &container.id);
-        let is_open = spec.host.privileged;
-        let list = |given: &Option<Vec<String>>, default: &[&str]| match given {
-            _ if is_open => Vec::new(),
-            Some(given) => given.clone(),
-            None => default.iter().map(ToString::to_string).collect(),
-        };
         ContainerInfo {
             id: container.id.clone(),
             name: container.name(),
             created: container.created,
             image_id: container.image_id.clone(),
             mounts: spec.mount_points.iter().flatten().map(|point| self.mount_info(point)).collect(),
-            log_path: log
-                .ok()
-                .filter(|target| target.format == oci_runtime::monitor::protocol::LogFormat::JsonFile)
-                .map(|target| target.path.display().to_string())
-                .unwrap_or_default(),
-            host_files: [file("resolv.conf"), file("hostname"), file("hosts")],
             network: container.dynamic().network.kept.clone(),
-            networks: self.memberships(container, &spec),
+            networks: self.memberships(&spec),
             hostname: oci::hostname(&spec, &container.id),
-            masked_paths: list(&spec.host.masked_paths, oci::MASKED_PATHS),
-            readonly_paths: list(&spec.host.readonly_paths, oci::READONLY_PATHS),
+            details: ContainerDetails::default(),
             spec,
             state,
             health,

@@ -159,6 +159,26 @@ fn over_tcp_only_clients_with_a_certificate_of_ours_get_in() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn docker_py_takes_its_ordinary_paths() -> Result<()> {
+    if !support::is_root()? {
+        support::skip("a bridge needs root");
+        return Ok(());
+    }
+    // The system's Python, which its package of docker-py is for.
+    let python = || stdx::process::command("/usr/bin/python3");
+    if !python().args(["-c", "import docker"]).output().is_ok_and(|output| output.status.success()) {
+        support::skip("docker-py is not installed (package python3-docker)");
+        return Ok(());
+    }
+    let daemon = Daemon::start()?;
+    let mut command = python();
+    command.env("DOCKER_HOST", daemon.address()).args(["-c", include_str!("docker_py.py")]);
+    let output = command.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
 const FILE: &str = r#"
 name: NAME
 services:

@@ -19,7 +19,7 @@ use super::{int, time_text};
 /// The answer of `GET /containers/{id}/json`.
 pub(crate) fn container_inspect(info: &ContainerInfo, written: Option<(u64, u64)>) -> ContainerInspect {
     let mut command = info.command_line().into_iter();
-    let [resolv_conf_path, hostname_path, hosts_path] = info.host_files.clone();
+    let [resolv_conf_path, hostname_path, hosts_path] = info.details.host_files.clone();
     ContainerInspect {
         id: info.id.clone(),
         created: time_text(info.created),
@@ -30,7 +30,7 @@ pub(crate) fn container_inspect(info: &ContainerInfo, written: Option<(u64, u64)
         resolv_conf_path,
         hostname_path,
         hosts_path,
-        log_path: info.log_path.clone(),
+        log_path: info.details.log_path.clone(),
         name: format!("/{}", info.name),
         restart_count: info.restart_count.into(),
         driver: "overlay2".into(),
@@ -233,8 +233,8 @@ fn host_config(info: &ContainerInfo) -> HostConfig {
         runtime: if host.runtime.is_empty() { "cove".into() } else { host.runtime.clone() },
         resources: resources(&host.resources, &host.cgroup_parent),
         mounts: (!host.mounts.is_empty()).then(|| host.mounts.iter().map(mount).collect()),
-        masked_paths: Some(info.masked_paths.clone()),
-        readonly_paths: Some(info.readonly_paths.clone()),
+        masked_paths: Some(info.details.masked_paths.clone()),
+        readonly_paths: Some(info.details.readonly_paths.clone()),
         init: host.init.then_some(true),
         ..HostConfig::default()
     }
