@@ -220,7 +220,7 @@ fn compose_brings_several_services_up_and_down() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let is_there = daemon.docker(&["compose", "version", "--short"])?;
     if !is_there.out.trim_start_matches('v').starts_with(['2', '5']) {
-        support::skip("Docker's Compose v2 is not installed (Debian 13: docker-compose)");
+        support::absent("Docker's Compose v2 is not installed, and the system has no package of it");
         return Ok(());
     }
     let (port, name) = (free_port()?, format!("cove{}", std::process::id()));

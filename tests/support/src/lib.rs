@@ -14,6 +14,12 @@ pub fn skip(why: &str) {
     tell(&format!("skipped, because {why}"));
 }
 
+/// Why a part of a test can't be had here: something that a machine of ours need not have, such as a feature
+/// of the kernel, or a program that the system has no package of.
+pub fn absent(what: &str) {
+    tell(&format!("left out, because {what}"));
+}
+
 /// Says something past the harness's capture, so that it is seen.
 pub fn tell(what: &str) {
     drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{what}\n")));
