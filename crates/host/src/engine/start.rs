@@ -173,12 +173,15 @@ fn tail_of(log: &Path, begin: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn starter(dir: &Path, script: &str) -> (Starter, Client) {
         let program = dir.join("coved");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: a test beside this one that starts a program at this moment would
+        // inherit the open file, and one that is being written can't be executed.
+        let write = "printf '%s\n' '#!/bin/sh' \"$1\" > \"$2\" && chmod 755 \"$2\"";
+        let mut writer = stdx::process::command("/bin/sh");
+        writer.args(["-c", write, "sh", script]).arg(&program);
+        assert!(writer.status().unwrap().success());
         let client = Client::new(Endpoint::Unix(dir.join("state/cove.sock")));
         let starter = Starter { program: Some(program), arguments: vec![], state_dir: dir.join("state") };
         (starter, client)
