@@ -250,14 +250,18 @@ impl Engine {
                 ),
             });
         }
-        // Forgotten first: what a crash leaves of it is swept at the next start.
-        self.store.remove_network(&record.id).await?;
-        networks.known.write().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
+        // In the kernel first, which knows of a container that is just being started, too.
         let (kernel, id) = (networks.kernel()?, record.id.clone());
         let removed = tokio::task::spawn_blocking(move || kernel.remove(&id)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(network = name, %error, "failed to take a network's interface away");
+        match removed.map_err(|_| Error::ShuttingDown)? {
+            Err(network::Error::Conflict { what }) => return Err(Error::Forbidden { what }),
+            other => other?,
         }
+        if let Err(error) = self.store.remove_network(&record.id).await {
+            networks.kernel()?.add(driver::config(&record)?)?;
+            return Err(error);
+        }
+        networks.known.write().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
         self.network_event(&record, "destroy", None);
         Ok(())
     }

@@ -159,6 +159,10 @@ impl Engine {
             return Err(error);
         }
         self.containers.release(&old);
+        if container.state().run().is_some() {
+            let wanted = self.wanted(&container.spec())?;
+            self.let_find(&container, &wanted);
+        }
         self.container_event(&container, "rename", &[("oldName", &format!("/{old}"))]);
         Ok(())
     }

@@ -44,7 +44,6 @@ pub(crate) struct BridgeRules {
 /// The table in the kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Firewall {
-    nftables: Option<Nftables>,
     /// What is in force, and how many rules that are.
     applied: Option<(Rules, usize)>,
 }
@@ -53,28 +52,25 @@ impl Firewall {
     /// Puts rules in force, all at once; where only ports differ, only those.
     pub(crate) fn apply(&mut self, wanted: &Rules) -> Result<()> {
         let step = || "speak to the firewall";
-        if self.nftables.is_none() {
-            self.nftables = Some(Nftables::open().doing(step)?);
-        }
-        let Some(nftables) = &self.nftables else { return Ok(()) };
+        // A socket each time: what a failure left unread in one would be taken for the next answer.
+        let nftables = Nftables::open().doing(step)?;
         if let Some((applied, _)) = &mut self.applied
             && applied.bridges == wanted.bridges
-            && change_ports(nftables, applied, wanted).is_ok()
+            && change_ports(&nftables, applied, wanted).is_ok()
         {
             applied.ports.clone_from(&wanted.ports);
             return Ok(());
         }
         run(&wanted.text())?;
-        let count = nftables.rules(&wanted.table).doing(step)?;
+        let count = Nftables::open().and_then(|nftables| nftables.rules(&wanted.table)).doing(step)?;
         self.applied = Some((wanted.clone(), count));
         Ok(())
     }
 
     /// Puts back what somebody else changed or took away. Whether anything was.
     pub(crate) fn repair(&mut self) -> Result<bool> {
-        let (Some(nftables), Some((applied, count))) = (&self.nftables, &self.applied) else {
-            return Ok(false);
-        };
+        let Some((applied, count)) = &self.applied else { return Ok(false) };
+        let nftables = Nftables::open().doing(|| "speak to the firewall")?;
         let is_whole = || -> std::io::Result<bool> {
             if nftables.rules(&applied.table)? != *count {
                 return Ok(false);
@@ -93,7 +89,12 @@ impl Firewall {
         }
         let wanted = applied.clone();
         self.applied = None;
-        self.apply(&wanted).map(|()| true)
+        let applied = self.apply(&wanted);
+        if applied.is_err() {
+            // Known to be wanted still: the next change brings the next try.
+            self.applied = Some((wanted, usize::MAX));
+        }
+        applied.map(|()| true)
     }
 
     /// Takes the table away, this daemon's or one's before it.
@@ -106,14 +107,21 @@ impl Firewall {
 
 /// Takes out the ports that are no longer wanted, and puts in those that are new.
 fn change_ports(nftables: &Nftables, applied: &Rules, wanted: &Rules) -> std::io::Result<()> {
-    let mut batch = Batch::new();
-    for (port, target) in applied.ports.iter().filter(|port| !wanted.ports.contains(port)) {
-        batch.remove(&wanted.table, &element(port, *target));
+    // The kernel answers each request, and a socket holds only so many answers.
+    const AT_ONCE: usize = 64;
+    let gone: Vec<_> = applied.ports.iter().filter(|port| !wanted.ports.contains(port)).collect();
+    let new: Vec<_> = wanted.ports.iter().filter(|port| !applied.ports.contains(port)).collect();
+    for some in gone.chunks(AT_ONCE) {
+        let mut batch = Batch::new();
+        some.iter().for_each(|(port, target)| batch.remove(&wanted.table, &element(port, *target)));
+        nftables.commit(batch)?;
     }
-    for (port, target) in wanted.ports.iter().filter(|port| !applied.ports.contains(port)) {
-        batch.add(&wanted.table, &element(port, *target));
+    for some in new.chunks(AT_ONCE) {
+        let mut batch = Batch::new();
+        some.iter().for_each(|(port, target)| batch.add(&wanted.table, &element(port, *target)));
+        nftables.commit(batch)?;
     }
-    nftables.commit(batch)
+    Ok(())
 }
 
 fn map_of(port: &Published) -> &'static str {
@@ -224,13 +232,12 @@ impl Rules {
         for BridgeRules { interface, .. } in open() {
             let _ = writeln!(text, "    iifname \"{interface}\" accept");
         }
-        // What this computer keeps to itself stays so.
+        // What this computer keeps to itself stays so, from containers and from its neighbours: ports at 127.0.0.1
+        // are led on before the kernel would look at where a packet came from.
         text.push_str(
             "  }\n  chain loopback {\n    type filter hook prerouting priority -300; policy accept;\n",
         );
-        for BridgeRules { interface, .. } in &self.bridges {
-            let _ = writeln!(text, "    iifname \"{interface}\" ip daddr 127.0.0.0/8 drop");
-        }
+        text.push_str("    iifname != \"lo\" ip daddr 127.0.0.0/8 drop\n");
         text.push_str("  }\n");
     }
 }

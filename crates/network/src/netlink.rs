@@ -216,6 +216,11 @@ impl Netlink {
         message.nested(IFLA_LINKINFO, |info| info.attribute(IFLA_INFO_KIND, b"bridge"));
         self.ask(message)?;
         // The kernel takes a note only of an interface that is there.
+        self.own(name, owner)
+    }
+
+    /// Notes whose an interface is.
+    pub(crate) fn own(&self, name: &str, owner: &str) -> io::Result<()> {
         let mut note = Message::link(RTM_NEWLINK, 0, self.index(name)?, true);
         note.attribute(IFLA_IFALIAS, owner.as_bytes());
         self.ask(note).map(drop)
@@ -332,7 +337,15 @@ impl Netlink {
     /// failure.
     pub(crate) fn remove_default_route(&self, version_of: IpAddr) -> io::Result<()> {
         match self.ask(default_route(RTM_DELROUTE, 0, version_of)) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENETUNREACH)) => Ok(()),
+            // A kernel without that version of IP has no routes of it either.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ESRCH | libc::ENETUNREACH | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
+                ) =>
+            {
+                Ok(())
+            }
             other => other.map(drop),
         }
     }

@@ -205,13 +205,27 @@ impl Network {
         }
         let ranges = if self.config.ranges.is_empty() { fallback } else { self.config.ranges.clone() };
         let step = || format!("make the network {}", self.config.id.get(..12).unwrap_or(&self.config.id));
-        let found = |made: std::io::Result<()>| match made {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            other => other,
+        // One that is there must be ours: by its note, or, where a crash came before that, by its name.
+        let bridge = |name: &str| -> Result<()> {
+            match netlink.add_bridge(name, owner, self.config.mtu) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    let has_own_name = ["cove0", "cv", "dm-"].iter().any(|own| name.starts_with(own));
+                    let is_ours = netlink.owned_by(owner).doing(step)?.iter().any(|own| own == name);
+                    if !is_ours && !has_own_name {
+                        return Err(Error::Conflict {
+                            what: format!(
+                                "an interface {name} is there already, and is not Cove's: choose another name"
+                            ),
+                        });
+                    }
+                    netlink.own(name, owner).doing(step)
+                }
+                other => other.doing(step),
+            }
         };
         let index = match (&self.config.kind, self.own_interface()) {
             (Kind::Bridge { .. }, Some(name)) => {
-                found(netlink.add_bridge(&name, owner, self.config.mtu)).doing(step)?;
+                bridge(&name)?;
                 let index = netlink.index(&name).doing(step)?;
                 forward(&name, &ranges)?;
                 for range in &ranges {
@@ -222,7 +236,7 @@ impl Network {
             }
             (_, Some(name)) => {
                 // A bridge without ports leads nowhere, and is there where dummy interfaces are not.
-                found(netlink.add_bridge(&name, owner, self.config.mtu)).doing(step)?;
+                bridge(&name)?;
                 netlink.index(&name).doing(step)?
             }
             (Kind::Macvlan { parent, .. } | Kind::Ipvlan { parent, .. }, None) => {
@@ -337,7 +351,15 @@ impl Network {
         match &self.config.kind {
             Kind::Bridge { isolates, .. } => {
                 interface = interface_of(key);
-                netlink.add_pair(&interface, index, &peer).doing(step)?;
+                let made = match netlink.add_pair(&interface, index, &peer) {
+                    // Its number is that of one made by a daemon before this one.
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                        interface = interface_of(key);
+                        netlink.add_pair(&interface, index, &peer)
+                    }
+                    other => other,
+                };
+                made.doing(step)?;
                 if *isolates {
                     netlink.index(&interface).and_then(|port| netlink.isolate(port)).doing(step)?;
                 }
@@ -350,27 +372,15 @@ impl Network {
                 netlink.add_stacked(index, Stacked::Ipvlan(*mode as u16), &peer).doing(step)?;
             }
         }
-        let step = || "set up the container's interface";
-        let is_v6 = |address: &IpAddr| address.is_ipv6();
-        if addresses.iter().any(|one| is_v6(&one.address)) || request.link_local.iter().any(is_v6) {
-            let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", request.inner);
-            namespace.enter(|| std::fs::write(path, "0")).doing(step)?;
+        if let Err(error) = set_up(namespace, request, addresses) {
+            // The container may go on: without a half made interface.
+            let _ = if interface.is_empty() {
+                namespace.netlink.remove(&request.inner)
+            } else {
+                netlink.remove(&interface)
+            };
+            return Err(error);
         }
-        let inner = namespace.netlink.index(&request.inner).doing(step)?;
-        for address in addresses {
-            namespace.netlink.add_address(inner, address.address, address.subnet).doing(step)?;
-        }
-        for address in &request.link_local {
-            // Docker gives such an address to the interface as it is, without a subnet around it.
-            let alone = Subnet::around(*address, if address.is_ipv4() { 32 } else { 128 });
-            namespace.netlink.add_address(inner, *address, alone).doing(step)?;
-        }
-        if !request.sysctls.is_empty() {
-            namespace
-                .enter(|| request.sysctls.iter().try_for_each(|(path, value)| std::fs::write(path, value)))
-                .doing(|| "set the kernel parameters of the container's interface")?;
-        }
-        namespace.netlink.up(inner).doing(step)?;
         Ok(Endpoint {
             network: self.config.id.clone(),
             addresses: addresses.to_vec(),
@@ -400,6 +410,32 @@ impl Network {
         self.give_back(&endpoint.addresses);
         Some(endpoint)
     }
+}
+
+/// Gives a container's new interface what it is to have, and brings it up.
+fn set_up(namespace: &Namespace, request: &Request, addresses: &[Address]) -> Result<()> {
+    let step = || "set up the container's interface";
+    let is_v6 = |address: &IpAddr| address.is_ipv6();
+    if addresses.iter().any(|one| is_v6(&one.address)) || request.link_local.iter().any(is_v6) {
+        let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", request.inner);
+        namespace.enter(|| std::fs::write(path, "0")).doing(step)?;
+    }
+    let inner = namespace.netlink.index(&request.inner).doing(step)?;
+    for address in addresses {
+        namespace.netlink.add_address(inner, address.address, address.subnet).doing(step)?;
+    }
+    for address in &request.link_local {
+        // Docker gives such an address to the interface as it is, without a subnet around it.
+        let alone = Subnet::around(*address, if address.is_ipv4() { 32 } else { 128 });
+        namespace.netlink.add_address(inner, *address, alone).doing(step)?;
+    }
+    if !request.sysctls.is_empty() {
+        namespace
+            .enter(|| request.sysctls.iter().try_for_each(|(path, value)| std::fs::write(path, value)))
+            .doing(|| "set the kernel parameters of the container's interface")?;
+    }
+    namespace.netlink.up(inner).doing(step)?;
+    Ok(())
 }
 
 /// Docker's form: the address behind its prefix, so that no two are the same; without one, from the key.

@@ -35,6 +35,8 @@ pub struct Networks {
     spares: Spares,
     reaper: Reaper,
     is_watched: AtomicBool,
+    /// Whether the rules of a daemon before this one are still in force, and better than a part of ours.
+    is_adopting: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +58,7 @@ impl Networks {
             spares: Spares::default(),
             reaper: Reaper::default(),
             is_watched: AtomicBool::new(false),
+            is_adopting: AtomicBool::new(true),
         })
     }
 
@@ -81,7 +84,13 @@ impl Networks {
                 });
             }
         }
-        state.networks.insert(config.id.clone(), Network::new(config));
+        let network = Network::new(config);
+        if let Some(name) = network.own_interface()
+            && state.networks.values().any(|other| other.own_interface().as_ref() == Some(&name))
+        {
+            return Err(Error::Conflict { what: format!("another network has the interface {name}") });
+        }
+        state.networks.insert(network.config.id.clone(), network);
         Ok(())
     }
 
@@ -197,6 +206,9 @@ impl Networks {
 
     /// Brings the firewall to what is wanted.
     fn enforce(&self, state: &mut State) -> Result<()> {
+        if self.is_adopting.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let bridges: Vec<_> = state.networks.values().filter_map(Network::rules).collect();
         let ports: Vec<_> =
             state.ports.values().flatten().map(|(hold, target)| (hold.published.clone(), *target)).collect();
@@ -261,7 +273,12 @@ impl Networks {
         let detached = self.state().networks.get_mut(id).and_then(|network| network.detach(key));
         match detached {
             Some(endpoint) => {
-                let removed = namespace.netlink.remove(&endpoint.inner);
+                // By this end where there is one: the container may have given its own another name.
+                let removed = if endpoint.interface.is_empty() {
+                    namespace.netlink.remove(&endpoint.inner)
+                } else {
+                    Netlink::open().and_then(|netlink| netlink.remove(&endpoint.interface))
+                };
                 removed.doing(|| format!("remove the container's interface {}", endpoint.inner))
             }
             None => Ok(()),
@@ -289,9 +306,9 @@ impl Networks {
     /// Takes note of ports published by a daemon before this one.
     ///
     /// # Errors
-    /// A port that somebody took meanwhile, or what the kernel refuses.
+    /// What the kernel refuses.
     pub fn adopt_ports(&self, key: &str, ports: &[Published], endpoint: &Endpoint) -> Result<()> {
-        self.lead(key, ports.iter().map(Hold::again).collect::<Result<Vec<_>>>()?, endpoint)
+        self.lead(key, ports.iter().map(Hold::again).collect(), endpoint)
     }
 
     /// Lets the ports of a container lead to its place on another network.
@@ -332,6 +349,8 @@ impl Networks {
     /// Blocking.
     pub fn sweep(&self) {
         let mut state = self.state();
+        // Whoever is still there has been taken note of by now.
+        self.is_adopting.store(false, Ordering::Relaxed);
         let swept = Netlink::open().and_then(|netlink| {
             let State { networks, .. } = &mut *state;
             for network in

@@ -73,7 +73,8 @@ pub struct Published {
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) published: Published,
-    _socket: OwnedFd,
+    /// None: somebody took it while no daemon ran; the rule stands all the same.
+    _socket: Option<OwnedFd>,
 }
 
 /// How often a random port is tried that is free for one version of IP, but not for the other.
@@ -132,16 +133,19 @@ impl Hold {
             outer = chosen;
             let published =
                 Published { inner: port.inner, protocol: port.protocol, address: *address, outer };
-            holds.push(Self { published, _socket: socket });
+            holds.push(Self { published, _socket: Some(socket) });
         }
         Ok(holds)
     }
 
     /// Takes a port again that a container has.
-    pub(crate) fn again(published: &Published) -> Result<Self> {
+    pub(crate) fn again(published: &Published) -> Self {
         let at = SocketAddr::new(published.address, published.outer);
-        let socket = bind(published.protocol, at).map_err(|error| refused(published.protocol, at, &error))?;
-        Ok(Self { published: published.clone(), _socket: socket })
+        let socket = bind(published.protocol, at).map_err(|error| refused(published.protocol, at, &error));
+        if let Err(error) = &socket {
+            tracing::warn!(%error, "a published port was taken while no daemon ran");
+        }
+        Self { published: published.clone(), _socket: socket.ok() }
     }
 }
 
@@ -157,12 +161,15 @@ fn bind(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
         // The other version has a socket of its own.
         rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    if protocol != Protocol::Udp {
+    // Of IPv6, what comes by the loopback is not led on, and must be refused rather than left to wait: a
+    // socket that is only bound does that, and keeps others out as long as it does not share its address.
+    let listens = protocol != Protocol::Udp && at.is_ipv4();
+    if listens {
         // A connection of before that lingers is no owner.
         rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
     }
     rustix::net::bind(&socket, &at)?;
-    if protocol != Protocol::Udp {
+    if listens {
         // Bound alone, a port can be bound again by whoever reuses addresses; one that listens can't.
         rustix::net::listen(&socket, 1)?;
     }

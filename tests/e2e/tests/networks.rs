@@ -87,7 +87,11 @@ fn containers_of_a_network_find_each_other_by_name() -> Result<()> {
     daemon.crash()?;
     daemon.launch()?;
     ensure!(look_up(&daemon, "one", "both")? == both, "after a crash of the daemon");
-    daemon.docker_ok(&["rm", "-f", "two"])?;
+    daemon.docker_ok(&["rename", "two", "second"])?;
+    ensure!(
+        look_up(&daemon, "one", "second")? == [two.as_str()] && look_up(&daemon, "one", "two")?.is_empty()
+    );
+    daemon.docker_ok(&["rm", "-f", "second"])?;
     ensure!(look_up(&daemon, "one", "both")? == [one.as_str()]);
     ensure!(look_up(&daemon, "one", "two")?.is_empty());
     // An address that was given back is not that of the next.
@@ -210,6 +214,14 @@ fn addresses_are_those_asked_for_or_refused() -> Result<()> {
     refused(&["network", "rm", "net"], "has active endpoints (name:\"one\" id:")?;
     refused(&["network", "rm", "bridge"], "pre-defined network")?;
     refused(&["network", "inspect", "nosuch"], "network nosuch not found")?;
+    // An interface that is the computer's own stays so.
+    daemon.docker_ok(&["network", "create", "-o", "com.docker.network.bridge.name=lo", "grab"])?;
+    refused(&["run", "--rm", "--network", "grab", "busybox", "true"], "is not Cove's")?;
+    daemon.docker_ok(&["network", "rm", "grab"])?;
+    ensure!(
+        std::path::Path::new("/sys/class/net/lo").exists()
+            && std::net::TcpListener::bind("127.0.0.1:0").is_ok()
+    );
     // All of the range is given out at some time, and the next is told so.
     stay(&daemon, "three", &["--network", "net"])?;
     stay(&daemon, "four", &["--network", "net"])?;

@@ -64,7 +64,7 @@ impl Live {
 
 /// A network that a container is to be on.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     pub(super) record: Arc<NetworkRecord>,
     pub(super) endpoint: EndpointSpec,
 }
@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// The networks that a container is to be on, the one of its mode first.
-    pub(super) fn wanted(&self, spec: &ContainerSpec) -> Result<Vec<Wanted>> {
+    pub(crate) fn wanted(&self, spec: &ContainerSpec) -> Result<Vec<Wanted>> {
         let primary = &spec.host.network_mode;
         let mut all = Vec::new();
         for (name, endpoint) in &spec.host.networks {
@@ -115,7 +115,7 @@ impl Engine {
     }
 
     /// Lets others find a container by its names.
-    pub(super) fn let_find(&self, container: &Container, wanted: &[Wanted]) {
+    pub(crate) fn let_find(&self, container: &Container, wanted: &[Wanted]) {
         let names = self.networks.resolvers.names();
         let kept = container.dynamic().network.kept.clone();
         for Wanted { record, endpoint } in
@@ -137,7 +137,7 @@ impl Engine {
     pub(crate) async fn detach_networks(&self, container: &Container) {
         let live = std::mem::take(&mut container.dynamic().network);
         let Some(kernel) = self.networks.kernel.clone() else { return };
-        if live.kept.endpoints.is_empty() {
+        if live.kept == Attachments::default() {
             return;
         }
         for endpoint in &live.kept.endpoints {

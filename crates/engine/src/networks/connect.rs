@@ -43,7 +43,13 @@ impl Engine {
         spec.host.networks.insert(name.clone(), endpoint.clone());
         let pid = container.state().run().map(|run| run.pid);
         if let Some(pid) = pid {
-            self.join(&container, &spec, &Wanted { record: Arc::clone(&record), endpoint }, pid).await?;
+            let joined =
+                self.join(&container, &spec, &Wanted { record: Arc::clone(&record), endpoint }, pid).await;
+            if let Err(error) = joined {
+                // All of it or nothing.
+                let _ = self.leave(&container, &record, &before, pid).await;
+                return Err(error);
+            }
         }
         container.set_spec(spec);
         if let Err(error) = self.store.put(container.record()).await {
@@ -152,7 +158,14 @@ impl Engine {
         self.networks.resolvers.names().remove(&record.id, &container.id);
         let (kernel, key, network) = (self.networks.kernel()?, container.id.clone(), record.id.clone());
         let left = tokio::task::spawn_blocking(move || -> Result<()> {
-            Ok(kernel.disconnect(&network, &key, &Namespace::of_process(pid)?)?)
+            match Namespace::of_process(pid) {
+                Ok(namespace) => Ok(kernel.disconnect(&network, &key, &namespace)?),
+                // It has just ended, and takes its interfaces along.
+                Err(_) => {
+                    kernel.detach(&network, &key);
+                    Ok(())
+                }
+            }
         });
         left.await.map_err(|_| Error::ShuttingDown)??;
         let all = self.wanted(spec)?;
@@ -210,8 +223,8 @@ impl Engine {
             }
             resolv_conf(spec, &dynamic.network)
         };
-        edit(&dir.join("resolv.conf"), |_| text)?;
-        write(container, &dir)
+        write(container, &dir)?;
+        edit(&dir.join("resolv.conf"), |_| text)
     }
 }
 
@@ -234,11 +247,13 @@ fn refuse_shared(record: &NetworkRecord, spec: &ContainerSpec) -> Result<()> {
 
 /// Changes a file in its place: it is bound over the container's own.
 fn edit(path: &std::path::Path, change: impl FnOnce(String) -> String) -> Result<()> {
+    // The container may have written anything there.
+    const MOST: u64 = 1 << 20;
     let step = || format!("change {path:?}");
     let mut file = std::fs::File::options().read(true).write(true).open(path).doing(step)?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).doing(step)?;
-    let changed = change(text);
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(MOST).read_to_end(&mut bytes).doing(step)?;
+    let changed = change(String::from_utf8_lossy(&bytes).into_owned());
     file.rewind().doing(step)?;
     file.set_len(0).doing(step)?;
     file.write_all(changed.as_bytes()).doing(step)
