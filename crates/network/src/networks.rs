@@ -194,7 +194,7 @@ impl Networks {
         let ruled = made.and_then(|()| self.enforce(state));
         if ruled.is_err()
             && let State { netlink: Some(netlink), networks, .. } = state
-            && let Some(network) = networks.get_mut(id)
+            && let Some(network) = networks.get_mut(id).filter(|network| network.is_up())
         {
             // Without its rules it would be open to everybody.
             network.unmake(netlink);
