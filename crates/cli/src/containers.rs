@@ -7,7 +7,7 @@ use clap::Args;
 use futures_util::StreamExt;
 
 use crate::exit::{Failure, Outcome};
-use crate::table::{print_cells, print_value};
+use crate::table::{print_cells, print_found};
 use crate::{printer, streams, units};
 
 /// One name.
@@ -270,11 +270,7 @@ pub(crate) async fn inspect(client: &Client, args: InspectArgs) -> Outcome {
             }
         }
     }
-    match args.format.as_deref() {
-        None | Some("") => printer::line(serde_json::to_string_pretty(&found).unwrap_or_default()),
-        Some("json") => printer::line(serde_json::Value::from(found)),
-        Some(format) => found.iter().try_for_each(|value| print_value(format, value))?,
-    }
+    print_found(args.format.as_deref(), found)?;
     Ok(worst)
 }
 

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::containers::{each, filters};
 use crate::exit::{Failure, Outcome};
 use crate::spec::{list, pairs};
-use crate::table::{Columns, FormatArgs, Row, print, print_value};
+use crate::table::{Columns, FormatArgs, Row, print, print_found};
 use crate::{printer, terminal};
 
 /// What `network` is followed by.
@@ -295,11 +295,7 @@ async fn inspect(client: &Client, args: InspectArgs) -> Outcome {
             }
         }
     }
-    match args.format.as_deref() {
-        None | Some("") => printer::line(serde_json::to_string_pretty(&found).unwrap_or_default()),
-        Some("json") => printer::line(serde_json::Value::from(found)),
-        Some(format) => found.iter().try_for_each(|value| print_value(format, value))?,
-    }
+    print_found(args.format.as_deref(), found)?;
     Ok(worst)
 }
 

@@ -73,6 +73,16 @@ pub(crate) fn print(format: &FormatArgs, columns: &Columns, shown: usize, rows: 
     Ok(())
 }
 
+/// Prints what an `inspect` found: as indented JSON, as JSON in a line, or each through a template.
+pub(crate) fn print_found(format: Option<&str>, found: Vec<Value>) -> Outcome<()> {
+    match format {
+        None | Some("") => printer::line(serde_json::to_string_pretty(&found).unwrap_or_default()),
+        Some("json") => printer::line(Value::from(found)),
+        Some(format) => found.iter().try_for_each(|value| print_value(format, value))?,
+    }
+    Ok(())
+}
+
 /// Prints one value: as JSON, or through a template.
 pub(crate) fn print_value(format: &str, value: &Value) -> Outcome<()> {
     if format == "json" {

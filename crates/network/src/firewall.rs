@@ -11,7 +11,8 @@ use std::process::Stdio;
 
 use crate::error::{Doing, Error, Result};
 use crate::ipam::Subnet;
-use crate::nfnetlink::{Batch, Element, Nftables, octets, registers};
+use crate::netlink::octets;
+use crate::nfnetlink::{Batch, Element, Nftables, registers};
 use crate::ports::Published;
 
 /// The maps of published ports: at every address of this computer, and at one.

@@ -21,7 +21,7 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
-const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -57,7 +57,8 @@ fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { INET } else { INET6 }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+/// An address as the kernel takes it.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -166,8 +167,7 @@ impl Netlink {
             while let Some((kind, payload, after)) = split(rest) {
                 rest = after;
                 if kind == NLMSG_ERROR {
-                    let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                    return if code == 0 { Ok(body) } else { Err(io::Error::from_raw_os_error(-code)) };
+                    return outcome(payload).map(|()| body);
                 }
                 body = payload.to_vec();
             }
@@ -175,26 +175,10 @@ impl Netlink {
     }
 
     /// Sends a request that is answered by many messages, and hands out the body of each.
-    fn dump(&self, mut message: Message, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    fn dump(&self, mut message: Message, each: impl FnMut(&[u8])) -> io::Result<()> {
         message.finish();
         rustix::net::send(&self.0, &message.0, SendFlags::empty())?;
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let (received, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty())?;
-            let mut rest = buffer.get(..received).unwrap_or_default();
-            while let Some((kind, payload, after)) = split(rest) {
-                rest = after;
-                match kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => {
-                        let code =
-                            payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-                    }
-                    _ => each(payload),
-                }
-            }
-        }
+        read_dump(&self.0, each)
     }
 
     /// The number of an interface.
@@ -389,6 +373,29 @@ pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> 
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind & !NLA_F_NESTED, value))
     })
+}
+
+/// Reads the answers to a dump to their end, and hands out the body of each.
+pub(crate) fn read_dump(socket: &OwnedFd, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let (received, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
+        let mut rest = buffer.get(..received).unwrap_or_default();
+        while let Some((kind, payload, after)) = split(rest) {
+            rest = after;
+            match kind {
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => return outcome(payload),
+                _ => each(payload),
+            }
+        }
+    }
+}
+
+/// What the body of an `NLMSG_ERROR` says: 0 is that all went well.
+pub(crate) fn outcome(payload: &[u8]) -> io::Result<()> {
+    let code = payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
 }
 
 /// One message of a packet: its kind, its payload, and what follows.

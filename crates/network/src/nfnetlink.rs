@@ -3,12 +3,11 @@
 //! takes two milliseconds; one of these a tenth.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use crate::netlink::{attributes, split};
+use crate::netlink::{NLMSG_ERROR, attributes, outcome, read_dump, split};
 
 const NETLINK_NETFILTER: u32 = 12;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -34,8 +33,6 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const NLA_F_NESTED: u16 = 0x8000;
 
 /// A socket that speaks to the nftables of the namespace it was made in.
@@ -66,14 +63,6 @@ pub(crate) fn registers(fields: &[&[u8]]) -> Vec<u8> {
         bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
     bytes
-}
-
-/// An address as a register holds it.
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 impl Batch {
@@ -326,9 +315,8 @@ impl Nftables {
                 rest = after;
                 if kind == NLMSG_ERROR {
                     answered += 1;
-                    let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                    if code != 0 {
-                        failure.get_or_insert(io::Error::from_raw_os_error(-code));
+                    if let Err(error) = outcome(payload) {
+                        failure.get_or_insert(error);
                     }
                 }
             }
@@ -370,24 +358,8 @@ impl Nftables {
         let mut request = Batch { bytes: Vec::new(), count: 0 };
         request.header((NFNL_SUBSYS_NFTABLES << 8) | message, NLM_F_DUMP, INET, 0, fill);
         rustix::net::send(&self.0, &request.bytes, SendFlags::empty())?;
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let (received, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty())?;
-            let mut rest = buffer.get(..received).unwrap_or_default();
-            while let Some((kind, payload, after)) = split(rest) {
-                rest = after;
-                match kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => {
-                        let code =
-                            payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-                    }
-                    // Behind `struct nfgenmsg`.
-                    _ => each(payload.get(4..).unwrap_or_default()),
-                }
-            }
-        }
+        // Behind `struct nfgenmsg`.
+        read_dump(&self.0, |payload| each(payload.get(4..).unwrap_or_default()))
     }
 }
 

@@ -47,39 +47,6 @@ fn dockers_programs_speak_to_cove_when_told_and_no_longer_when_told() -> Result<
     Ok(())
 }
 
-/// A certificate and its key in PEM, signed by `by` or by itself.
-fn certificate(dir: &Path, name: &str, by: Option<&str>) -> Result<()> {
-    let file = |name: &str, kind: &str| dir.join(format!("{name}-{kind}.pem")).display().to_string();
-    let mut command = stdx::process::command("openssl");
-    command.args([
-        "req",
-        "-x509",
-        "-nodes",
-        "-days",
-        "2",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-    ]);
-    command.args([
-        "-subj",
-        &format!("/CN={name}"),
-        "-keyout",
-        &file(name, "key"),
-        "-out",
-        &file(name, "cert"),
-    ]);
-    command.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
-    if let Some(by) = by {
-        command.args(["-CA", &file(by, "cert"), "-CAkey", &file(by, "key")]);
-        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-    }
-    let output = command.output()?;
-    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
 #[test]
 fn over_tcp_only_clients_with_a_certificate_of_ours_get_in() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -90,12 +57,12 @@ fn over_tcp_only_clients_with_a_certificate_of_ours_get_in() -> Result<()> {
         ("theirs", None),
         ("stranger", Some("theirs")),
     ] {
-        certificate(dir.path(), name, by)?;
+        support::certificate(dir.path(), name, by, "127.0.0.1")?;
     }
     let file = |name: &str| dir.path().join(name).display().to_string();
     let port = free_port()?;
     let address = format!("tcp://127.0.0.1:{port}");
-    let (cert, key, authority) = (file("server-cert.pem"), file("server-key.pem"), file("ours-cert.pem"));
+    let (cert, key, authority) = (file("server.crt"), file("server.key"), file("ours.crt"));
     let daemon = Daemon::start_empty(&[
         "--listen",
         &address,
@@ -121,9 +88,9 @@ fn over_tcp_only_clients_with_a_certificate_of_ours_get_in() -> Result<()> {
         if let Some(who) = who {
             all.extend([
                 "--tlscert".into(),
-                file(&format!("{who}-cert.pem")),
+                file(&format!("{who}.crt")),
                 "--tlskey".into(),
-                file(&format!("{who}-key.pem")),
+                file(&format!("{who}.key")),
             ]);
         }
         all.extend(args.iter().map(|arg| (*arg).to_owned()));

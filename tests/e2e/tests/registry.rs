@@ -235,39 +235,6 @@ fn ip(verb: &str) -> std::io::Result<std::process::ExitStatus> {
     command.status()
 }
 
-/// An authority's certificate and key, or one that it signed.
-fn certificate(dir: &Path, name: &str, signed_by: Option<&str>) -> Result<()> {
-    let file = |name: &str, kind: &str| dir.join(format!("{name}.{kind}")).display().to_string();
-    let mut command = stdx::process::command("openssl");
-    command.args([
-        "req",
-        "-x509",
-        "-nodes",
-        "-days",
-        "2",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-    ]);
-    command.args([
-        "-subj",
-        &format!("/CN={name}"),
-        "-keyout",
-        &file(name, "key"),
-        "-out",
-        &file(name, "crt"),
-    ]);
-    command.args(["-addext", &format!("subjectAltName=IP:{}", Address::IP)]);
-    if let Some(authority) = signed_by {
-        command.args(["-CA", &file(authority, "crt"), "-CAkey", &file(authority, "key")]);
-        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-    }
-    let output = command.output()?;
-    ensure!(output.status.success(), "openssl failed: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
 #[test]
 fn a_registry_is_trusted_by_its_authority_and_trusts_us_by_certificate_and_password() -> Result<()> {
     if !support::is_root()? {
@@ -276,9 +243,9 @@ fn a_registry_is_trusted_by_its_authority_and_trusts_us_by_certificate_and_passw
     }
     let _address = Address::add()?;
     let dir = tempfile::tempdir()?;
-    certificate(dir.path(), "authority", None)?;
-    certificate(dir.path(), "server", Some("authority"))?;
-    certificate(dir.path(), "client", Some("authority"))?;
+    support::certificate(dir.path(), "authority", None, Address::IP)?;
+    support::certificate(dir.path(), "server", Some("authority"), Address::IP)?;
+    support::certificate(dir.path(), "client", Some("authority"), Address::IP)?;
     std::fs::write(dir.path().join("htpasswd"), PASSWORDS)?;
     let open = Registry::start()?;
     let image = image(1 << 10)?;

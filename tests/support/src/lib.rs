@@ -5,6 +5,10 @@ pub mod image;
 pub mod registry;
 pub mod runtime;
 
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
 /// Why a test can't run here.
 ///
 /// # Panics
@@ -23,6 +27,42 @@ pub fn absent(what: &str) {
 /// Says something past the harness's capture, so that it is seen.
 pub fn tell(what: &str) {
     drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{what}\n")));
+}
+
+/// An authority's certificate and key (`NAME.crt`, `NAME.key`), or those of `ip` that it signed.
+///
+/// # Errors
+/// What openssl refuses.
+pub fn certificate(dir: &Path, name: &str, signed_by: Option<&str>, ip: &str) -> Result<()> {
+    let file = |name: &str, kind: &str| dir.join(format!("{name}.{kind}")).display().to_string();
+    let mut command = stdx::process::command("openssl");
+    command.args([
+        "req",
+        "-x509",
+        "-nodes",
+        "-days",
+        "2",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]);
+    command.args([
+        "-subj",
+        &format!("/CN={name}"),
+        "-keyout",
+        &file(name, "key"),
+        "-out",
+        &file(name, "crt"),
+    ]);
+    command.args(["-addext", &format!("subjectAltName=IP:{ip}")]);
+    if let Some(authority) = signed_by {
+        command.args(["-CA", &file(authority, "crt"), "-CAkey", &file(authority, "key")]);
+        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    }
+    let output = command.output()?;
+    ensure!(output.status.success(), "openssl failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// Whether this is root, which some things are only for.
