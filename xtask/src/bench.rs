@@ -2,6 +2,8 @@
 
 mod clients;
 mod memory;
+mod networks;
+mod probe;
 mod runtimes;
 mod startup;
 
@@ -14,17 +16,21 @@ use support::daemon::Daemon;
 
 use crate::shell::{command, has, root, run};
 use clients::Client;
+pub(crate) use probe::probe;
 pub(crate) use startup::measure as measure_startup;
 
 /// How often each short command is measured; the median counts.
 const RUNS: usize = 25;
+/// How often what takes seconds is measured.
+const LONG_RUNS: usize = 3;
 
 /// What docs/benchmarks.md begins with.
 const HEAD: &str = "# Benchmarks
 
 The last `cargo xtask bench`, on the machine it was run on. Short commands are medians of 25, each after
-three that do not count; what takes seconds is the median of three. A ratio below 1 means that Cove is
-quicker, and the bar is for the ratio unless it has a unit. Peers that are not installed (or not named by
+three that do not count; what takes seconds is the median of three. The ratio is Cove's figure by the
+peer's: of times, below 1 means that Cove is quicker; of what is done in a second, above 1. The bar is for
+the ratio unless it has a unit. Peers that are not installed (or not named by
 `PEERS=DIR`, whose `DIR/bin` is searched first) are left out.
 
 crun and runc run in a mount namespace that shows version 1 of the cgroups only, because they refuse a
@@ -47,6 +53,10 @@ enum Figure {
     Time(Duration),
     /// Bytes of memory.
     Bytes(u64),
+    /// Bytes a second.
+    Bandwidth(f64),
+    /// What is done in a second.
+    Rate(f64),
 }
 
 impl From<Duration> for Figure {
@@ -59,13 +69,19 @@ impl Figure {
     fn ratio(self, other: Self) -> Option<f64> {
         match (self, other) {
             (Self::Time(a), Self::Time(b)) => Some(a.as_secs_f64() / b.as_secs_f64()),
+            (Self::Bandwidth(a), Self::Bandwidth(b)) | (Self::Rate(a), Self::Rate(b)) => Some(a / b),
             _ => None,
         }
     }
 
     fn shown(self) -> String {
         match self {
+            Self::Time(time) if time < Duration::from_millis(1) => {
+                format!("{:.1} µs", time.as_secs_f64() * 1e6)
+            }
             Self::Time(time) => format!("{:.2} ms", time.as_secs_f64() * 1000.0),
+            Self::Bandwidth(bytes) => format!("{:.2} GB/s", bytes / 1e9),
+            Self::Rate(rate) => format!("{rate:.0}/s"),
             Self::Bytes(bytes) => format!("{} KiB", bytes >> 10),
         }
     }
@@ -92,6 +108,11 @@ impl Table {
             other: other.map(Figure::Time),
             bar,
         });
+    }
+
+    /// A line of figures of any kind.
+    fn figures(&mut self, what: &str, cove: Figure, peer: &str, other: Figure, bar: &'static str) {
+        self.push(Row { what: what.into(), cove, peer: peer.into(), other: Some(other), bar });
     }
 
     /// A line without a peer.
@@ -135,6 +156,7 @@ pub(crate) fn bench() -> Result<()> {
     let ours = Client::cove(&daemon);
     let others: Vec<Client> = [Client::docker(), Client::podman()].into_iter().flatten().collect();
     clients::bench(&mut table, &daemon, &ours, &others, &crun)?;
+    networks::bench(&mut table, &daemon, &ours, &others)?;
     let path = root().join("docs/benchmarks.md");
     std::fs::write(&path, format!("{HEAD}{}", table.text()))
         .with_context(|| format!("failed to write {}", path.display()))
@@ -154,6 +176,11 @@ fn peer(name: &str) -> Option<PathBuf> {
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// The median of three.
+fn thrice(measure: impl Fn() -> Result<Duration>) -> Result<Duration> {
+    (0..LONG_RUNS).map(|_| measure()).collect::<Result<Vec<_>>>().map(median)
 }
 
 /// One run of a command line, which must succeed; its output goes nowhere.

@@ -47,6 +47,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("gen-types") => test::gen_types(),
         Some("bench") => bench::bench(),
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
+        Some("probe") => bench::probe(args.get(1..).unwrap_or_default()),
         Some("measure-startup") => bench::measure_startup(),
         None | Some("help" | "--help" | "-h") => {
             println!("{USAGE}");

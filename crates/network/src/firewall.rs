@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::Stdio;
 
+use crate::conntrack;
 use crate::error::{Doing, Error, Result};
 use crate::ipam::Subnet;
 use crate::netlink::octets;
@@ -59,10 +60,13 @@ impl Firewall {
             && applied.bridges == wanted.bridges
             && change_ports(&nftables, applied, wanted).is_ok()
         {
+            forget_flows(&nftables, &applied.ports, &wanted.ports);
             applied.ports.clone_from(&wanted.ports);
             return Ok(());
         }
         run(&wanted.text())?;
+        let had = self.applied.as_ref().map_or(&[][..], |(applied, _)| &applied.ports);
+        forget_flows(&nftables, had, &wanted.ports);
         let count = Nftables::open().and_then(|nftables| nftables.rules(&wanted.table)).doing(step)?;
         self.applied = Some((wanted.clone(), count));
         Ok(())
@@ -123,6 +127,17 @@ fn change_ports(nftables: &Nftables, applied: &Rules, wanted: &Rules) -> std::io
         nftables.commit(batch)?;
     }
     Ok(())
+}
+
+/// Ends the flows that ports led elsewhere before. A failure costs a sender of UDP some seconds, no more.
+fn forget_flows(nftables: &Nftables, had: &[(Published, IpAddr)], wanted: &[(Published, IpAddr)]) {
+    let gone = had.iter().filter(|(port, _)| !wanted.iter().any(|(other, _)| other == port));
+    let new = wanted.iter().filter(|port| !had.contains(port));
+    let changed: Vec<_> =
+        gone.map(|(port, _)| (port, None)).chain(new.map(|(port, target)| (port, Some(*target)))).collect();
+    if let Err(error) = conntrack::forget_stale(nftables, &changed) {
+        tracing::debug!(%error, "flows to published ports could not be ended");
+    }
 }
 
 fn map_of(port: &Published) -> &'static str {

@@ -5,6 +5,7 @@
 //! network namespace is made here and handed over as a descriptor; nothing is mounted, so that it goes with
 //! the container's last process, and its end of the bridge with it. Start with [`Networks`].
 
+mod conntrack;
 pub mod dns;
 pub mod error;
 mod firewall;

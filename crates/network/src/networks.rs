@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -21,6 +22,8 @@ use crate::ports::{Hold, Port, Published};
 
 /// How long the kernel may take to clear up a namespace by itself.
 const LINGERS: Duration = Duration::from_secs(1);
+/// How long another engine may take to choose a subnet.
+const CHOOSING: Duration = Duration::from_millis(500);
 /// How many interfaces may wait for that.
 const QUEUE: usize = 4096;
 /// How long changes of the firewall are gathered before they are looked at.
@@ -175,6 +178,8 @@ impl Networks {
             state.netlink = Some(Netlink::open().doing(|| "speak to the network")?);
         }
         let has_ranges = !network.config.ranges.is_empty();
+        // Until the address is there for another engine to see.
+        let _turn = (wanted.is_none() && !has_ranges).then(turn_to_choose);
         let State { netlink: Some(netlink), networks, .. } = state else { return Err(missing(id)) };
         let fallback = match wanted {
             Some(ranges) => ranges,
@@ -417,6 +422,23 @@ fn used(state: &State) -> Vec<Subnet> {
     let mut used = routes();
     used.extend(state.networks.values().flat_map(Network::ranges).map(|range| range.subnet));
     used
+}
+
+/// Keeps other engines of this network namespace from choosing a subnet in the same moment, by a lock on the
+/// namespace itself. One that takes too long is not waited for.
+fn turn_to_choose() -> Option<OwnedFd> {
+    use rustix::fs::{FlockOperation, Mode, OFlags};
+    let namespace =
+        rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let namespace = namespace.ok()?;
+    let began = Instant::now();
+    while rustix::fs::flock(&namespace, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if began.elapsed() > CHOOSING {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Some(namespace)
 }
 
 /// Removes interfaces that their namespaces have most likely taken along by then: asking for it at once

@@ -1,4 +1,4 @@
-//! The few requests of nftables that must be quick (nfnetlink, `linux/netfilter/nf_tables.h`): elements of
+//! The few requests of netfilter that must be quick (nfnetlink, `linux/netfilter/nf_tables.h`): elements of
 //! maps, counts of what is there, and the rules of one container's resolver. A run of the program `nft`
 //! takes two milliseconds; one of these a tenth.
 
@@ -328,7 +328,13 @@ impl Nftables {
     pub(crate) fn rules(&self, table: &str) -> io::Result<usize> {
         const NFTA_RULE_TABLE: u16 = 1;
         let mut count = 0;
-        self.dump(NFT_MSG_GETRULE, |bytes| name(bytes, NFTA_RULE_TABLE, table), |_| count += 1)?;
+        self.dump(
+            NFNL_SUBSYS_NFTABLES,
+            NFT_MSG_GETRULE,
+            INET,
+            |bytes| name(bytes, NFTA_RULE_TABLE, table),
+            |_| count += 1,
+        )?;
         Ok(count)
     }
 
@@ -342,24 +348,44 @@ impl Nftables {
             name(bytes, LIST_TABLE, table);
             name(bytes, LIST_SET, map);
         };
-        self.dump(NFT_MSG_GETSETELEM, fill, |body| {
+        self.dump(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSETELEM, INET, fill, |body| {
             let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
             count += lists.map(|(_, list)| attributes(list).count()).sum::<usize>();
         })?;
         Ok(count)
     }
 
-    fn dump(
+    /// Asks a part of netfilter for all there is of something, and hands out the attributes of each.
+    pub(crate) fn dump(
         &self,
+        subsystem: u16,
         message: u16,
+        family: u8,
         fill: impl FnOnce(&mut Vec<u8>),
         mut each: impl FnMut(&[u8]),
     ) -> io::Result<()> {
         let mut request = Batch { bytes: Vec::new(), count: 0 };
-        request.header((NFNL_SUBSYS_NFTABLES << 8) | message, NLM_F_DUMP, INET, 0, fill);
+        request.header((subsystem << 8) | message, NLM_F_DUMP, family, 0, fill);
         rustix::net::send(&self.0, &request.bytes, SendFlags::empty())?;
         // Behind `struct nfgenmsg`.
         read_dump(&self.0, |payload| each(payload.get(4..).unwrap_or_default()))
+    }
+
+    /// One request of another part of netfilter, with one nested attribute, and its answer.
+    pub(crate) fn request(
+        &self,
+        subsystem: u16,
+        message: u16,
+        family: u8,
+        kind: u16,
+        value: &[u8],
+    ) -> io::Result<()> {
+        let mut request = Batch { bytes: Vec::new(), count: 0 };
+        let fill = |bytes: &mut Vec<u8>| attribute(bytes, kind | NLA_F_NESTED, value);
+        request.header((subsystem << 8) | message, NLM_F_ACK, family, 0, fill);
+        rustix::net::send(&self.0, &request.bytes, SendFlags::empty())?;
+        // One answer, which is an error or its absence.
+        read_dump(&self.0, |_| {})
     }
 }
 

@@ -135,15 +135,23 @@ fn datagrams_ranges_and_all_exposed_ports_are_published() -> Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(("127.0.0.1", port))?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    let mut answer = [0; 16];
-    let mut heard = 0;
-    daemon.wait_for("an echo", || {
-        // The first may come before the server listens.
-        let _ = socket.send(b"ping");
-        heard = socket.recv(&mut answer).unwrap_or(0);
-        heard > 0
-    })?;
-    ensure!(answer.get(..heard) == Some(b"ping"), "{answer:?}");
+    let is_echoed = || {
+        let mut answer = [0; 16];
+        daemon.wait_for("an echo", || {
+            // The first may come before the server listens.
+            let _ = socket.send(b"ping");
+            socket.recv(&mut answer).is_ok_and(|heard| answer.get(..heard) == Some(b"ping"))
+        })
+    };
+    is_echoed()?;
+    // Who goes on sending reaches the container that has the port now, at another address.
+    ok(&["rm", "-f", "udp"])?;
+    let _ = socket.send(b"lost");
+    ok(&["run", "-d", "busybox", "sleep", "60"])?;
+    let again = format!("{port}:53/udp");
+    let run = ["run", "-d", "--name", "again", "-p", &again, "-v", &host[0], "-v", &host[1], "-v", &host[2]];
+    ok(&[run.as_slice(), &["busybox", "/usr/bin/perl", "-e", echo]].concat())?;
+    is_echoed()?;
 
     ok(&[
         "run", "-d", "--name", "all", "-P", "--expose", "80", "--expose", "81/udp", "busybox", "sleep", "60",

@@ -1,23 +1,22 @@
 //! The same commands by each engine's own command line.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use support::daemon::Daemon;
 
 use super::runtimes::Crun;
-use super::{Table, median, memory, once, peer, time};
-use crate::shell::root;
+use super::{Table, memory, once, peer, thrice, time};
+use crate::shell::{command, root};
 
-/// How often what takes seconds is measured.
-const LONG_RUNS: usize = 3;
 /// How many containers are started at once.
 const AT_ONCE: usize = 8;
 
 /// An engine by its command line.
 pub(super) struct Client {
-    name: &'static str,
+    pub(super) name: &'static str,
     program: String,
     /// What tells it which engine to talk to.
     host: Vec<String>,
@@ -47,7 +46,31 @@ impl Client {
         self.host.iter().map(String::as_str).chain(args.iter().copied()).collect()
     }
 
-    fn once(&self, args: &[&str]) -> Result<Duration> {
+    /// The same command line, talking to another's engine.
+    pub(super) fn pointed_at(&self, other: &Self) -> Self {
+        Self { name: other.name, program: self.program.clone(), host: other.host.clone() }
+    }
+
+    /// Where its engine listens.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        Some(self.host.last()?.strip_prefix("unix://")?.into())
+    }
+
+    /// What it prints.
+    pub(super) fn output(&self, args: &[&str]) -> Result<String> {
+        let output = command(&self.program, &self.args(args)).output()?;
+        ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Ends and removes containers.
+    pub(super) fn remove(&self, names: &[&str]) -> Result<()> {
+        // podman waits ten seconds for each unless told not to; docker's rm has no such flag.
+        let quick: &[&str] = if self.name == "podman" { &["-t", "0"] } else { &[] };
+        self.once(&[&["rm", "-f"], quick, names].concat()).map(drop)
+    }
+
+    pub(super) fn once(&self, args: &[&str]) -> Result<Duration> {
         once(&self.program, &self.args(args))
     }
 
@@ -55,15 +78,15 @@ impl Client {
         time(&self.program, &self.args(args))
     }
 
-    /// Starts so many, eight at once. The time of one.
-    pub(super) fn run_many(&self, count: usize) -> Result<Duration> {
+    /// Starts so many on a network, eight at once. The time of one.
+    pub(super) fn run_many(&self, count: usize, network: &str) -> Result<Duration> {
         let names = many(count);
         let next = AtomicUsize::new(0);
         let began = Instant::now();
         std::thread::scope(|scope| -> Result<()> {
             let worker = || -> Result<()> {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    self.once(&[&["run", "-d", "--name", name], SLEEPER].concat())?;
+                    self.once(&["run", "-d", "--name", name, "--network", network, "busybox", "sleep", "900"])?;
                 }
                 Ok(())
             };
@@ -78,9 +101,7 @@ impl Client {
     pub(super) fn remove_many(&self, count: usize) -> Result<()> {
         let names = many(count);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        // podman waits ten seconds for each unless told not to; docker's rm has no such flag.
-        let quick: &[&str] = if self.name == "podman" { &["-t", "0"] } else { &[] };
-        self.once(&[&["rm", "-f"], quick, names.as_slice()].concat()).map(drop)
+        self.remove(&names)
     }
 }
 
@@ -121,8 +142,7 @@ pub(super) fn bench(
     bridged(table, ours, others, crun)?;
     memory::bench(table, daemon, ours)?;
     for client in others.iter().chain([ours]) {
-        let quick: &[&str] = if client.name == "podman" { &["-t", "0"] } else { &[] };
-        client.once(&[&["rm", "-f"], quick, &["bench-exec"]].concat())?;
+        client.remove(&["bench-exec"])?;
     }
     let both =
         |table: &mut Table, what: &str, bar, measure: &dyn Fn(&Client) -> Result<Duration>| -> Result<()> {
@@ -137,7 +157,7 @@ pub(super) fn bench(
         };
     for count in [50, 200] {
         both(table, &format!("{count} starts, 8 at once, each"), "≤ 1/8", &|client| {
-            let took = client.run_many(count)?;
+            let took = client.run_many(count, "none")?;
             client.remove_many(count)?;
             Ok(took)
         })?;
@@ -186,9 +206,4 @@ fn bridged(table: &mut Table, ours: &Client, others: &[Client], crun: &Crun) -> 
         }
     }
     Ok(())
-}
-
-/// The median of three.
-fn thrice(measure: impl Fn() -> Result<Duration>) -> Result<Duration> {
-    (0..LONG_RUNS).map(|_| measure()).collect::<Result<Vec<_>>>().map(median)
 }

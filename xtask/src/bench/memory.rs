@@ -11,10 +11,9 @@ const COUNT: usize = 200;
 
 /// Comes first: a heap that many starts have grown hides what the next take.
 pub(super) fn bench(table: &mut Table, daemon: &Daemon, ours: &Client) -> Result<()> {
-    let socket = daemon.socket().display().to_string();
-    let pss = || memory(&["coved", &socket], "Pss:").context("coved is not to be found");
+    let pss = || of_daemon(daemon).context("coved is not to be found");
     let before = pss()?;
-    ours.run_many(COUNT)?;
+    ours.run_many(COUNT, "none")?;
     let after = pss()?;
     let monitor = memory(&["cove-runtime", "monitor"], "Private_").context("no monitor is to be found")?;
     ours.remove_many(COUNT)?;
@@ -23,6 +22,11 @@ pub(super) fn bench(table: &mut Table, daemon: &Daemon, ours: &Client) -> Result
     table.alone("daemon for each of 200 more, PSS", Figure::Bytes(each), "≤ 60 KiB");
     table.alone("monitor, private", Figure::Bytes(monitor), "≤ 512 KiB");
     Ok(())
+}
+
+/// What the daemon takes, in bytes.
+pub(super) fn of_daemon(daemon: &Daemon) -> Option<u64> {
+    memory(&["coved", &daemon.socket().display().to_string()], "Pss:")
 }
 
 /// The sum of the fields of `smaps_rollup` that begin so, of a process whose command line has all

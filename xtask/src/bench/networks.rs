@@ -1,0 +1,244 @@
+//! What containers reach each other by, and what reaches them.
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use support::daemon::Daemon;
+
+use super::clients::Client;
+use super::{Figure, Table, memory, probe};
+use crate::shell::{command, root};
+
+/// Where the server listens in its container.
+const INNER: u16 = 7000;
+/// Where it is published.
+const OUTER: u16 = 18998;
+/// How many containers there are where many count.
+const COUNT: usize = 200;
+/// The namespace that stands for another machine, and the addresses of both ends of its cable.
+const ELSEWHERE: &str = "cove-bench";
+const HERE_ADDRESS: &str = "10.213.77.1";
+const THERE_ADDRESS: &str = "10.213.77.2";
+
+/// What one engine reached; a rate is in units a second, a time in seconds.
+struct Reached {
+    throughput: f64,
+    round_trip: f64,
+    port_round_trip: f64,
+    port_connections: f64,
+    remote_throughput: f64,
+    remote_round_trip: f64,
+    names: f64,
+    slowest_name: f64,
+}
+
+/// Ends a process with the measurement.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(super) fn bench(table: &mut Table, daemon: &Daemon, ours: &Client, others: &[Client]) -> Result<()> {
+    let _elsewhere = Elsewhere::make()?;
+    let cove = measure(ours)?;
+    for other in others {
+        let other = (other.name, measure(other)?);
+        let mut row = |what: &str, figure: fn(&Reached) -> Figure, bar| {
+            table.figures(what, figure(&cove), other.0, figure(&other.1), bar);
+        };
+        row("container to container, throughput", |of| Figure::Bandwidth(of.throughput), "≥ 1 of the best");
+        row("container to container, round trip", |of| seconds(of.round_trip), "≤ 1 of the best");
+        row(
+            "published port on loopback, round trip",
+            |of| seconds(of.port_round_trip),
+            "≤ 1 of podman, ≤ 0.4 of docker",
+        );
+        row(
+            "published port on loopback, connections",
+            |of| Figure::Rate(of.port_connections),
+            "≥ 1.5 of the best",
+        );
+        row(
+            "published port from another namespace, throughput",
+            |of| Figure::Bandwidth(of.remote_throughput),
+            "≥ 1 of the best",
+        );
+        row(
+            "published port from another namespace, round trip",
+            |of| seconds(of.remote_round_trip),
+            "≤ 1 of the best",
+        );
+        row("names looked up in a container", |of| Figure::Rate(of.names), "≥ 3 of docker");
+        row("the slowest name in a hundred", |of| seconds(of.slowest_name), "≤ 1/3 of docker");
+    }
+    compose(table, ours, others)?;
+    many(table, daemon, ours, others)
+}
+
+fn seconds(time: f64) -> Figure {
+    Figure::Time(Duration::from_secs_f64(time))
+}
+
+fn measure(client: &Client) -> Result<Reached> {
+    let port = format!("{OUTER}:{INNER}");
+    client.once(&["network", "create", "bench-net"])?;
+    let sleeper: &[&str] = &["--network", "bench-net", "busybox", "sleep", "900"];
+    client.once(&[&["run", "-d", "--name", "bench-b", "-p", &port], sleeper].concat())?;
+    client.once(&[&["run", "-d", "--name", "bench-a"], sleeper].concat())?;
+    let reached = between(client);
+    client.remove(&["bench-a", "bench-b"])?;
+    client.once(&["network", "rm", "bench-net"])?;
+    reached
+}
+
+fn between(client: &Client) -> Result<Reached> {
+    let pid = |name: &str| client.output(&["inspect", "--format", "{{.State.Pid}}", name]);
+    let inside = |pid: &str| vec!["nsenter".to_owned(), "-t".into(), pid.to_owned(), "-n".into()];
+    let (asking, serving) = (inside(&pid("bench-a")?), inside(&pid("bench-b")?));
+    let address = client.output(&[
+        "inspect",
+        "--format",
+        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+        "bench-b",
+    ])?;
+    let _server = Ended(spawn(&serving, &["serve", &INNER.to_string()])?);
+    std::thread::sleep(Duration::from_millis(300));
+    let elsewhere: Vec<String> = ["ip", "netns", "exec", ELSEWHERE].map(str::to_owned).to_vec();
+    let direct = format!("{address}:{INNER}");
+    let local = format!("127.0.0.1:{OUTER}");
+    let remote = format!("{HERE_ADDRESS}:{OUTER}");
+    let names = figures(&asking, &["names", "bench-b"])?;
+    let one = |prefix: &[String], what: &str, at: &str| -> Result<f64> {
+        figures(prefix, &[what, at])?.first().copied().context("no figure")
+    };
+    Ok(Reached {
+        throughput: one(&asking, "throughput", &direct)?,
+        round_trip: one(&asking, "rtt", &direct)?,
+        port_round_trip: one(&[], "rtt", &local)?,
+        port_connections: one(&[], "connections", &local)?,
+        remote_throughput: one(&elsewhere, "throughput", &remote)?,
+        remote_round_trip: one(&elsewhere, "rtt", &remote)?,
+        names: *names.first().context("no figure")?,
+        slowest_name: *names.get(1).context("no figure")?,
+    })
+}
+
+/// This program's [`probe`], behind the words that bring it to a namespace.
+fn words(prefix: &[String], args: &[&str]) -> Result<Vec<String>> {
+    let exe = std::env::current_exe()?.display().to_string();
+    let own = [exe, "probe".to_owned()].into_iter().chain(args.iter().map(ToString::to_string));
+    Ok(prefix.iter().cloned().chain(own).collect())
+}
+
+fn spawn(prefix: &[String], args: &[&str]) -> Result<Child> {
+    let words = words(prefix, args)?;
+    let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    let program = words.first().context("no words")?;
+    command(program, &rest)
+        .stdout(Stdio::null())
+        .spawn()
+        .with_context(|| format!("failed to run {program}"))
+}
+
+fn figures(prefix: &[String], args: &[&str]) -> Result<Vec<f64>> {
+    let words = words(prefix, args)?;
+    let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    let output = command(words.first().context("no words")?, &rest).output()?;
+    ensure!(output.status.success(), "probe {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout)?.lines().map(|line| Ok(line.parse()?)).collect()
+}
+
+/// A network namespace with a cable to this one; gone when dropped.
+struct Elsewhere;
+
+impl Elsewhere {
+    fn make() -> Result<Self> {
+        let ip = |line: &str| -> Result<()> {
+            let words: Vec<&str> = line.split(' ').collect();
+            let status = command("ip", &words).status().context("failed to run ip")?;
+            ensure!(status.success(), "ip {line} failed");
+            Ok(())
+        };
+        ip(&format!("netns add {ELSEWHERE}"))?;
+        let made = Self;
+        ip(&format!("link add cove-bench0 type veth peer name eth0 netns {ELSEWHERE}"))?;
+        ip(&format!("addr add {HERE_ADDRESS}/30 dev cove-bench0"))?;
+        ip("link set cove-bench0 up")?;
+        ip(&format!("-n {ELSEWHERE} addr add {THERE_ADDRESS}/30 dev eth0"))?;
+        ip(&format!("-n {ELSEWHERE} link set eth0 up"))?;
+        Ok(made)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = command("ip", &["netns", "del", ELSEWHERE]).status();
+    }
+}
+
+/// Eight services by Compose, where Docker's command line has it.
+fn compose(table: &mut Table, ours: &Client, others: &[Client]) -> Result<()> {
+    let Some(docker) = others.iter().find(|other| other.name == "docker") else { return Ok(()) };
+    if docker.once(&["compose", "version"]).is_err() {
+        return Ok(());
+    }
+    let mut text = String::from("name: bench-eight\nservices:\n");
+    for at in 0..8 {
+        let service = format!(
+            "  s{at}:\n    image: busybox\n    command: sh -c \"trap exit TERM; sleep 900 & wait\"\n    networks: [n]\n"
+        );
+        text.push_str(&service);
+    }
+    text.push_str("networks: {n: {}}\n");
+    let file = root().join("target/bench/compose.yaml");
+    std::fs::write(&file, text)?;
+    let file = file.display().to_string();
+    let up_and_down = |client: &Client| -> Result<Duration> {
+        let up = client.once(&["compose", "-f", &file, "up", "-d"])?;
+        Ok(up + client.once(&["compose", "-f", &file, "down"])?)
+    };
+    let through_cove = docker.pointed_at(ours);
+    let took = super::thrice(|| up_and_down(&through_cove))?;
+    table.compare(
+        "compose up -d and down, eight services",
+        took,
+        "docker",
+        super::thrice(|| up_and_down(docker)).ok(),
+        "≤ 1/4",
+    );
+    Ok(())
+}
+
+/// With many containers on a network: what a list costs, and what the daemon takes.
+fn many(table: &mut Table, daemon: &Daemon, ours: &Client, others: &[Client]) -> Result<()> {
+    let list = "/containers/json";
+    let listed = |client: &Client| -> Result<f64> {
+        let socket = client.socket().context("it has no socket")?;
+        client.run_many(COUNT, "bridge")?;
+        let rate = probe::requests(&socket, list);
+        if client.name == ours.name {
+            let taken = memory::of_daemon(daemon).context("coved is not to be found");
+            table.alone("daemon with 200 containers on a network, PSS", Figure::Bytes(taken?), "≤ 40960 KiB");
+        }
+        client.remove_many(COUNT)?;
+        rate
+    };
+    let mut listed = listed;
+    let cove = listed(ours)?;
+    let docker = others.iter().find(|other| other.name == "docker").map(&mut listed).transpose()?;
+    if let Some(docker) = docker {
+        table.figures(
+            "list of 200 containers, answers",
+            Figure::Rate(cove),
+            "docker",
+            Figure::Rate(docker),
+            "≥ 10",
+        );
+    }
+    Ok(())
+}
