@@ -38,6 +38,9 @@ hybrid; all runtimes keep their state on a tmpfs. podman is called as its wrappe
 
 ";
 
+/// What can be measured alone.
+const PARTS: [&str; 3] = ["runtimes", "commands", "networks"];
+
 /// One line of the table.
 struct Row {
     what: String,
@@ -146,17 +149,34 @@ impl Table {
     }
 }
 
-/// Measures, prints the table, and keeps it in `docs/benchmarks.md`.
-pub(crate) fn bench() -> Result<()> {
+/// Measures and prints the table; all of it is kept in `docs/benchmarks.md`, one part is only shown.
+pub(crate) fn bench(part: Option<&str>) -> Result<()> {
+    let is_wanted = |name: &str| part.is_none_or(|part| part == name);
+    if let Some(part) = part.filter(|part| !PARTS.contains(part)) {
+        bail!("{part:?} is no part of the benchmark; they are {}", PARTS.join(", "));
+    }
     run("cargo", &["build", "--release", "-p", "cli", "-p", "api-server", "-p", "oci-runtime"])?;
     let mut table = Table::default();
-    let crun = runtimes::bench(&mut table)?;
-    startup::bench(&mut table)?;
     let daemon = Daemon::start_from(&root().join("target/release"))?;
     let ours = Client::cove(&daemon);
     let others: Vec<Client> = [Client::docker(), Client::podman()].into_iter().flatten().collect();
-    clients::bench(&mut table, &daemon, &ours, &others, &crun)?;
-    networks::bench(&mut table, &daemon, &ours, &others)?;
+    clients::load(&others)?;
+    // What crun takes is a bar of the commands too.
+    if is_wanted("runtimes") || is_wanted("commands") {
+        let crun = runtimes::bench(&mut table)?;
+        if is_wanted("runtimes") {
+            startup::bench(&mut table)?;
+        }
+        if is_wanted("commands") {
+            clients::bench(&mut table, &daemon, &ours, &others, &crun)?;
+        }
+    }
+    if is_wanted("networks") {
+        networks::bench(&mut table, &daemon, &ours, &others)?;
+    }
+    if part.is_some() {
+        return Ok(());
+    }
     let path = root().join("docs/benchmarks.md");
     std::fs::write(&path, format!("{HEAD}{}", table.text()))
         .with_context(|| format!("failed to write {}", path.display()))

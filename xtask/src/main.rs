@@ -19,7 +19,8 @@ Usage: cargo xtask COMMAND
   ci                          test, and what else a change must pass: formatting, lints, docs
   tidy                        check the house rules
   gen-types                   write the UI's types anew from the Rust ones
-  bench                       measure against crun, runc, podman and docker, where they are
+  bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
+                              only runtimes, commands or networks
 
 Examples:
   cargo xtask run
@@ -45,7 +46,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("ci") => test::ci(),
         Some("tidy") => tidy::tidy(),
         Some("gen-types") => test::gen_types(),
-        Some("bench") => bench::bench(),
+        Some("bench") => bench::bench(args.get(1).map(String::as_str)),
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
         Some("probe") => bench::probe(args.get(1..).unwrap_or_default()),
         Some("measure-startup") => bench::measure_startup(),

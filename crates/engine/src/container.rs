@@ -1,7 +1,9 @@
 //! One container in memory: what it is, the state it is in, and who is connected to it.
 
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use model::container::ContainerSpec;
@@ -10,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::exec::ExecProcess;
 use crate::health::Health;
+use crate::info::ContainerInfo;
 use crate::lifecycle::State;
 use crate::link::Link;
 use crate::networks::Live;
@@ -24,10 +27,44 @@ pub(crate) struct Container {
     pub(crate) image_id: String,
     identity: RwLock<Identity>,
     dynamic: Mutex<Dynamic>,
+    /// Counts changes of both.
+    version: AtomicU64,
+    /// What it was shown as last.
+    pub(crate) shown: Mutex<Option<Shown>>,
     /// Held by whoever changes the container's state.
     pub(crate) turn: tokio::sync::Mutex<()>,
     /// How often it ended, and whether it is gone: what `wait` waits for.
     pub(crate) progress: watch::Sender<Progress>,
+}
+
+/// What a container was shown as, and what that was made of: its own version and the networks'.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) versions: (u64, u64),
+    pub(crate) info: Arc<ContainerInfo>,
+}
+
+/// The changing part, locked. Who takes it to change something makes a new version of the container.
+#[derive(Debug)]
+pub(crate) struct Changing<'a> {
+    dynamic: MutexGuard<'a, Dynamic>,
+    version: &'a AtomicU64,
+}
+
+impl Deref for Changing<'_> {
+    type Target = Dynamic;
+
+    fn deref(&self) -> &Dynamic {
+        &self.dynamic
+    }
+}
+
+impl DerefMut for Changing<'_> {
+    fn deref_mut(&mut self) -> &mut Dynamic {
+        // Before the change: nobody sees the new version without it, because that takes the lock.
+        self.version.fetch_add(1, Ordering::Release);
+        &mut self.dynamic
+    }
 }
 
 /// What can be changed by rename and update.
@@ -90,6 +127,8 @@ impl Container {
                 restart_delay: std::time::Duration::ZERO,
                 cancel_restart: None,
             }),
+            version: AtomicU64::new(0),
+            shown: Mutex::new(None),
             turn: tokio::sync::Mutex::new(()),
             progress: watch::Sender::new(Progress { code, is_running, ..Progress::default() }),
         }
@@ -104,7 +143,9 @@ impl Container {
     }
 
     pub(crate) fn set_name(&self, name: &str) {
-        name.clone_into(&mut self.identity.write().unwrap_or_else(PoisonError::into_inner).name);
+        let mut identity = self.identity.write().unwrap_or_else(PoisonError::into_inner);
+        name.clone_into(&mut identity.name);
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn spec(&self) -> Arc<ContainerSpec> {
@@ -112,12 +153,20 @@ impl Container {
     }
 
     pub(crate) fn set_spec(&self, spec: ContainerSpec) {
-        self.identity.write().unwrap_or_else(PoisonError::into_inner).spec = Arc::new(spec);
+        let mut identity = self.identity.write().unwrap_or_else(PoisonError::into_inner);
+        identity.spec = Arc::new(spec);
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// The changing part. Never held over an await.
-    pub(crate) fn dynamic(&self) -> MutexGuard<'_, Dynamic> {
-        self.dynamic.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn dynamic(&self) -> Changing<'_> {
+        let dynamic = self.dynamic.lock().unwrap_or_else(PoisonError::into_inner);
+        Changing { dynamic, version: &self.version }
+    }
+
+    /// Grows with every change. What is read after it may be newer, never older.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     pub(crate) fn state(&self) -> State {

@@ -1,12 +1,12 @@
 //! What there is to know of containers and of the engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use model::container::ContainerSpec;
 use model::mount::{MountPoint, MountSource};
 use model::network::EndpointSpec;
 
-use crate::container::Container;
+use crate::container::{Container, Shown};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::health::Health;
@@ -45,6 +45,33 @@ pub struct ContainerInfo {
     pub networks: Vec<MemberOf>,
     /// What is told of one container alone; empty in a list.
     pub details: ContainerDetails,
+    /// What somebody made of it.
+    pub memo: Memo,
+}
+
+/// A text made of a [`ContainerInfo`] and a key, kept with it: as long as nothing of the container changes, it
+/// need not be made again.
+#[derive(Debug, Default)]
+pub struct Memo(Mutex<Option<(String, Arc<[u8]>)>>);
+
+impl Memo {
+    /// What was kept under this key, else what `make` makes.
+    pub fn get(&self, key: &str, make: impl FnOnce() -> Vec<u8>) -> Arc<[u8]> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = kept.as_ref().filter(|(had, _)| had == key) {
+            return Arc::clone(text);
+        }
+        let text: Arc<[u8]> = make().into();
+        *kept = Some((key.to_owned(), Arc::clone(&text)));
+        text
+    }
+}
+
+impl Clone for Memo {
+    /// The other may be changed: it has nothing yet.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// What is told of one container alone.
@@ -126,10 +153,22 @@ pub struct SystemInfo {
 }
 
 impl Engine {
-    /// Every container, the newest first.
-    #[must_use]
-    pub fn list(&self) -> Vec<ContainerInfo> {
-        self.containers.all().iter().map(|container| self.info_of(container)).collect()
+    /// Every container, the newest first; each is looked at when its turn comes.
+    pub fn list(&self) -> impl Iterator<Item = Arc<ContainerInfo>> + '_ {
+        self.containers.all().into_iter().map(|container| self.shown(&container))
+    }
+
+    /// What a container was shown as before, if nothing of it has changed.
+    fn shown(&self, container: &Container) -> Arc<ContainerInfo> {
+        // Read before what they count.
+        let versions = (container.version(), self.networks.version());
+        let mut shown = container.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shown) = shown.as_ref().filter(|shown| shown.versions == versions) {
+            return Arc::clone(&shown.info);
+        }
+        let info = Arc::new(self.info_of(container));
+        *shown = Some(Shown { versions, info: Arc::clone(&info) });
+        info
     }
 
     /// One container.
@@ -210,10 +249,11 @@ impl Engine {
 
     pub(crate) fn info_of(&self, container: &Container) -> ContainerInfo {
         let spec = container.spec();
-        let (state, health, restart_count, exec_ids) = {
+        let (state, health, restart_count, exec_ids, network) = {
             let dynamic = container.dynamic();
             let execs = dynamic.execs.keys().cloned().collect();
-            (dynamic.state.clone(), dynamic.health.clone(), dynamic.restart_count, execs)
+            let network = dynamic.network.kept.clone();
+            (dynamic.state.clone(), dynamic.health.clone(), dynamic.restart_count, execs, network)
         };
         ContainerInfo {
             id: container.id.clone(),
@@ -221,10 +261,11 @@ impl Engine {
             created: container.created,
             image_id: container.image_id.clone(),
             mounts: spec.mount_points.iter().flatten().map(|point| self.mount_info(point)).collect(),
-            network: container.dynamic().network.kept.clone(),
+            network,
             networks: self.memberships(&spec),
             hostname: oci::hostname(&spec, &container.id),
             details: ContainerDetails::default(),
+            memo: Memo::default(),
             spec,
             state,
             health,

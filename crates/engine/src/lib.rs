@@ -45,7 +45,7 @@ pub use events::{Event, Subject};
 pub use exec::{ExecInfo, ExecOutput, ExecSpec, ExecStreams};
 pub use health::{Health, HealthLog, HealthStatus};
 pub use images::{Commit, Import};
-pub use info::{ContainerDetails, ContainerInfo, MemberOf, MountInfo, SystemInfo};
+pub use info::{ContainerDetails, ContainerInfo, MemberOf, Memo, MountInfo, SystemInfo};
 pub use network::{Address, Endpoint, Protocol, Published, Range, Subnet};
 pub use networks::{Attachments, NetworkInfo, NetworkRecord, endpoint_id};
 pub use oci_runtime::monitor::protocol::Streams;

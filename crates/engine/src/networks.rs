@@ -10,6 +10,7 @@ mod ports;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use model::network::NetworkSpec;
@@ -72,6 +73,8 @@ pub(crate) struct EngineNetworks {
     pub(crate) resolvers: Arc<Resolvers>,
     /// By id; those that are always there too.
     known: RwLock<BTreeMap<String, Arc<NetworkRecord>>>,
+    /// Counts changes of it.
+    version: AtomicU64,
     /// Held by whoever makes or removes one.
     turn: tokio::sync::Mutex<()>,
 }
@@ -119,6 +122,7 @@ impl EngineNetworks {
             kernel,
             resolvers: Arc::default(),
             known: RwLock::new(known),
+            version: AtomicU64::new(0),
             turn: tokio::sync::Mutex::default(),
         })
     }
@@ -136,6 +140,18 @@ impl EngineNetworks {
     }
 
     /// All, those that are always there first, then by name.
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<NetworkRecord>>) -> T) -> T {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut known);
+        self.version.fetch_add(1, Ordering::Release);
+        changed
+    }
+
+    /// Grows with every network that comes or goes.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<NetworkRecord>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = known.values().cloned().collect();
@@ -214,11 +230,7 @@ impl Engine {
             return Err(error);
         }
         let record = Arc::new(record);
-        networks
-            .known
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(record.id.clone(), Arc::clone(&record));
+        networks.change(|known| known.insert(record.id.clone(), Arc::clone(&record)));
         self.network_event(&record, "create", None);
         Ok(record.id.clone())
     }
@@ -261,7 +273,7 @@ impl Engine {
             networks.kernel()?.add(driver::config(&record)?)?;
             return Err(error);
         }
-        networks.known.write().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
+        networks.change(|known| known.remove(&record.id));
         self.network_event(&record, "destroy", None);
         Ok(())
     }

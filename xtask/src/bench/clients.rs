@@ -86,7 +86,17 @@ impl Client {
         std::thread::scope(|scope| -> Result<()> {
             let worker = || -> Result<()> {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    self.once(&["run", "-d", "--name", name, "--network", network, "busybox", "sleep", "900"])?;
+                    self.once(&[
+                        "run",
+                        "-d",
+                        "--name",
+                        name,
+                        "--network",
+                        network,
+                        "busybox",
+                        "sleep",
+                        "900",
+                    ])?;
                 }
                 Ok(())
             };
@@ -112,6 +122,16 @@ fn many(count: usize) -> Vec<String> {
 
 const SLEEPER: &[&str] = &["--network", "none", "busybox", "sleep", "900"];
 
+/// Gives the peers the image that all of this runs.
+pub(super) fn load(others: &[Client]) -> Result<()> {
+    let image = root().join("target/bench/busybox.tar");
+    support::image::write_busybox(&image)?;
+    for other in others {
+        other.once(&["load", "-i", &image.display().to_string()])?;
+    }
+    Ok(())
+}
+
 pub(super) fn bench(
     table: &mut Table,
     daemon: &Daemon,
@@ -119,11 +139,6 @@ pub(super) fn bench(
     others: &[Client],
     crun: &Crun,
 ) -> Result<()> {
-    let image = root().join("target/bench/busybox.tar");
-    support::image::write_busybox(&image)?;
-    for other in others {
-        other.once(&["load", "-i", &image.display().to_string()])?;
-    }
     for client in others.iter().chain([ours]) {
         client.once(&[&["run", "-d", "--name", "bench-exec"], SLEEPER].concat())?;
     }

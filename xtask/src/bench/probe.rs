@@ -20,7 +20,7 @@ const ECHO: u8 = b'e';
 const SINK: u8 = b's';
 const CLOSE: u8 = b'c';
 
-/// `probe serve PORT`, `probe rtt|connections|throughput ADDRESS`, `probe names NAME`: prints one figure,
+/// `probe serve PORT`, `probe rtt|connections|throughput ADDRESS`, `probe names NAME@SERVER`: prints one figure,
 /// two of them for names.
 pub(crate) fn probe(args: &[String]) -> Result<()> {
     let [what, at] = args else { bail!("probe needs a measurement and where") };
@@ -126,9 +126,10 @@ fn throughput(at: &str) -> Result<f64> {
 /// Questions for the address of a name, one after the other: answers in a second, and the slowest in a
 /// hundred in seconds.
 #[expect(clippy::cast_precision_loss, reason = "a rate, to three digits")]
-fn names(name: &str) -> Result<(f64, f64)> {
+fn names(at: &str) -> Result<(f64, f64)> {
+    let (name, server) = at.split_once('@').context("whom to ask is missing")?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.connect((Ipv4Addr::new(127, 0, 0, 11), 53))?;
+    socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     // RFC 1035, 4.1: id 7, recursion desired, one question of type A and class IN.
     let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, u8::try_from(name.len())?];

@@ -162,5 +162,11 @@ pub(super) fn networks(info: &ContainerInfo) -> BTreeMap<String, EndpointSetting
 
 /// A hardware address as everybody writes it.
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(17);
+    for (at, byte) in mac.into_iter().enumerate() {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{}{byte:02x}", if at > 0 { ":" } else { "" });
+    }
+    text
 }

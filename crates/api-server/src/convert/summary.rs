@@ -89,7 +89,7 @@ pub(super) fn mounts(info: &ContainerInfo) -> Vec<MountPoint> {
 }
 
 /// Docker's words: `Up 3 minutes (healthy)`, `Exited (0) 2 hours ago`.
-pub(super) fn status_text(info: &ContainerInfo, now: u64) -> String {
+pub(crate) fn status_text(info: &ContainerInfo, now: u64) -> String {
     let since = |at: u64| duration_text(now.saturating_sub(at) / 1_000_000_000);
     match &info.state {
         State::Created { .. } => "Created".into(),

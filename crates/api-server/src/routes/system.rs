@@ -172,7 +172,7 @@ pub(super) async fn disk_usage(State(engine): State<Engine>, raw: RawQuery) -> A
 }
 
 fn images_usage(engine: &Engine) -> ApiResult<Vec<ImageSummary>> {
-    let (containers, usage) = (engine.list(), engine.images().disk_usage());
+    let (containers, usage) = (engine.list().collect::<Vec<_>>(), engine.images().disk_usage());
     let summary = |image: &Arc<_>| {
         let image: &ImageRecord = image;
         let shared = usage.iter().find(|(id, ..)| *id == image.id).map_or(0, |(_, _, shared)| *shared);
@@ -185,12 +185,12 @@ fn images_usage(engine: &Engine) -> ApiResult<Vec<ImageSummary>> {
 
 fn containers_usage(engine: &Engine) -> ApiResult<Vec<ContainerSummary>> {
     let (images, at) = (engine.images().list()?, now());
-    let summary = |info: &ContainerInfo| {
+    let summary = |info: Arc<ContainerInfo>| {
         let written = engine.written(&info.id);
         let image = images.iter().find(|image| image.id.to_string() == info.image_id);
-        container_summary(info, Some((written, written + image.map_or(0, |image| image.size))), at)
+        container_summary(&info, Some((written, written + image.map_or(0, |image| image.size))), at)
     };
-    Ok(engine.list().iter().map(summary).collect())
+    Ok(engine.list().map(summary).collect())
 }
 
 pub(super) async fn events(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {

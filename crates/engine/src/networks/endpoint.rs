@@ -19,11 +19,11 @@ const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 /// The id of a container's place on a network: of both of theirs, so that it is the same whenever it is asked for.
 #[must_use]
 pub fn endpoint_id(container: &str, network: &str) -> String {
-    let digits = container.bytes().zip(network.bytes()).map(|(a, b)| {
-        let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default();
-        char::from_digit(value(a) ^ value(b), 16).unwrap_or('0')
-    });
-    digits.collect()
+    // A list of containers asks for one of each: no digit goes through a `char`.
+    let value = |digit: u8| (digit & 15) + 9 * (digit >> 6 & 1);
+    let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
+    let digits = container.bytes().zip(network.bytes()).map(|(a, b)| digit((value(a) ^ value(b)) & 15));
+    String::from_utf8(digits.collect()).unwrap_or_default()
 }
 
 /// Writes out which networks a container is on, by their names.
