@@ -105,6 +105,8 @@ impl Engine {
         if container.spec().host.readonly_rootfs {
             return Err(Error::Conflict { what: "container rootfs is marked read-only".into() });
         }
+        // Before the place is opened: the layers of one that does not run can't be mounted twice at a time.
+        let owner = if how.gives_to_user { self.user_of(&container)? } else { None };
         let place = self.open_place(&container, path)?;
         if !place.is_writable {
             return Err(Error::Conflict { what: format!("mounted volume is marked read-only: {path}") });
@@ -117,7 +119,6 @@ impl Engine {
                 Error::NoSuchPath { path: path.to_owned(), container: name.to_owned() }
             }
         })?;
-        let owner = if how.gives_to_user { self.user_of(&container)? } else { None };
         extract::extract(dir.as_fd(), how.keeps_kind, owner, from)
     }
 
