@@ -136,10 +136,26 @@ async fn respond(router: Router, request: hyper::Request<Incoming>) -> ApiResult
         Ok(response) => response,
         Err(never) => match never {},
     };
+    if response.status().is_client_error() {
+        return in_json(response).await;
+    }
     if response.status().is_success() && versions::changes_answer(endpoint, minor) {
         return for_version(response, endpoint, minor).await;
     }
     Ok(response)
+}
+
+/// A refusal as all others are: the router's own is plain text, such as of a path that is no text.
+async fn in_json(response: Response) -> ApiResult {
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if is_json {
+        return Ok(response);
+    }
+    let status = response.status();
+    let bytes = axum::body::to_bytes(response.into_body(), containers::MAX_BODY).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&bytes).into_owned();
+    let unsaid = status.canonical_reason().unwrap_or("the request is malformed").to_owned();
+    Err(ApiError { status, message: if said.is_empty() { unsaid } else { said } })
 }
 
 /// An answer as clients of a version expect it.

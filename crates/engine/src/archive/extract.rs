@@ -29,11 +29,13 @@ pub(super) fn extract(
     from: impl Read,
 ) -> Result<()> {
     let mut archive = Archive::new(from);
-    let entries = archive.entries().doing(|| "read the archive")?;
+    // What can't be read came so from the client, whole or cut short.
+    let malformed = |error: io::Error| Error::invalid(format!("failed to read the archive: {error}"));
+    let entries = archive.entries().map_err(malformed)?;
     let mut times = Vec::new();
     for entry in entries {
-        let mut entry = entry.doing(|| "read the archive")?;
-        let path = entry.path().doing(|| "read a name of the archive")?.into_owned();
+        let mut entry = entry.map_err(malformed)?;
+        let path = entry.path().map_err(malformed)?.into_owned();
         let path = normal(&path)?;
         if path.as_os_str().is_empty() {
             continue;
