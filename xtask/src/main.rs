@@ -18,7 +18,7 @@ Usage: cargo xtask COMMAND
   test                        install what tests need, and run every test there is
   ci                          test, and what else a change must pass: formatting, lints, docs
   tidy                        check the house rules
-  gen-types                   write the UI's types anew from the Rust ones
+  gen-types                   write the UI's types and docs/api-coverage.md anew from the code
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
                               only runtimes, commands or networks
 

@@ -46,5 +46,9 @@ pub(crate) fn ci() -> Result<()> {
 pub(crate) fn gen_types() -> Result<()> {
     let mut generate = command("cargo", &["test", "-p", "host", "export_types"]);
     generate.env("COVE_GEN_TYPES", "1");
+    run_command(generate)?;
+    let mut generate =
+        command("cargo", &["test", "-p", "api-server", "--lib", "the_document_of_what_there_is"]);
+    generate.env("COVE_GEN_TYPES", "1");
     run_command(generate)
 }

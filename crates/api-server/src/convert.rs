@@ -11,7 +11,7 @@ pub(crate) use create::{config_of_image, container_spec, limits, restart_policy}
 pub(crate) use image::{image_inspect, image_summary};
 pub(crate) use inspect::container_inspect;
 pub(crate) use network::{endpoint_spec, network, network_spec};
-pub(crate) use summary::{container_summary, status_text};
+pub(crate) use summary::{container_ports, container_summary, status_text};
 
 /// RFC 3339 with nanoseconds, as Go prints times; 0 is Go's zero time.
 pub(crate) fn time_text(nanos: u64) -> String {

@@ -48,6 +48,11 @@ impl Filters {
         Ok(Self(filters))
     }
 
+    /// A value more.
+    pub(crate) fn add(&mut self, name: &str, value: &str) {
+        self.0.entry(name.to_owned()).or_default().push(value.to_owned());
+    }
+
     pub(crate) fn get(&self, name: &str) -> &[String] {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }

@@ -16,6 +16,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::net::UnixStream;
 
+use crate::versions;
+
 /// How much is carried at once.
 const CHUNK: usize = 64 * 1024;
 
@@ -38,7 +40,7 @@ impl Hijack {
             on_upgrade: asks.then(|| hyper::upgrade::on(&mut *request)),
             socket: request.extensions().get::<ClientSocket>().cloned(),
             is_raw,
-            wants_multiplexed_type: api_minor >= 42,
+            wants_multiplexed_type: versions::names_multiplexed_streams(api_minor),
             prelude: Vec::new(),
         }
     }
@@ -423,7 +425,7 @@ impl DetachKeys {
     }
 
     /// What of the input goes on, and whether the keys were pressed.
-    fn filter(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+    pub(crate) fn filter(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::with_capacity(bytes.len());
         for byte in bytes {
             if self.keys.get(self.matched) == Some(byte) {

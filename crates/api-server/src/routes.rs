@@ -1,7 +1,7 @@
 //! The table of endpoints, and the server that answers them.
 //!
-//! A path may begin with `/v1.NN`; versions are those of Docker's API. What is not in the table is
-//! Docker's and not here yet, or nobody's: both say so.
+//! A path may begin with `/v1.NN`; versions are those of Docker's API. What Docker has and Cove has not is
+//! answered by the table in [`crate::endpoints`] before a handler is looked for.
 
 mod containers;
 mod execs;
@@ -11,6 +11,7 @@ mod progress;
 mod registry;
 mod system;
 mod volumes;
+mod websocket;
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
@@ -21,7 +22,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, delete, get, head, post, put};
+use axum::routing::{delete, get, head, post};
 use engine::Engine;
 use http::{HeaderValue, StatusCode, Uri, header};
 use hyper::body::Incoming;
@@ -29,8 +30,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceExt;
 
-use crate::error::ApiError;
+use crate::endpoints::Endpoint;
+use crate::error::{ApiError, ApiResult};
 use crate::hijack::ClientSocket;
+use crate::versions;
+
+#[cfg(test)]
+pub(crate) use {execs::exec_spec, volumes::new_volume};
 
 /// Docker's API at one engine.
 #[derive(Debug, Clone)]
@@ -44,7 +50,7 @@ pub struct Server {
 pub(crate) struct ApiMinor(pub(crate) u32);
 
 const OLDEST: u32 = 24;
-const NEWEST: u32 = 51;
+pub(crate) const NEWEST: u32 = 52;
 
 impl Server {
     /// A server for `engine`.
@@ -88,14 +94,32 @@ impl Server {
     }
 }
 
-/// Takes the version off the path and answers.
+/// Answers, and says who does.
 async fn answer(router: Router, request: hyper::Request<Incoming>) -> Response {
+    let mut response = respond(router, request).await.unwrap_or_else(IntoResponse::into_response);
+    let headers = response.headers_mut();
+    headers.insert("api-version", HeaderValue::from_static(api::API_VERSION));
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers
+        .insert("server", HeaderValue::from_static(concat!("Cove/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    response
+}
+
+/// Takes the version off the path, looks up what is asked for, and hands on what its handler may read.
+async fn respond(router: Router, request: hyper::Request<Incoming>) -> ApiResult {
     let (mut parts, body) = request.into_parts();
-    let minor = match take_version(&mut parts.uri) {
-        Ok(minor) => minor,
-        Err(error) => return error.into_response(),
-    };
+    let minor = take_version(&mut parts.uri)?;
+    let endpoint = Endpoint::find(&parts.method, parts.uri.path())?;
+    if let Some(query) = parts.uri.query() {
+        let settled = endpoint.settle_query(query, minor)?;
+        if settled != query {
+            let path = format!("{}?{settled}", parts.uri.path());
+            parts.uri = path.parse().map_err(|_| ApiError::bad("the query is malformed"))?;
+        }
+    }
     parts.extensions.insert(ApiMinor(minor));
+    parts.extensions.insert(endpoint);
     let body = if is_archive(parts.uri.path()) {
         Body::new(body)
     } else {
@@ -104,22 +128,49 @@ async fn answer(router: Router, request: hyper::Request<Incoming>) -> Response {
         match axum::body::to_bytes(Body::new(body), containers::MAX_BODY).await {
             Ok(bytes) => Body::from(bytes),
             Err(error) => {
-                return ApiError::bad(format!("failed to read the request's body: {error}")).into_response();
+                return Err(ApiError::bad(format!("failed to read the request's body: {error}")));
             }
         }
     };
-    let request = Request::from_parts(parts, body);
-    let mut response = match router.oneshot(request).await {
+    let response = match router.oneshot(Request::from_parts(parts, body)).await {
         Ok(response) => response,
         Err(never) => match never {},
     };
-    let headers = response.headers_mut();
-    headers.insert("api-version", HeaderValue::from_static(api::API_VERSION));
-    headers.insert("docker-experimental", HeaderValue::from_static("false"));
-    headers.insert("ostype", HeaderValue::from_static("linux"));
-    headers
-        .insert("server", HeaderValue::from_static(concat!("Cove/", env!("CARGO_PKG_VERSION"), " (linux)")));
-    response
+    if response.status().is_client_error() {
+        return in_json(response).await;
+    }
+    if response.status().is_success() && versions::changes_answer(endpoint, minor) {
+        return for_version(response, endpoint, minor).await;
+    }
+    Ok(response)
+}
+
+/// A refusal as all others are: the router's own is plain text, such as of a path that is no text.
+async fn in_json(response: Response) -> ApiResult {
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if is_json {
+        return Ok(response);
+    }
+    let status = response.status();
+    let bytes = axum::body::to_bytes(response.into_body(), containers::MAX_BODY).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&bytes).into_owned();
+    let unsaid = status.canonical_reason().unwrap_or("the request is malformed").to_owned();
+    Err(ApiError { status, message: if said.is_empty() { unsaid } else { said } })
+}
+
+/// An answer as clients of a version expect it.
+async fn for_version(response: Response, endpoint: &Endpoint, minor: u32) -> ApiResult {
+    let failed = |error: &dyn std::fmt::Display| ApiError {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        message: format!("failed to make an answer for API 1.{minor}: {error}"),
+    };
+    let (mut parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| failed(&error))?;
+    let mut answer: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
+    versions::answer(endpoint, minor, &mut answer);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let bytes = serde_json::to_vec(&answer).map_err(|error| failed(&error))?;
+    Ok(Response::from_parts(parts, Body::from(bytes)))
 }
 
 /// Whether what is sent there may be large, and is read as it comes.
@@ -176,6 +227,7 @@ fn router(engine: Engine) -> Router {
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/resize", post(containers::resize))
         .route("/containers/{id}/attach", post(containers::attach))
+        .route("/containers/{id}/attach/ws", get(websocket::attach))
         .route("/containers/{id}/logs", get(containers::logs))
         .route("/containers/{id}/top", get(containers::top))
         .route("/containers/{id}/stats", get(containers::stats))
@@ -209,36 +261,10 @@ fn router(engine: Engine) -> Router {
         .route("/volumes", get(volumes::list))
         .route("/volumes/create", post(volumes::create))
         .route("/volumes/prune", post(volumes::prune))
-        .route("/volumes/{name}", get(volumes::inspect).put(volumes::update).delete(volumes::remove))
+        .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
         .route("/plugins", get(no_plugins))
-        .route("/swarm", any(no_swarm))
-        .route("/swarm/{*rest}", any(no_swarm))
-        .route("/services", any(no_swarm))
-        .route("/services/{*rest}", any(no_swarm))
-        .route("/nodes", any(no_swarm))
-        .route("/nodes/{*rest}", any(no_swarm))
-        .route("/tasks", any(no_swarm))
-        .route("/tasks/{*rest}", any(no_swarm))
-        .route("/secrets", any(no_swarm))
-        .route("/secrets/{*rest}", any(no_swarm))
-        .route("/configs", any(no_swarm))
-        .route("/configs/{*rest}", any(no_swarm))
-        .route("/session", any(unsupported))
-        .route("/{*rest}", put(unknown).fallback(unknown))
         .fallback(unknown)
         .with_state(engine)
-}
-
-/// What Docker answers outside a swarm, which clients know.
-async fn no_swarm(request: Request) -> ApiError {
-    const JOINS: [&str; 2] = ["/swarm/init", "/swarm/join"];
-    if JOINS.contains(&request.uri().path()) {
-        return ApiError::unsupported("Cove has no swarm: it runs containers on this computer");
-    }
-    ApiError {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        message: "This node is not part of a swarm; Cove has none".into(),
-    }
 }
 
 /// Docker's list of plugins, which are none here.
@@ -246,19 +272,7 @@ async fn no_plugins() -> Response {
     axum::Json([(); 0]).into_response()
 }
 
-/// Docker's endpoints that are not there yet say so; others never were.
-async fn unknown(request: Request) -> ApiError {
-    const DOCKERS: [&str; 5] = ["/build", "/plugins", "/grpc", "/containers", "/images"];
-    let path = request.uri().path();
-    if DOCKERS.iter().any(|prefix| path.starts_with(prefix)) {
-        return ApiError::unsupported(format!(
-            "{} {path} is not supported by this version of Cove",
-            request.method()
-        ));
-    }
+/// What the table of endpoints has let through and nobody answers; a test sees to it that there is nothing.
+async fn unknown() -> ApiError {
     ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() }
-}
-
-async fn unsupported(request: Request) -> ApiError {
-    ApiError::unsupported(format!("{} is not supported by this version of Cove", request.uri().path()))
 }

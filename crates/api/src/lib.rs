@@ -14,7 +14,7 @@ pub mod system;
 pub mod volume;
 
 /// The newest Docker API version spoken, and the oldest still answered.
-pub const API_VERSION: &str = "1.51";
+pub const API_VERSION: &str = "1.52";
 /// The oldest Docker API version still answered.
 pub const MIN_API_VERSION: &str = "1.24";
 

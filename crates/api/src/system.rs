@@ -125,4 +125,31 @@ pub struct DiskUsage {
     pub volumes: Vec<Volume>,
     #[serde(deserialize_with = "null_default")]
     pub build_cache: Vec<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_usage: Option<KindUsage<ImageSummary>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_usage: Option<KindUsage<ContainerSummary>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_usage: Option<KindUsage<Volume>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build_cache_usage: Option<KindUsage<serde_json::Value>>,
+}
+
+/// What the objects of a kind occupy, in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct KindUsage<T> {
+    pub active_count: i64,
+    pub total_count: i64,
+    pub reclaimable: i64,
+    pub total_size: i64,
+    /// Only where it was asked to be verbose.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<T>,
+}
+
+impl<T> Default for KindUsage<T> {
+    fn default() -> Self {
+        Self { active_count: 0, total_count: 0, reclaimable: 0, total_size: 0, items: Vec::new() }
+    }
 }

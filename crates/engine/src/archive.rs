@@ -19,6 +19,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::container::Container;
 use crate::engine::Engine;
+pub use extract::Unpacking;
+
 use crate::error::{Doing, Error, Result};
 
 /// What a path in a container is.
@@ -98,11 +100,13 @@ impl Engine {
     ///
     /// # Errors
     /// Where the directory is missing, the root is read-only, or the archive is malformed or climbs.
-    pub fn write_archive(&self, name: &str, path: &str, keeps_kind: bool, from: impl Read) -> Result<()> {
+    pub fn write_archive(&self, name: &str, path: &str, how: Unpacking, from: impl Read) -> Result<()> {
         let container = self.containers.find(name)?;
         if container.spec().host.readonly_rootfs {
             return Err(Error::Conflict { what: "container rootfs is marked read-only".into() });
         }
+        // Before the place is opened: the layers of one that does not run can't be mounted twice at a time.
+        let owner = if how.gives_to_user { self.user_of(&container)? } else { None };
         let place = self.open_place(&container, path)?;
         if !place.is_writable {
             return Err(Error::Conflict { what: format!("mounted volume is marked read-only: {path}") });
@@ -115,7 +119,28 @@ impl Engine {
                 Error::NoSuchPath { path: path.to_owned(), container: name.to_owned() }
             }
         })?;
-        extract::extract(dir.as_fd(), keeps_kind, from)
+        extract::extract(dir.as_fd(), how.keeps_kind, owner, from)
+    }
+
+    /// The ids of a container's user, where it names one.
+    fn user_of(&self, container: &Arc<Container>) -> Result<Option<(u32, u32)>> {
+        let spec = container.spec();
+        if spec.user.is_empty() {
+            return Ok(None);
+        }
+        let root = self.open_root(container)?;
+        let read = |path: &str| {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+            let file = open_in(&root, Path::new(path), flags).ok().map(std::fs::File::from);
+            let mut bytes = Vec::new();
+            if let Some(file) = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file())) {
+                // What can't be read to its end is looked through as far as it goes.
+                let _ = file.take(4 << 20).read_to_end(&mut bytes);
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let ids = oci_runtime::users::ids(&spec.user, &read("/etc/passwd"), &read("/etc/group"));
+        ids.map(Some).map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// What a container changed of its image.

@@ -41,6 +41,8 @@ pub struct ExecSpec {
     pub stderr: bool,
     /// The sequence that lets go of its terminal.
     pub detach_keys: String,
+    /// Rows and columns of its terminal.
+    pub console_size: Option<(u16, u16)>,
 }
 
 /// Where a process is in its life.

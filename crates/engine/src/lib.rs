@@ -36,7 +36,7 @@ mod user_mounts;
 mod volumes;
 mod watch;
 
-pub use archive::{PathInfo, PathKind};
+pub use archive::{PathInfo, PathKind, Unpacking};
 pub use attach::Attached;
 pub use create::Created;
 pub use engine::{Config, Engine};

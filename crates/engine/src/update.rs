@@ -35,12 +35,32 @@ impl Engine {
             if cgroups.is_empty() {
                 return Err(Error::unsupported("limits need cgroups, and none are delegated to this engine"));
             }
-            cgroups.update(&resources)?;
+            if let Err(error) = cgroups.update(&resources) {
+                // What was taken before the value that was refused goes back; the first error is the one to tell.
+                let before = oci::runtime_resources(&container.spec().host.resources)?;
+                if let Err(error) = cgroups.update(&before) {
+                    tracing::warn!(%error, "failed to put limits back");
+                }
+                return Err(refused_value(error));
+            }
         }
         container.set_spec(spec);
         self.store.put(container.record()).await?;
         self.container_event(&container, "update", &[]);
         Ok(())
+    }
+}
+
+/// A value that the kernel refuses is the client's mistake, not a failure of ours.
+fn refused_value(error: oci_runtime::Error) -> Error {
+    const REFUSALS: [i32; 3] = [libc::EINVAL, libc::ERANGE, libc::EBUSY];
+    match &error {
+        oci_runtime::Error::Os { source, .. }
+            if source.raw_os_error().is_some_and(|code| REFUSALS.contains(&code)) =>
+        {
+            Error::invalid(Error::from(error).chain())
+        }
+        _ => error.into(),
     }
 }
 

@@ -25,7 +25,7 @@ mod rootfs;
 pub mod seccomp;
 pub mod spec;
 pub mod sys;
-mod users;
+pub mod users;
 
 pub use error::{Error, Result};
 pub use rootfs::Overlay;

@@ -37,6 +37,16 @@ pub(crate) fn resolve(process: &Process) -> Result<Cow<'_, Process>> {
     Ok(Cow::Owned(Process { user: resolved, ..process.clone() }))
 }
 
+/// The ids of a user (`name|uid[:group|gid]`), by the text of a container's `/etc/passwd` and `/etc/group`.
+///
+/// # Errors
+/// Where there is no such user or group.
+pub fn ids(wanted: &str, passwd: &str, groups: &str) -> Result<(u32, u32)> {
+    let mut user = User::default();
+    look_up(wanted, passwd, groups, &mut user)?;
+    Ok((user.uid, user.gid))
+}
+
 fn look_up(wanted: &str, passwd: &str, groups: &str, user: &mut User) -> Result<()> {
     let (name, group) = wanted.split_once(':').map_or((wanted, None), |(name, group)| (name, Some(group)));
     let name = if name.is_empty() { "0" } else { name };

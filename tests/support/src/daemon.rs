@@ -182,6 +182,24 @@ impl Daemon {
         self.raw(format!("GET {path} HTTP/1.1\r\nHost: cove\r\nConnection: close\r\n\r\n").as_bytes())
     }
 
+    /// One request with a body (empty for none); the status and the answer's body.
+    ///
+    /// # Errors
+    /// Where nobody answers, or what is no HTTP.
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+        let length = body.len();
+        let answer = self.raw(
+            format!(
+                "{method} {path} HTTP/1.1\r\nHost: cove\r\nConnection: close\r\nContent-Type: application/json\r\n\
+                 Content-Length: {length}\r\n\r\n{body}"
+            )
+            .as_bytes(),
+        )?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no end of the headers")?;
+        let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).context("no status")?;
+        Ok((status, body.to_owned()))
+    }
+
     /// Sends any bytes and reads to the end.
     ///
     /// # Errors

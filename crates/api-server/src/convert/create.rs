@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use api::container::{ContainerConfig, CreateContainer, HealthConfig, HostConfig, PortBinding, Resources};
+use api::container::{
+    ContainerConfig, CreateContainer, HealthConfig, HostConfig, NetworkingConfig, PortBinding, Resources,
+};
 use image_store::ImageConfig;
 use model::container::{
     AttachedStreams, ContainerSpec, DeviceMapping, Healthcheck, HostSpec, PortSpec, ResourceLimits,
@@ -14,8 +16,12 @@ use super::network::endpoint_spec;
 use crate::error::{ApiError, ApiResult};
 
 /// Converts, and refuses fields this engine would have to ignore.
-pub(crate) fn container_spec(request: CreateContainer, minor: u32) -> ApiResult<ContainerSpec> {
+pub(crate) fn container_spec(mut request: CreateContainer, minor: u32) -> ApiResult<ContainerSpec> {
     refuse(&request)?;
+    if request.config.network_disabled == Some(true) {
+        request.host_config.network_mode = "none".into();
+        request.networking_config = NetworkingConfig::default();
+    }
     let networks = networks(&request)?;
     let config = request.config;
     Ok(ContainerSpec {
@@ -49,38 +55,17 @@ pub(crate) fn container_spec(request: CreateContainer, minor: u32) -> ApiResult<
     })
 }
 
-/// Fields that ask for something that is not there, each by name.
+/// What can't be had together, or goes by a name that is not there. Fields that are refused as such are in the
+/// table of endpoints.
 fn refuse(request: &CreateContainer) -> ApiResult<()> {
     let host = &request.host_config;
-    let asked: [(bool, &str); 8] = [
-        (host.storage_opt.as_ref().is_some_and(|map| !map.is_empty()), "--storage-opt is not supported"),
-        (
-            !matches!(host.runtime.as_str(), "" | "cove" | "runc" | "io.containerd.runc.v2"),
-            "only Cove's own runtime is there",
-        ),
-        (!matches!(host.isolation.as_str(), "" | "default"), "--isolation is Windows' alone"),
-        (
-            host.resources.device_requests.as_ref().is_some_and(|list| !list.is_empty()),
-            "--gpus and device requests are not supported yet",
-        ),
-        (!host.cgroup.is_empty(), "the cgroup of another container can't be joined"),
-        (
-            host.resources.cpu_count != 0 || host.resources.cpu_percent != 0,
-            "CPU count and percent are Windows' alone",
-        ),
-        (
-            host.resources.io_maximum_iops != 0 || host.resources.io_maximum_bandwidth != 0,
-            "I/O maxima are Windows' alone",
-        ),
-        (
-            request.config.network_disabled == Some(true) && host.network_mode == "host",
-            "the network can't be disabled and the host's",
-        ),
-    ];
-    match asked.iter().find(|(is_asked, _)| *is_asked) {
-        Some((_, message)) => Err(ApiError::unsupported(*message)),
-        None => Ok(()),
+    if !matches!(host.runtime.as_str(), "" | "cove" | "runc" | "io.containerd.runc.v2") {
+        return Err(ApiError::unsupported("only Cove's own runtime is there"));
     }
+    if request.config.network_disabled == Some(true) && host.network_mode == "host" {
+        return Err(ApiError::unsupported("the network can't be disabled and the host's"));
+    }
+    Ok(())
 }
 
 /// What is asked of each network; what older clients say elsewhere is asked of that of the mode.

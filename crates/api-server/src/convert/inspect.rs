@@ -41,10 +41,20 @@ pub(crate) fn container_inspect(info: &ContainerInfo, written: Option<(u64, u64)
         size_rw: written.map(|(rw, _)| int(rw)),
         size_root_fs: written.map(|(_, all)| int(all)),
         mounts: mounts(info),
-        config: config(&info.spec, &info.hostname),
+        config: ContainerConfig { mac_address: asked_mac(info), ..config(&info.spec, &info.hostname) },
         network_settings: network_settings(info),
         ..ContainerInspect::default()
     }
+}
+
+/// The hardware address that was asked for on the network of its mode, where older clients look for it.
+fn asked_mac(info: &ContainerInfo) -> Option<String> {
+    let mode = match info.spec.host.network_mode.as_str() {
+        "default" => "bridge",
+        mode => mode,
+    };
+    let member = info.networks.iter().find(|member| member.name == mode)?;
+    Some(member.endpoint.mac.clone()).filter(|mac| !mac.is_empty())
 }
 
 fn network_settings(info: &ContainerInfo) -> NetworkSettings {

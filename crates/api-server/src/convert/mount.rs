@@ -5,6 +5,7 @@ use api::volume::{DriverConfig, ImageOptions, VolumeOptions};
 use model::container::MountSpec;
 
 use crate::error::{ApiError, ApiResult};
+use crate::versions;
 
 /// Converts, and refuses options that are another type's.
 pub(super) fn mount_specs(mounts: Vec<Mount>, minor: u32) -> ApiResult<Vec<MountSpec>> {
@@ -30,8 +31,7 @@ fn mount_spec(mount: Mount, minor: u32) -> ApiResult<MountSpec> {
     let tmpfs = mount.tmpfs_options.unwrap_or_default();
     let image = mount.image_options.unwrap_or_default();
     let driver = volume.driver_config.unwrap_or_default();
-    // Before API 1.44, read-only stopped at the mount itself.
-    let is_shallow = minor < 44 && mount.read_only && kind == "bind";
+    let is_shallow = versions::is_readonly_shallow(minor) && mount.read_only && kind == "bind";
     Ok(MountSpec {
         source: mount.source,
         target: mount.target,

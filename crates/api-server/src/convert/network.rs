@@ -66,22 +66,13 @@ pub(crate) fn network(info: &NetworkInfo, with_members: bool) -> Network {
     }
 }
 
-/// A network that is to be made; what a swarm alone has is refused.
+/// A network that is to be made.
 pub(crate) fn network_spec(request: CreateNetwork) -> ApiResult<NetworkSpec> {
-    let swarms = request.ingress || !matches!(request.scope.as_str(), "" | "local");
-    if swarms || request.config_only || !request.config_from.network.is_empty() {
-        return Err(ApiError::unsupported(
-            "networks of a swarm (scope, ingress, config-only, config-from) are not supported; Cove has no swarm",
-        ));
-    }
     if !matches!(request.ipam.driver.as_str(), "" | "default") {
         return Err(ApiError::bad(format!(
             "could not find IPAM plugin {}: \"default\" is the only one there",
             request.ipam.driver
         )));
-    }
-    if let Some(name) = request.ipam.options.iter().flatten().map(|(name, _)| name).next() {
-        return Err(ApiError::unsupported(format!("IPAM option {name:?} is not supported")));
     }
     let range = |config: IpamConfig| RangeSpec {
         subnet: config.subnet,

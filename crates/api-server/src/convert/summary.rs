@@ -25,7 +25,7 @@ pub(crate) fn container_summary(
         image_id: info.image_id.clone(),
         command: words.join(" "),
         created: seconds(info.created),
-        ports: ports(info),
+        ports: container_ports(info),
         size_rw: written.map(|(rw, _)| int(rw)),
         size_root_fs: written.map(|(_, all)| int(all)),
         labels: info.spec.labels.clone(),
@@ -49,7 +49,7 @@ pub(super) fn image_name(info: &ContainerInfo) -> String {
 }
 
 /// What it publishes and exposes, as `ps` shows it.
-fn ports(info: &ContainerInfo) -> Vec<PortSummary> {
+pub(crate) fn container_ports(info: &ContainerInfo) -> Vec<PortSummary> {
     let published = info.network.ports.iter();
     let mut all: Vec<PortSummary> = published
         .map(|port| PortSummary {

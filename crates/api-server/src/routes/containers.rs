@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::ops::RangeInclusive;
 
 use api::container::{
     BlkioEntry, BlkioStats, CpuStats, CpuUsage, CreateContainer, CreateResponse, FilesystemChange,
@@ -16,24 +17,29 @@ use base64::Engine as _;
 use bytes::Bytes;
 use engine::logs::{Entry, LogQuery};
 use engine::stats::Sample;
-use engine::{ContainerInfo, Engine, PathInfo, PathKind, Removal, Streams};
+use engine::{ContainerInfo, Engine, PathInfo, PathKind, Removal, Streams, Unpacking};
 use http::{HeaderValue, StatusCode, header};
 
 use super::ApiMinor;
 use super::system::now;
 use crate::convert::{
-    container_inspect, container_spec, container_summary, limits, restart_policy, status_text, time_text,
+    container_inspect, container_ports, container_spec, container_summary, limits, restart_policy,
+    status_text, time_text,
 };
+use crate::endpoints::{Endpoint, filters};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::hijack::{DetachKeys, Hijack, routes_spawn};
 use crate::query::Query;
+use crate::versions;
 
 /// More than any request but an archive has.
 pub(super) const MAX_BODY: usize = 8 << 20;
 
 /// Reads a JSON body whatever its content type says, as Docker does.
 pub(super) async fn body<T: serde::de::DeserializeOwned + Default>(request: Request) -> ApiResult<T> {
+    let endpoint = request.extensions().get::<&'static Endpoint>().copied();
+    let minor = request.extensions().get::<ApiMinor>().map_or(super::NEWEST, |ApiMinor(minor)| *minor);
     let bytes = axum::body::to_bytes(request.into_body(), MAX_BODY)
         .await
         .map_err(|error| ApiError::bad(format!("failed to read the request's body: {error}")))?;
@@ -43,6 +49,10 @@ pub(super) async fn body<T: serde::de::DeserializeOwned + Default>(request: Requ
     let invalid = |error: serde_json::Error| ApiError::bad(format!("invalid JSON: {error}"));
     let mut value: serde_json::Value = serde_json::from_slice(&bytes).map_err(invalid)?;
     drop_nulls(&mut value, false);
+    if let Some(endpoint) = endpoint {
+        endpoint.settle_body(&mut value, minor)?;
+        versions::request(endpoint, minor, &mut value);
+    }
     serde_json::from_value(value).map_err(invalid)
 }
 
@@ -72,36 +82,22 @@ fn query(raw: RawQuery) -> Query {
 const ROW: usize = 1 << 10;
 
 pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
-    const KNOWN: [&str; 14] = [
-        "ancestor",
-        "before",
-        "exited",
-        "health",
-        "id",
-        "is-task",
-        "label",
-        "label!",
-        "name",
-        "network",
-        "since",
-        "status",
-        "volume",
-        "isolation",
-    ];
     let query = query(raw);
-    let filters = Filters::parse(&query, &KNOWN)?;
+    let filters = Filters::parse(&query, filters::CONTAINERS)?;
     let limit = query.number("limit")?.filter(|limit| *limit > 0);
     let shows_all = query.flag("all") || limit.is_some() || !filters.get("status").is_empty();
     let created = |name: &str| -> ApiResult<Option<u64>> {
         filters.get(name).first().map(|other| Ok(engine.inspect(other)?.created)).transpose()
     };
     let (before, since) = (created("before")?, created("since")?);
+    let (published, exposed) = (port_filter(&filters, "publish")?, port_filter(&filters, "expose")?);
     let all = engine.list();
     let mut body = Vec::with_capacity(ROW * all.size_hint().0);
     let rows = all
         .filter(|info| shows_all || info.state.run().is_some() || info.state.name() == "restarting")
         .filter(|info| before.is_none_or(|at| info.created < at) && since.is_none_or(|at| info.created > at))
         .filter(|info| matches(info, &filters))
+        .filter(|info| has_ports(info, &published, &exposed))
         .take(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
     let (at, with_size) = (now(), query.flag("size"));
     body.push(b'[');
@@ -126,6 +122,38 @@ fn sizes(engine: &Engine, info: &ContainerInfo) -> (u64, u64) {
     let written = engine.written(&info.id);
     let image = engine.image_of(&info.image_id).map_or(0, |image| image.size);
     (written, written + image)
+}
+
+/// The ports that a filter names: `80`, `80/udp`, `8000-8080/tcp`.
+fn port_filter(filters: &Filters, name: &str) -> ApiResult<Vec<(RangeInclusive<u16>, String)>> {
+    let parse = |text: &String| {
+        let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let range =
+            first.parse().ok().zip(last.parse().ok()).filter(|(first, last): &(u16, u16)| first <= last);
+        range
+            .map(|(first, last)| (first..=last, protocol.to_owned()))
+            .ok_or_else(|| ApiError::bad(format!("invalid filter '{name}={text}': it is a port or a range")))
+    };
+    filters.get(name).iter().map(parse).collect()
+}
+
+/// Whether one of its ports is outside or inside one of those, where any are named.
+fn has_ports(
+    info: &ContainerInfo,
+    published: &[(RangeInclusive<u16>, String)],
+    exposed: &[(RangeInclusive<u16>, String)],
+) -> bool {
+    let is_in = |list: &[(RangeInclusive<u16>, String)], port: u16, protocol: &str| {
+        list.iter().any(|(range, of)| of == protocol && range.contains(&port))
+    };
+    if published.is_empty() && exposed.is_empty() {
+        return true;
+    }
+    container_ports(info).iter().any(|port| {
+        port.public_port.is_some_and(|public| is_in(published, public, &port.r#type))
+            || is_in(exposed, port.private_port, &port.r#type)
+    })
 }
 
 fn matches(info: &ContainerInfo, filters: &Filters) -> bool {
@@ -175,22 +203,8 @@ pub(super) async fn create(
         return Err(ApiError::bad("no image specified"));
     }
     if let Some(platform) = query.get("platform") {
-        let wanted: model::Platform = platform.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
-        let image = engine.images().resolve(&body.docker.config.image)?;
-        let found = model::Platform {
-            os: image.os.clone(),
-            architecture: image.architecture.clone(),
-            variant: image.variant.clone(),
-        };
-        if !wanted.accepts(&found) {
-            return Err(ApiError {
-                status: StatusCode::NOT_FOUND,
-                message: format!(
-                    "image with reference {} was found but its platform ({found}) does not match the specified platform ({wanted})",
-                    body.docker.config.image
-                ),
-            });
-        }
+        let wanted = platform.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
+        super::images::must_be_for(&engine, &body.docker.config.image, Some(&wanted))?;
     }
     let mut spec = container_spec(body.docker, minor)?;
     spec.rootfs = body.rootfs;
@@ -285,9 +299,6 @@ pub(super) async fn remove(
     raw: RawQuery,
 ) -> ApiResult<StatusCode> {
     let query = query(raw);
-    if query.flag("link") {
-        return Err(ApiError::unsupported("links are not supported yet"));
-    }
     let removal = Removal { is_forced: query.flag("force"), takes_volumes: query.flag("v") };
     engine.remove(&id, removal).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -355,12 +366,17 @@ pub(super) async fn attach(
 }
 
 /// What was written before, as `attach` with `logs` replays it.
-async fn logs_so_far(engine: &Engine, id: &str, streams: Streams, is_raw: bool) -> ApiResult<Vec<u8>> {
+pub(super) async fn logs_so_far(
+    engine: &Engine,
+    id: &str,
+    streams: Streams,
+    is_raw: bool,
+) -> ApiResult<Vec<u8>> {
     let wanted = LogQuery { stdout: streams.stdout, stderr: streams.stderr, ..LogQuery::default() };
     let mut batches = engine.logs(id, wanted)?;
     let mut bytes = Vec::new();
     while let Some(Ok(batch)) = batches.recv().await {
-        encode(&batch, is_raw, false, &mut bytes);
+        encode(&batch, is_raw, Prefix::default(), &mut bytes);
     }
     Ok(bytes)
 }
@@ -392,12 +408,12 @@ pub(super) async fn logs(
             until: query.time("until")?,
         },
     )?;
-    let with_times = query.flag("timestamps");
+    let prefix = Prefix { has_time: query.flag("timestamps"), has_details: query.flag("details") };
     let stream = async_stream(move |sender| async move {
         while let Some(batch) = batches.recv().await {
             let mut bytes = Vec::new();
             match batch {
-                Ok(batch) => encode(&batch, is_raw, with_times, &mut bytes),
+                Ok(batch) => encode(&batch, is_raw, prefix, &mut bytes),
                 Err(error) => {
                     tracing::warn!(%error, "failed to read a log");
                     return;
@@ -408,7 +424,7 @@ pub(super) async fn logs(
             }
         }
     });
-    let kind = if is_raw || minor < 42 {
+    let kind = if is_raw || !versions::names_multiplexed_streams(minor) {
         "application/vnd.docker.raw-stream"
     } else {
         "application/vnd.docker.multiplexed-stream"
@@ -427,16 +443,26 @@ pub(super) fn async_stream<F: Future<Output = ()> + Send + 'static>(
     tokio_stream::wrappers::ReceiverStream::new(receiver)
 }
 
-/// Entries as Docker sends them: a frame each (raw with a terminal), the time before the line. Some clients
-/// take a frame for a line.
-fn encode(batch: &[Entry], is_raw: bool, with_times: bool, into: &mut Vec<u8>) {
+/// What stands before each line of a log.
+#[derive(Debug, Clone, Copy, Default)]
+struct Prefix {
+    has_time: bool,
+    /// Labels and variables that a log driver was told to keep. None keeps any here, so it is the space behind.
+    has_details: bool,
+}
+
+/// Entries as Docker sends them: a frame each (raw with a terminal). Some clients take a frame for a line.
+fn encode(batch: &[Entry], is_raw: bool, prefix: Prefix, into: &mut Vec<u8>) {
     for entry in batch {
         let header_at = into.len();
         if !is_raw {
             into.extend([entry.stream, 0, 0, 0, 0, 0, 0, 0]);
         }
-        if with_times {
+        if prefix.has_time {
             into.extend(time_text(entry.at).into_bytes());
+            into.push(b' ');
+        }
+        if prefix.has_details {
             into.push(b' ');
         }
         into.extend_from_slice(&entry.bytes);
@@ -592,7 +618,7 @@ pub(super) async fn changes(State(engine): State<Engine>, Path(id): Path<String>
 }
 
 pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
-    let filters = Filters::parse(&query(raw), &["label", "label!", "until"])?;
+    let filters = Filters::parse(&query(raw), filters::PRUNED)?;
     let until = filters.until(now())?;
     let (removed, space) = engine
         .prune_containers(|info| {
@@ -693,10 +719,11 @@ pub(super) async fn put_archive(
     request: Request,
 ) -> ApiResult<StatusCode> {
     let (query, path) = archive_path(raw)?;
-    let keeps_kind = query.flag("noOverwriteDirNonDir");
+    let how =
+        Unpacking { keeps_kind: query.flag("noOverwriteDirNonDir"), gives_to_user: query.flag("copyUIDGID") };
     let mut reader = body_reader(request);
     tokio::task::spawn_blocking(move || {
-        let written = engine.write_archive(&id, &path, keeps_kind, &mut reader);
+        let written = engine.write_archive(&id, &path, how, &mut reader);
         drain(reader);
         written
     })

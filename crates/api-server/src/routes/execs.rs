@@ -19,7 +19,14 @@ pub(super) async fn create(
     request: Request,
 ) -> ApiResult<Response> {
     let body: CreateExec = body(request).await?;
-    let spec = ExecSpec {
+    let spec = exec_spec(body);
+    let id = engine.create_exec(&id, spec)?;
+    Ok((StatusCode::CREATED, Json(IdResponse { id })).into_response())
+}
+
+/// A process that is to be prepared.
+pub(crate) fn exec_spec(body: CreateExec) -> ExecSpec {
+    ExecSpec {
         command: body.cmd.unwrap_or_default(),
         user: body.user,
         env: body.env,
@@ -30,9 +37,8 @@ pub(super) async fn create(
         stdout: body.attach_stdout,
         stderr: body.attach_stderr,
         detach_keys: body.detach_keys,
-    };
-    let id = engine.create_exec(&id, spec)?;
-    Ok((StatusCode::CREATED, Json(IdResponse { id })).into_response())
+        console_size: body.console_size.map(|[rows, columns]| (rows, columns)),
+    }
 }
 
 pub(super) async fn start(
@@ -48,7 +54,7 @@ pub(super) async fn start(
     hijack.set_raw(options.tty);
     let keys = DetachKeys::parse(&info.spec.detach_keys)
         .ok_or_else(|| ApiError::bad(format!("invalid detach keys: {:?}", info.spec.detach_keys)))?;
-    let size = options.console_size.map(|[rows, columns]| (rows, columns));
+    let size = options.console_size.map(|[rows, columns]| (rows, columns)).or(info.spec.console_size);
     let started = match engine.start_exec(&id, !options.detach, size).await {
         // Clients read why from the stream, and the exit code from `inspect`.
         Err(error @ engine::Error::Start { .. }) if !options.detach => {

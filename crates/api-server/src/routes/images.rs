@@ -1,5 +1,7 @@
 //! `/images` and `/commit`.
 
+use std::collections::HashMap;
+
 use api::container::ContainerConfig;
 use api::exec::IdResponse;
 use api::image::{DeletedImage, HistoryEntry, Progress, PruneImagesResponse};
@@ -15,9 +17,10 @@ use tokio::sync::mpsc;
 
 use super::containers::{body, body_reader, drain, tar_response};
 use super::progress::{LINES, Line, failure, json_line, json_stream, teller, told};
-use super::registry::auth_of;
+use super::registry::{asked_platform, auth_of};
 use super::system::now;
 use crate::convert::{config_of_image, image_inspect, image_summary, int};
+use crate::endpoints::filters;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::hijack::routes_spawn;
@@ -28,15 +31,27 @@ fn query(raw: RawQuery) -> Query {
 }
 
 pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
+    let containers: Vec<_> = engine.list().collect();
+    let users = |image: &ImageRecord| {
+        let id = image.id.to_string();
+        containers.iter().filter(|info| info.image_id == id).count()
+    };
     let query = query(raw);
-    let filters =
-        Filters::parse(&query, &["before", "dangling", "label", "label!", "reference", "since", "until"])?;
+    let mut filters = Filters::parse(&query, filters::IMAGES)?;
+    if let Some(reference) = query.get("filter") {
+        filters.add("reference", reference);
+    }
     let dangling = filters.flag("dangling")?;
     let created = |name: &str| -> ApiResult<Option<String>> {
         filters.get(name).first().map(|other| Ok(engine.images().resolve(other)?.created.clone())).transpose()
     };
     let (before, since) = (created("before")?, created("since")?);
     let until = filters.until(now())?;
+    let shared: HashMap<_, _> = if query.flag("shared-size") {
+        engine.images().disk_usage().into_iter().map(|(id, _, shared)| (id, shared)).collect()
+    } else {
+        HashMap::new()
+    };
     let rows: Vec<_> = engine
         .images()
         .list()?
@@ -54,7 +69,7 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
                 })
             })
         })
-        .map(|image| image_summary(image, None, None))
+        .map(|image| image_summary(image, shared.get(&image.id).copied(), Some(users(image))))
         .collect();
     Ok(Json(rows).into_response())
 }
@@ -82,12 +97,34 @@ fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
+/// Refuses a platform that is not the image's.
+pub(super) fn must_be_for(engine: &Engine, name: &str, platform: Option<&model::Platform>) -> ApiResult<()> {
+    let Some(wanted) = platform else { return Ok(()) };
+    let image = engine.images().resolve(name)?;
+    let found = model::Platform {
+        os: image.os.clone(),
+        architecture: image.architecture.clone(),
+        variant: image.variant.clone(),
+    };
+    if wanted.accepts(&found) {
+        return Ok(());
+    }
+    Err(ApiError {
+        status: StatusCode::NOT_FOUND,
+        message: format!(
+            "image with reference {name} was found but its platform ({found}) does not match the specified platform ({wanted})"
+        ),
+    })
+}
+
 /// `GET /images/NAME/{json,history,get}`.
 pub(super) async fn get_by_name(
     State(engine): State<Engine>,
     Path(rest): Path<String>,
+    raw: RawQuery,
 ) -> ApiResult<Response> {
     let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
+    must_be_for(&engine, name, asked_platform(&query(raw))?.as_ref())?;
     match what {
         "json" => Ok(Json(image_inspect(&*engine.images().resolve(name)?)).into_response()),
         "history" => {
@@ -112,8 +149,13 @@ pub(super) async fn get_by_name(
 }
 
 pub(super) async fn save_many(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
+    let query = query(raw);
+    let platform = asked_platform(&query)?;
     let names: Vec<String> =
-        query(raw).all("names").iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
+        query.all("names").iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
+    for name in &names {
+        must_be_for(&engine, name, platform.as_ref())?;
+    }
     save(&engine, names)
 }
 
@@ -175,7 +217,7 @@ fn deleted(removed: Vec<Removed>) -> Vec<DeletedImage> {
 }
 
 pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
-    let filters = Filters::parse(&query(raw), &["dangling", "label", "label!", "until"])?;
+    let filters = Filters::parse(&query(raw), filters::PRUNED_IMAGES)?;
     let until = filters.until(now())?;
     let is_all = filters.flag("dangling")? == Some(false);
     let matches = move |image: &ImageRecord| is_as_old(image, until) && filters.labels(&image.config.labels);
@@ -294,12 +336,7 @@ async fn pull(
 }
 
 /// `POST /images/load`.
-pub(super) async fn load(
-    State(engine): State<Engine>,
-    raw: RawQuery,
-    request: Request,
-) -> ApiResult<Response> {
-    let _ = query(raw).flag("quiet");
+pub(super) async fn load(State(engine): State<Engine>, request: Request) -> ApiResult<Response> {
     let mut reader = body_reader(request);
     let images = engine.images().clone();
     let mut said = Vec::new();

@@ -4,23 +4,29 @@ use api::network::{
     ConnectNetwork, CreateNetwork, CreateNetworkResponse, DisconnectNetwork, PruneNetworksResponse,
 };
 use axum::Json;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{Extension, Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use engine::{Engine, NetworkInfo};
 use http::StatusCode;
 
+use super::ApiMinor;
 use super::containers::body;
 use super::system::now;
 use crate::convert::{endpoint_spec, network, network_spec};
-use crate::error::ApiResult;
+use crate::endpoints::filters;
+use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::query::Query;
+use crate::versions;
 
 /// `GET /networks`.
-pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
+pub(super) async fn list(
+    State(engine): State<Engine>,
+    raw: RawQuery,
+    Extension(ApiMinor(minor)): Extension<ApiMinor>,
+) -> ApiResult<Response> {
     let query = Query::parse(&raw.0.unwrap_or_default());
-    let known = ["dangling", "driver", "id", "label", "label!", "name", "scope", "type"];
-    let filters = Filters::parse(&query, &known)?;
+    let filters = Filters::parse(&query, filters::NETWORKS)?;
     let dangling = filters.flag("dangling")?;
     let is_wanted = |info: &NetworkInfo| {
         let (record, spec) = (&info.record, &info.record.spec);
@@ -34,13 +40,26 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
             && filters.labels(&spec.labels)
             && dangling.is_none_or(|wanted| wanted == is_dangling)
     };
-    let all: Vec<_> =
-        engine.networks().iter().filter(|info| is_wanted(info)).map(|info| network(info, false)).collect();
+    let with_members = versions::lists_members(minor);
+    let all: Vec<_> = engine
+        .networks()
+        .iter()
+        .filter(|info| is_wanted(info))
+        .map(|info| network(info, with_members))
+        .collect();
     Ok(Json(all).into_response())
 }
 
 /// `GET /networks/{id}`.
-pub(super) async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> ApiResult<Response> {
+pub(super) async fn inspect(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+    raw: RawQuery,
+) -> ApiResult<Response> {
+    let query = Query::parse(&raw.0.unwrap_or_default());
+    if query.get("scope").is_some_and(|scope| scope != "local") {
+        return Err(ApiError { status: StatusCode::NOT_FOUND, message: format!("network {name} not found") });
+    }
     Ok(Json(network(&engine.network(&name)?, true)).into_response())
 }
 
@@ -84,7 +103,7 @@ pub(super) async fn disconnect(
 /// `POST /networks/prune`.
 pub(super) async fn prune(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
     let query = Query::parse(&raw.0.unwrap_or_default());
-    let filters = Filters::parse(&query, &["label", "label!", "until"])?;
+    let filters = Filters::parse(&query, filters::PRUNED)?;
     let until = filters.until(now())?;
     let removed = engine
         .prune_networks(|record| {

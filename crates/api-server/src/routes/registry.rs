@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::containers::body;
 use super::progress::{LINES, Line, teller, told};
+use crate::endpoints::filters;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::hijack::routes_spawn;
@@ -67,7 +68,7 @@ pub(super) async fn push(
         return Err(ApiError::bad("cannot push a digest reference"));
     }
     let tag = query.get("tag").map(str::to_owned);
-    let options = PushOptions { platform: pushed_platform(query)?, auth: auth_of(headers)? };
+    let options = PushOptions { platform: asked_platform(query)?, auth: auth_of(headers)? };
     let (sender, lines) = mpsc::channel(LINES);
     routes_spawn(run_push(engine, repository, tag, options, sender));
     told(lines).await
@@ -96,8 +97,8 @@ async fn run_push(
     }
 }
 
-/// Here a platform is JSON, as of API 1.46.
-fn pushed_platform(query: &Query) -> ApiResult<Option<model::Platform>> {
+/// Since API 1.46, a platform is asked for as JSON.
+pub(super) fn asked_platform(query: &Query) -> ApiResult<Option<model::Platform>> {
     #[derive(serde::Deserialize)]
     struct Given {
         os: String,
@@ -117,11 +118,6 @@ fn pushed_platform(query: &Query) -> ApiResult<Option<model::Platform>> {
 /// `POST /auth`.
 pub(super) async fn login(State(engine): State<Engine>, request: Request) -> ApiResult<Response> {
     let given: AuthRequest = body(request).await?;
-    if !given.registrytoken.is_empty() {
-        return Err(ApiError::unsupported(
-            "a registry token is not supported as a login; give user name and password",
-        ));
-    }
     let registry = credentials::registry_of(&given.serveraddress).to_owned();
     let auth =
         Auth { username: given.username, password: given.password, identity_token: given.identitytoken };
@@ -167,7 +163,7 @@ pub(super) async fn search(
     const USUAL: i64 = 25;
     let query = Query::parse(&raw.0.unwrap_or_default());
     let term = query.get("term").ok_or_else(|| ApiError::bad("the search needs a term"))?;
-    let filters = Filters::parse(&query, &["is-automated", "is-official", "stars"])?;
+    let filters = Filters::parse(&query, filters::SEARCH)?;
     // As Docker has it, 0 is the usual number.
     let limit = query.number("limit")?.filter(|limit| *limit != 0).unwrap_or(USUAL);
     let limit = u32::try_from(limit)

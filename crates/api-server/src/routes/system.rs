@@ -6,22 +6,26 @@ use std::sync::Arc;
 use api::container::ContainerSummary;
 use api::event::{Actor, Event as WireEvent};
 use api::image::ImageSummary;
-use api::system::{Component, DiskUsage, Info, Version, VersionPlatform};
+use api::system::{Component, DiskUsage, Info, KindUsage, Version, VersionPlatform};
+use api::volume::Volume;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{RawQuery, Request, State};
+use axum::extract::{Extension, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use engine::{ContainerInfo, Engine, Event, Subject, VolumeInfo};
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use image_store::ImageRecord;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::ApiMinor;
 use super::containers::async_stream;
 use crate::convert::{container_summary, image_summary, int, time_text};
+use crate::endpoints::filters;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::query::Query;
+use crate::versions;
 
 /// Nanoseconds since the epoch.
 pub(super) fn now() -> u64 {
@@ -157,18 +161,68 @@ pub(super) async fn disk_usage(State(engine): State<Engine>, raw: RawQuery) -> A
         return Err(ApiError::bad(format!("unknown object type: {other}")));
     }
     let is_wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|wanted| wanted == kind);
+    // Verbose, lists stand with the sums they belong to; otherwise where they were before API 1.52.
+    let is_verbose = query.flag("verbose");
     let mut answer = DiskUsage::default();
     if is_wanted("image") {
-        answer.layers_size = int(engine.images().layers_size());
-        answer.images = images_usage(&engine)?;
+        let (all, layers) = (images_usage(&engine)?, int(engine.images().layers_size()));
+        let used =
+            |image: &ImageSummary| if image.containers > 0 { image.size - image.shared_size } else { 0 };
+        let usage = KindUsage {
+            active_count: count(all.iter().filter(|image| image.containers > 0)),
+            total_count: count(all.iter()),
+            reclaimable: layers - all.iter().map(used).sum::<i64>(),
+            total_size: layers,
+            items: Vec::new(),
+        };
+        answer.layers_size = if is_verbose { 0 } else { layers };
+        answer.image_usage = Some(listed(usage, all, &mut answer.images, is_verbose));
     }
     if is_wanted("container") {
-        answer.containers = containers_usage(&engine)?;
+        let all = containers_usage(&engine)?;
+        let is_active =
+            |row: &&ContainerSummary| ["running", "paused", "restarting"].contains(&row.state.as_str());
+        let total_size: i64 = all.iter().filter_map(|row| row.size_rw).sum();
+        let usage = KindUsage {
+            active_count: count(all.iter().filter(is_active)),
+            total_count: count(all.iter()),
+            reclaimable: total_size - all.iter().filter(is_active).filter_map(|row| row.size_rw).sum::<i64>(),
+            total_size,
+            items: Vec::new(),
+        };
+        answer.container_usage = Some(listed(usage, all, &mut answer.containers, is_verbose));
     }
     if is_wanted("volume") {
-        answer.volumes = super::volumes::usage(&engine).await?;
+        let all = super::volumes::usage(&engine).await?;
+        let is_active = |row: &&Volume| row.usage_data.as_ref().is_some_and(|usage| usage.ref_count > 0);
+        let size = |row: &Volume| row.usage_data.as_ref().map_or(0, |usage| usage.size);
+        let total_size: i64 = all.iter().map(size).sum();
+        let usage = KindUsage {
+            active_count: count(all.iter().filter(is_active)),
+            total_count: count(all.iter()),
+            reclaimable: total_size - all.iter().filter(is_active).map(size).sum::<i64>(),
+            total_size,
+            items: Vec::new(),
+        };
+        answer.volume_usage = Some(listed(usage, all, &mut answer.volumes, is_verbose));
+    }
+    if is_wanted("build-cache") {
+        answer.build_cache_usage = Some(KindUsage::default());
     }
     Ok(Json(answer).into_response())
+}
+
+fn count<T>(all: impl Iterator<Item = T>) -> i64 {
+    i64::try_from(all.count()).unwrap_or(i64::MAX)
+}
+
+/// Puts a list where the client looks for it.
+fn listed<T>(usage: KindUsage<T>, all: Vec<T>, older: &mut Vec<T>, is_verbose: bool) -> KindUsage<T> {
+    if is_verbose {
+        return KindUsage { items: all, ..usage };
+    }
+    *older = all;
+    usage
 }
 
 fn images_usage(engine: &Engine) -> ApiResult<Vec<ImageSummary>> {
@@ -193,24 +247,15 @@ fn containers_usage(engine: &Engine) -> ApiResult<Vec<ContainerSummary>> {
     Ok(engine.list().map(summary).collect())
 }
 
-pub(super) async fn events(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
-    const KNOWN: [&str; 13] = [
-        "config",
-        "container",
-        "daemon",
-        "event",
-        "image",
-        "label",
-        "network",
-        "node",
-        "plugin",
-        "scope",
-        "secret",
-        "type",
-        "volume",
-    ];
+pub(super) async fn events(
+    State(engine): State<Engine>,
+    raw: RawQuery,
+    Extension(ApiMinor(minor)): Extension<ApiMinor>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let kind = stream_type(&headers);
     let query = Query::parse(&raw.0.unwrap_or_default());
-    let filters = Filters::parse(&query, &KNOWN)?;
+    let filters = Filters::parse(&query, filters::EVENTS)?;
     let (since, until) = (query.time("since")?, query.time("until")?);
     let (past, mut live) = engine.events().subscribe();
     let past: Vec<_> = past
@@ -219,7 +264,9 @@ pub(super) async fn events(State(engine): State<Engine>, raw: RawQuery) -> ApiRe
         .collect();
     let stream = async_stream(move |sender| async move {
         let line = |event: &Event| {
-            let mut bytes = serde_json::to_vec(&wire(event)).unwrap_or_default();
+            let mut bytes = if kind == JSON_SEQUENCE { vec![0x1e] } else { Vec::new() };
+            // A value of our own types always becomes JSON, and a vector takes all of it.
+            let _ = serde_json::to_writer(&mut bytes, &wire(event, minor));
             bytes.push(b'\n');
             Bytes::from(bytes)
         };
@@ -255,8 +302,26 @@ pub(super) async fn events(State(engine): State<Engine>, raw: RawQuery) -> ApiRe
         }
     });
     let mut response = Response::new(Body::from_stream(stream));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     Ok(response)
+}
+
+const JSON_SEQUENCE: &str = "application/json-seq";
+
+/// The form of the stream that the client likes best; each event is a line in any.
+fn stream_type(headers: &HeaderMap) -> &'static str {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let names = accepted.split(',').filter_map(|part| part.split(';').next()).map(str::trim);
+    names
+        .filter_map(|name| match name {
+            "application/x-ndjson" => Some("application/x-ndjson"),
+            "application/jsonl" => Some("application/jsonl"),
+            JSON_SEQUENCE => Some(JSON_SEQUENCE),
+            "application/json" => Some("application/json"),
+            _ => None,
+        })
+        .next()
+        .unwrap_or("application/json")
 }
 
 fn kind(event: &Event) -> &'static str {
@@ -283,18 +348,21 @@ fn wanted(event: &Event, filters: &Filters) -> bool {
         && filters.any("scope", |wanted| wanted == "local")
         && filters.any("volume", |wanted| event.subject == Subject::Volume && is_named(wanted))
         && filters.any("network", |wanted| event.subject == Subject::Network && is_named(wanted))
-        && ["daemon", "plugin", "node", "secret", "config"].iter().all(|name| filters.get(name).is_empty())
+        && ["daemon", "plugin", "node", "secret", "service", "config"]
+            .iter()
+            .all(|name| filters.get(name).is_empty())
         && filters.labels(&event.attributes)
 }
 
-fn wire(event: &Event) -> WireEvent {
+fn wire(event: &Event, minor: u32) -> WireEvent {
+    let has_older_fields = versions::has_older_event_fields(minor);
     let image = event.attributes.get("image").cloned().unwrap_or_default();
-    let has_older_form = matches!(event.subject, Subject::Container | Subject::Image);
+    let has_older_form = has_older_fields && matches!(event.subject, Subject::Container | Subject::Image);
     let older = |text: &String| if has_older_form { text.clone() } else { String::new() };
     WireEvent {
         status: older(&event.action),
         id: older(&event.id),
-        from: image,
+        from: if has_older_fields { image } else { String::new() },
         kind: kind(event).into(),
         action: event.action.clone(),
         actor: Actor { id: event.id.clone(), attributes: event.attributes.clone() },

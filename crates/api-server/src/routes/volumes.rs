@@ -12,9 +12,11 @@ use http::StatusCode;
 use super::ApiMinor;
 use super::containers::body;
 use crate::convert::{int, time_text};
+use crate::endpoints::filters;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::query::Query;
+use crate::versions;
 
 fn query(raw: RawQuery) -> Query {
     Query::parse(&raw.0.unwrap_or_default())
@@ -22,7 +24,7 @@ fn query(raw: RawQuery) -> Query {
 
 /// `GET /volumes`.
 pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResult<Response> {
-    let filters = Filters::parse(&query(raw), &["dangling", "driver", "label", "name"])?;
+    let filters = Filters::parse(&query(raw), filters::VOLUMES)?;
     let dangling = filters.flag("dangling")?;
     let is_wanted = |info: &VolumeInfo| {
         dangling.is_none_or(|wanted| info.users.is_empty() == wanted)
@@ -37,23 +39,18 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
 /// `POST /volumes/create`.
 pub(super) async fn create(State(engine): State<Engine>, request: Request) -> ApiResult<Response> {
     let body: CreateVolume = body(request).await?;
-    if body.cluster_volume_spec.is_some() {
-        return Err(ApiError::unsupported("cluster volumes are Swarm's, which is not there"));
-    }
-    let wanted =
-        NewVolume { name: body.name, driver: body.driver, options: body.driver_opts, labels: body.labels };
-    let info = engine.create_volume(wanted).await?;
+    let info = engine.create_volume(new_volume(body)).await?;
     Ok((StatusCode::CREATED, Json(wire(info))).into_response())
+}
+
+/// A volume that is to be made.
+pub(crate) fn new_volume(body: CreateVolume) -> NewVolume {
+    NewVolume { name: body.name, driver: body.driver, options: body.driver_opts, labels: body.labels }
 }
 
 /// `GET /volumes/{name}`.
 pub(super) async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> ApiResult<Response> {
     Ok(Json(wire(engine.volume(&name)?)).into_response())
-}
-
-/// `PUT /volumes/{name}`.
-pub(super) async fn update() -> ApiError {
-    ApiError::unsupported("only cluster volumes can be updated, and those are Swarm's, which is not there")
 }
 
 /// `DELETE /volumes/{name}`.
@@ -72,9 +69,8 @@ pub(super) async fn prune(
     raw: RawQuery,
     Extension(ApiMinor(minor)): Extension<ApiMinor>,
 ) -> ApiResult<Response> {
-    let filters = Filters::parse(&query(raw), &["all", "label", "label!"])?;
-    // Before API 1.42, those with a name went too.
-    let takes_all = filters.flag("all")?.unwrap_or(false) || minor < 42;
+    let filters = Filters::parse(&query(raw), filters::PRUNED_VOLUMES)?;
+    let takes_all = filters.flag("all")?.unwrap_or(false) || versions::prunes_named_volumes(minor);
     let (removed, space) = engine
         .prune_volumes(|info| {
             (takes_all || info.labels.contains_key(ANONYMOUS)) && filters.labels(&info.labels)

@@ -12,19 +12,35 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Doing, Error, Result};
 
-/// Unpacks; with `keeps_kind` a directory is never replaced by a file, nor a file by a directory.
-pub(super) fn extract(dir: BorrowedFd<'_>, keeps_kind: bool, from: impl Read) -> Result<()> {
+/// How an archive is unpacked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unpacking {
+    /// A directory is never replaced by a file, nor a file by a directory.
+    pub keeps_kind: bool,
+    /// Everything becomes that of the container's user, whomever the archive names.
+    pub gives_to_user: bool,
+}
+
+/// Unpacks; `owner`: whose everything becomes, instead of what the archive says.
+pub(super) fn extract(
+    dir: BorrowedFd<'_>,
+    keeps_kind: bool,
+    owner: Option<(u32, u32)>,
+    from: impl Read,
+) -> Result<()> {
     let mut archive = Archive::new(from);
-    let entries = archive.entries().doing(|| "read the archive")?;
+    // What can't be read came so from the client, whole or cut short.
+    let malformed = |error: io::Error| Error::invalid(format!("failed to read the archive: {error}"));
+    let entries = archive.entries().map_err(malformed)?;
     let mut times = Vec::new();
     for entry in entries {
-        let mut entry = entry.doing(|| "read the archive")?;
-        let path = entry.path().doing(|| "read a name of the archive")?.into_owned();
+        let mut entry = entry.map_err(malformed)?;
+        let path = entry.path().map_err(malformed)?.into_owned();
         let path = normal(&path)?;
         if path.as_os_str().is_empty() {
             continue;
         }
-        one(dir, &path, &mut entry, keeps_kind).doing(|| format!("unpack {path:?}"))?;
+        one(dir, &path, &mut entry, keeps_kind, owner).doing(|| format!("unpack {path:?}"))?;
         // Writing into a directory changes its time, so those come last.
         if entry.header().entry_type() == EntryType::Directory {
             times.push((path, entry.header().mtime().unwrap_or(0)));
@@ -83,10 +99,15 @@ fn one(
     path: &Path,
     entry: &mut Entry<'_, impl Read>,
     keeps_kind: bool,
+    owner: Option<(u32, u32)>,
 ) -> io::Result<()> {
     let at = parent(dir, path.parent().unwrap_or(Path::new("")))?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let header = entry.header().clone();
+    let mut header = entry.header().clone();
+    if let Some((uid, gid)) = owner {
+        header.set_uid(uid.into());
+        header.set_gid(gid.into());
+    }
     let kind = header.entry_type();
     let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
     if clear(&at, name, kind == EntryType::Directory, keeps_kind)? {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use model::container::{ResourceLimits, Ulimit};
 use oci_runtime::spec::{BlockIo, Cpu, Memory, Pids, Resources, Rlimit, ThrottleDevice, WeightDevice};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
 
 /// The smallest memory limit that a container can start with (Docker's).
 const MIN_MEMORY: i64 = 6 << 20;
@@ -139,7 +139,8 @@ fn check(limits: &ResourceLimits) -> Result<()> {
 }
 
 fn device_number(path: &str) -> Result<(i64, i64)> {
-    let metadata = std::fs::metadata(path).doing(|| format!("find device {path:?}"))?;
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| Error::invalid(format!("device {path:?} can't be found: {error}")))?;
     let number = metadata.rdev();
     if number == 0 {
         return Err(Error::invalid(format!("{path:?} is no device")));
