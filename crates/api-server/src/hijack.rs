@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::container::RunEvent;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
@@ -15,6 +16,9 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::net::UnixStream;
+
+use crate::error::{ApiError, ApiResult};
+use crate::query::Query;
 
 use crate::versions;
 
@@ -112,6 +116,55 @@ impl Hijack {
         upgrade_response(kind, task)
     }
 
+    /// Starts a container and carries its streams, with what becomes of it between them.
+    pub(crate) fn run<S, E>(self, stream: UnixStream, run: Run<S, E>) -> Response
+    where
+        S: Future<Output = ApiResult<bool>> + Send + 'static,
+        E: Future<Output = i64> + Send + 'static,
+    {
+        let kind = self.content_type();
+        let Some(on_upgrade) = self.on_upgrade else { return body_response(kind, Body::empty()) };
+        let Run { mut head, detach, starting, ending } = run;
+        let task = async move {
+            // It starts while the answer is on its way.
+            let (upgraded, started) = tokio::join!(on_upgrade, starting);
+            let Ok(upgraded) = upgraded else { return };
+            let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(upgraded));
+            head.error = started.err().map(|error| error.message);
+            let has_started = head.error.is_none();
+            // Each write fails where the client has gone, and the next one tells.
+            let _ = to_client.write_all(&event_frame(&head)).await;
+            if has_started {
+                let is_terminal = detach.is_some();
+                let (mut output, mut input) = stream.into_split();
+                let carry_in = async {
+                    let detached = carry_input(&mut from_client, &mut input, detach).await;
+                    let _ = input.shutdown().await;
+                    detached
+                };
+                let carry_out = async {
+                    if !is_terminal {
+                        return copy(&mut output, &mut to_client).await;
+                    }
+                    let mut buffer = vec![0; CHUNK];
+                    loop {
+                        let length = output.read(buffer.get_mut(8..).unwrap_or_default()).await?;
+                        if length == 0 {
+                            return Ok(());
+                        }
+                        frame(1, &mut buffer, length, &mut to_client).await?;
+                    }
+                };
+                if until_output_ends(carry_in, carry_out).await {
+                    let end = RunEvent { status_code: Some(ending.await), ..RunEvent::default() };
+                    let _ = to_client.write_all(&event_frame(&end)).await;
+                }
+            }
+            let _ = to_client.shutdown().await;
+        };
+        upgrade_response(kind, task)
+    }
+
     /// Carries a process's streams. The connection ends after `exited`: clients ask for the exit code
     /// as soon as it does.
     pub(crate) fn exec(
@@ -172,6 +225,27 @@ impl Hijack {
     }
 }
 
+/// What becomes of a container that is run: see [`Hijack::run`].
+pub(crate) struct Run<S, E> {
+    /// What is told first, with the reason where it does not start.
+    pub(crate) head: RunEvent,
+    /// The keys that let go of a terminal, where it has one.
+    pub(crate) detach: Option<DetachKeys>,
+    pub(crate) starting: S,
+    /// Ends with the container, with its exit code.
+    pub(crate) ending: E,
+}
+
+/// A frame of Docker's third channel, with an event in it.
+fn event_frame(event: &RunEvent) -> Vec<u8> {
+    let mut bytes = vec![3, 0, 0, 0, 0, 0, 0, 0];
+    // Into memory, with names for keys: that can't fail.
+    let _ = serde_json::to_writer(&mut bytes, event);
+    let size = u32::try_from(bytes.len() - 8).unwrap_or(u32::MAX).to_be_bytes();
+    bytes.iter_mut().skip(4).zip(size).for_each(|(slot, byte)| *slot = byte);
+    bytes
+}
+
 /// The socket of the client that a request came from.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientSocket(pub(crate) Arc<OwnedFd>);
@@ -205,7 +279,11 @@ enum Input {
 }
 
 /// Runs both directions; output decides when it is over, unless the user detaches.
-async fn until_output_ends(input: impl Future<Output = Input>, output: impl Future<Output = io::Result<()>>) {
+/// Whether the output ended.
+async fn until_output_ends(
+    input: impl Future<Output = Input>,
+    output: impl Future<Output = io::Result<()>>,
+) -> bool {
     tokio::pin!(input, output);
     let ended = tokio::select! {
         ended = &mut input => Some(ended),
@@ -215,6 +293,7 @@ async fn until_output_ends(input: impl Future<Output = Input>, output: impl Futu
         // A client that went makes the next write fail.
         let _ = output.await;
     }
+    ended != Some(Input::Detached)
 }
 
 async fn copy(
@@ -401,6 +480,12 @@ pub(crate) struct DetachKeys {
 }
 
 impl DetachKeys {
+    /// What a query says of them.
+    pub(crate) fn of(query: &Query) -> ApiResult<Self> {
+        let keys = query.get("detachKeys").unwrap_or("");
+        Self::parse(keys).ok_or_else(|| ApiError::bad(format!("invalid detach keys: {keys:?}")))
+    }
+
     /// Reads Docker's form: letters, or `ctrl-` and one of `a-z@[\]^_`, by commas. Empty is the default.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = if text.is_empty() { "ctrl-p,ctrl-q" } else { text };

@@ -9,6 +9,7 @@ mod images;
 mod networks;
 mod progress;
 mod registry;
+mod run;
 mod system;
 mod volumes;
 mod websocket;
@@ -110,8 +111,11 @@ async fn answer(router: Router, request: hyper::Request<Incoming>) -> Response {
 async fn respond(router: Router, request: hyper::Request<Incoming>) -> ApiResult {
     let (mut parts, body) = request.into_parts();
     let minor = take_version(&mut parts.uri)?;
-    let endpoint = Endpoint::find(&parts.method, parts.uri.path())?;
-    if let Some(query) = parts.uri.query() {
+    let is_ours = parts.uri.path() == run::PATH;
+    // Of a request of ours, the body is that of Docker's.
+    let endpoint =
+        Endpoint::find(&parts.method, if is_ours { "/containers/create" } else { parts.uri.path() })?;
+    if let Some(query) = parts.uri.query().filter(|_| !is_ours) {
         let settled = endpoint.settle_query(query, minor)?;
         if settled != query {
             let path = format!("{}?{settled}", parts.uri.path());
@@ -211,6 +215,7 @@ fn router(engine: Engine) -> Router {
         .route("/events", get(system::events))
         .route("/system/df", get(system::disk_usage))
         .route("/containers/json", get(containers::list))
+        .route(run::PATH, post(run::run))
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(containers::prune))
         .route("/containers/{id}", delete(containers::remove))

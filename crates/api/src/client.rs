@@ -28,7 +28,7 @@ pub use model::ErrorKind;
 pub use body::{Body, JsonLines};
 pub use connect::Endpoint;
 pub use error::Error;
-pub use frames::{Channel, FrameDecoder};
+pub use frames::{Channel, FrameDecoder, FrameEnd};
 pub use request::{Filters, Request, Response};
 pub use upgrade::{Reader, Upgraded, Writer};
 

@@ -52,34 +52,57 @@ pub(crate) struct CreateArgs {
     spec: SpecArgs,
 }
 
-/// Creates a container, pulling its image if need be; prints warnings, returns its id.
-async fn make(client: &Client, args: &CreateArgs, body: &serde_json::Value) -> Outcome<String> {
+/// Asks for a container, pulling its image if need be.
+async fn with_image<T>(
+    client: &Client,
+    args: &CreateArgs,
+    ask: impl AsyncFn() -> Result<T, Error>,
+) -> Outcome<T> {
     let image = args.spec.image();
     let platform = args.platform.as_deref();
+    let pull = async || {
+        images::pull(client, image, platform, args.quiet).await.map_err(|failure| failure.with_code(USAGE))
+    };
     if args.pull == "always" {
-        images::pull(client, image, platform, args.quiet)
-            .await
-            .map_err(|failure| failure.with_code(USAGE))?;
+        pull().await?;
     }
-    let mut created = post_create(client, args, body).await;
-    let is_missing = matches!(&created, Err(error) if error.kind() == api::client::ErrorKind::NotFound);
-    if is_missing && args.pull == "missing" && args.spec.rootfs.is_none() {
+    let mut answer = ask().await;
+    let is_missing =
+        |error: &Error| error.kind() == api::client::ErrorKind::NotFound && !is_unknown_path(error);
+    if matches!(&answer, Err(error) if is_missing(error))
+        && args.pull == "missing"
+        && args.spec.rootfs.is_none()
+    {
         if !args.quiet {
             printer::note(format_args!("Unable to find image '{image}' locally"));
         }
-        images::pull(client, image, platform, args.quiet)
-            .await
-            .map_err(|failure| failure.with_code(USAGE))?;
-        created = post_create(client, args, body).await;
+        pull().await?;
+        answer = ask().await;
     }
-    let created = created.map_err(|error| Failure::from(error).with_code(USAGE))?;
-    for warning in created.warnings {
+    answer.map_err(|error| Failure::from(error).with_code(USAGE))
+}
+
+/// Whether it is no engine of ours that answers, or an older one.
+fn is_unknown_path(error: &Error) -> bool {
+    matches!(error, Error::Status { message, .. } if message == "page not found")
+}
+
+/// Tells of what was made.
+fn told(args: &CreateArgs, id: &str, warnings: &[String]) -> Outcome<()> {
+    for warning in warnings {
         printer::note(format_args!("WARNING: {warning}"));
     }
     if let Some(file) = &args.spec.cidfile {
-        std::fs::write(file, &created.id)
+        std::fs::write(file, id)
             .map_err(|error| Failure::new(format!("{file}: {error}")).with_code(USAGE))?;
     }
+    Ok(())
+}
+
+/// Creates a container; its id.
+async fn make(client: &Client, args: &CreateArgs, body: &serde_json::Value) -> Outcome<String> {
+    let created = with_image(client, args, async || post_create(client, args, body).await).await?;
+    told(args, &created.id, &created.warnings)?;
     Ok(created.id)
 }
 
@@ -116,9 +139,10 @@ pub(crate) async fn create(client: &Client, args: CreateArgs) -> Outcome {
 }
 
 pub(crate) async fn run(client: &Client, args: RunArgs) -> Outcome {
-    let (spec, body) = body_of(&args.create.spec, !args.detach)?;
-    let id = make(client, &args.create, &body).await?;
+    let create = &args.create;
+    let (spec, body) = body_of(&create.spec, !args.detach)?;
     if args.detach {
+        let id = make(client, create, &body).await?;
         start_one(client, &id).await?;
         printer::line(&id);
         return Ok(0);
@@ -133,7 +157,40 @@ pub(crate) async fn run(client: &Client, args: RunArgs) -> Outcome {
         logs: false,
         detach_keys: args.detach_keys.clone(),
     };
-    foreground(client, &id, &attach, config.tty, condition, !args.no_sig_proxy, true).await
+    let connection = with_image(client, create, async || {
+        let (name, platform) = (create.name.as_deref(), create.platform.as_deref());
+        match client.run_container(&body, name, platform, &attach, condition).await {
+            Err(error) if is_unknown_path(&error) => Ok(None),
+            other => other.map(Some),
+        }
+    });
+    let Some(connection) = connection.await? else {
+        let id = make(client, create, &body).await?;
+        return foreground(client, &id, &attach, config.tty, condition, !args.no_sig_proxy, true).await;
+    };
+    let (running, made) = streams::Running::begin(connection).await?;
+    told(create, &made.id, &made.warnings)?;
+    if let Some(message) = made.error {
+        let code = start_code(&message);
+        return Err(Failure::new(message).with_code(code));
+    }
+    let raw = if config.tty && attach.stdin { terminal::RawMode::enter() } else { None };
+    let carried = tokio::select! {
+        done = running.carry(attach.stdin) => done,
+        never = follow_size(client, &made.id, config.tty) => match never {},
+        never = pass_signals(client, &made.id, !args.no_sig_proxy && !config.tty) => match never {},
+    };
+    drop(raw);
+    match carried? {
+        Some(status) => Ok(code(status)),
+        // Let go of by its keys, it goes on.
+        None if config.tty
+            && client.inspect_container(&made.id).await.is_ok_and(|info| info.state.running) =>
+        {
+            Ok(0)
+        }
+        None => Err(Failure::new("the engine went away; the container goes on").with_code(USAGE)),
+    }
 }
 
 /// Attaches, starts where asked, carries the streams, and ends with the container's code.

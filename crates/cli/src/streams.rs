@@ -1,9 +1,10 @@
 //! A container's streams and the user's, carried between each other.
 
-use api::client::{Channel, FrameDecoder, Reader, Upgraded, Writer};
+use api::client::{Channel, FrameDecoder, FrameEnd, Reader, Upgraded, Writer};
+use api::container::RunEvent;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::printer;
 
 /// How much is carried at once.
@@ -53,6 +54,93 @@ pub(crate) fn demultiplex(decoder: &mut FrameDecoder, chunk: &[u8]) {
         Channel::Stdout => printer::bytes(payload),
         Channel::Stderr | Channel::System => printer::error_bytes(payload),
     });
+}
+
+/// A container that was run by one request: its output, with events between.
+pub(crate) struct Running {
+    reader: Reader,
+    writer: Writer,
+    events: Events,
+}
+
+/// The events of a stream, while its output is printed.
+#[derive(Default)]
+struct Events {
+    decoder: FrameDecoder,
+    /// Of the next one, what has come.
+    partial: Vec<u8>,
+    last: Option<RunEvent>,
+}
+
+impl Events {
+    fn take(&mut self, chunk: &[u8]) -> Outcome<()> {
+        let Self { decoder, partial, last } = self;
+        let mut outcome = Ok(());
+        decoder.decode(chunk, |channel, payload, end| match channel {
+            Channel::Stdout => printer::bytes(payload),
+            Channel::Stderr => printer::error_bytes(payload),
+            Channel::System => {
+                partial.extend_from_slice(payload);
+                if end == FrameEnd::Yes {
+                    match serde_json::from_slice(partial) {
+                        Ok(event) => *last = Some(event),
+                        Err(error) => {
+                            outcome = Err(Failure::new(format!("the engine's answer is malformed: {error}")));
+                        }
+                    }
+                    partial.clear();
+                }
+            }
+        });
+        outcome
+    }
+}
+
+impl Running {
+    /// Waits until it is known what was made, and whether it runs.
+    pub(crate) async fn begin(connection: Upgraded) -> Outcome<(Self, RunEvent)> {
+        let Upgraded { mut reader, writer, .. } = connection;
+        let mut events = Events::default();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let length = reader.read(&mut buffer).await?;
+            if length == 0 {
+                return Err(Failure::new("the engine went away before the container ran"));
+            }
+            events.take(buffer.get(..length).unwrap_or_default())?;
+            if let Some(made) = events.last.clone() {
+                return Ok((Self { reader, writer, events }, made));
+            }
+        }
+    }
+
+    /// Carries both directions until the output ends. The exit code, unless the user let go of it.
+    pub(crate) async fn carry(self, takes_input: bool) -> Outcome<Option<i64>> {
+        let Self { mut reader, writer, mut events } = self;
+        let output = async move {
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                printer::flush();
+                let length = reader.read(&mut buffer).await?;
+                if length == 0 {
+                    return Ok(events.last.and_then(|event| event.status_code));
+                }
+                events.take(buffer.get(..length).unwrap_or_default())?;
+            }
+        };
+        if !takes_input {
+            // Kept open: closing it would end the container's input.
+            let _writer = writer;
+            return output.await;
+        }
+        let input = carry_input(writer);
+        tokio::pin!(input, output);
+        tokio::select! {
+            done = &mut output => return done,
+            () = &mut input => {}
+        }
+        output.await
+    }
 }
 
 async fn carry_input(mut writer: Writer) {

@@ -104,6 +104,11 @@ impl Spares {
 
     /// One that was ready, else a new one.
     pub(crate) fn take(&self) -> Result<Namespace> {
+        self.ready().map_or_else(Namespace::make, Ok)
+    }
+
+    /// One that was ready.
+    pub(crate) fn ready(&self) -> Option<Namespace> {
         let spare = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let sender = self.refill.get_or_init(|| {
             let (sender, inbox) = sync_channel(1);
@@ -117,7 +122,7 @@ impl Spares {
         });
         // Full: it has been asked already.
         let _ = sender.try_send(());
-        spare.map_or_else(Namespace::make, Ok)
+        spare
     }
 }
 

@@ -149,6 +149,12 @@ impl Networks {
         self.spares.take()
     }
 
+    /// The same, if one is ready.
+    #[must_use]
+    pub fn spare(&self) -> Option<Namespace> {
+        self.spares.ready()
+    }
+
     /// Gives `key` (a container's id) a place on a network. Blocking, about a millisecond.
     ///
     /// # Errors

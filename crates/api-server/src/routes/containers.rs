@@ -197,20 +197,29 @@ pub(super) async fn create(
     Extension(ApiMinor(minor)): Extension<ApiMinor>,
     request: Request,
 ) -> ApiResult<Response> {
-    let query = query(raw);
+    let created = make(&engine, &query(raw), minor, request).await?;
+    let answer = CreateResponse { id: created.id, warnings: created.warnings };
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// Creates what a request's body asks for.
+pub(super) async fn make(
+    engine: &Engine,
+    query: &Query,
+    minor: u32,
+    request: Request,
+) -> ApiResult<engine::Created> {
     let body: CreateBody = body(request).await?;
     if body.rootfs.is_none() && body.docker.config.image.is_empty() {
         return Err(ApiError::bad("no image specified"));
     }
     if let Some(platform) = query.get("platform") {
         let wanted = platform.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
-        super::images::must_be_for(&engine, &body.docker.config.image, Some(&wanted))?;
+        super::images::must_be_for(engine, &body.docker.config.image, Some(&wanted))?;
     }
     let mut spec = container_spec(body.docker, minor)?;
     spec.rootfs = body.rootfs;
-    let created = engine.create(spec, query.get("name")).await?;
-    let answer = CreateResponse { id: created.id, warnings: created.warnings };
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    Ok(engine.create(spec, query.get("name")).await?)
 }
 
 pub(super) async fn inspect(
@@ -348,9 +357,7 @@ pub(super) async fn attach(
     mut request: Request,
 ) -> ApiResult<Response> {
     let query = query(raw);
-    let keys = query.get("detachKeys").unwrap_or("");
-    let keys =
-        DetachKeys::parse(keys).ok_or_else(|| ApiError::bad(format!("invalid detach keys: {keys:?}")))?;
+    let keys = DetachKeys::of(&query)?;
     let has_terminal = engine.has_terminal(&id)?;
     let mut hijack = Hijack::of(&mut request, has_terminal, minor);
     let streams =

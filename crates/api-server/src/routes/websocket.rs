@@ -35,9 +35,7 @@ pub(super) async fn attach(
     let upgrade =
         upgrade.map_err(|refused| ApiError::bad(format!("the request asks for no websocket: {refused}")))?;
     let query = Query::parse(&raw.0.unwrap_or_default());
-    let keys = query.get("detachKeys").unwrap_or("");
-    let keys =
-        DetachKeys::parse(keys).ok_or_else(|| ApiError::bad(format!("invalid detach keys: {keys:?}")))?;
+    let keys = DetachKeys::of(&query)?;
     let all = versions::attaches_all_streams(minor);
     let streams = Streams {
         stdin: all || query.flag("stdin"),

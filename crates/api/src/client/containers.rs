@@ -246,6 +246,32 @@ impl Client {
         Ok(response.into_body())
     }
 
+    /// Creates a container, attaches to it and starts it, by one request of Cove's own. What comes are frames
+    /// for a [`super::FrameDecoder`]; those of [`super::Channel::System`] are a [`RunEvent`] each.
+    ///
+    /// # Errors
+    /// Any [`Error`]; an engine that is not Cove's has no such path.
+    pub async fn run_container(
+        &self,
+        body: &serde_json::Value,
+        name: Option<&str>,
+        platform: Option<&str>,
+        attach: &Attach,
+        condition: &str,
+    ) -> Result<Upgraded, Error> {
+        self.post("/cove/v1/run")
+            .query_opt("name", name)
+            .query_opt("platform", platform)
+            .query("condition", condition)
+            .flag("stdin", attach.stdin)
+            .flag("stdout", attach.stdout)
+            .flag("stderr", attach.stderr)
+            .query_opt("detachKeys", attach.detach_keys.as_deref())
+            .json(body)
+            .upgrade()
+            .await
+    }
+
     /// Takes over a container's input and output.
     ///
     /// # Errors

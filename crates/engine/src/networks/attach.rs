@@ -71,7 +71,7 @@ pub(crate) struct Wanted {
 
 impl Engine {
     /// Gives a container its place on each of its networks, noted on disk before anything uses it. A
-    /// namespace for it to run in, unless it is on none.
+    /// namespace for it to run in, unless it joins another's, or is on none and has to make its own.
     pub(crate) async fn attach_networks(
         &self,
         container: &Arc<Container>,
@@ -80,7 +80,9 @@ impl Engine {
         let spec = container.spec();
         let wanted = self.wanted(&spec)?;
         if wanted.is_empty() {
-            return Ok(None);
+            let has_own = spec.host.network_mode == "none";
+            let spare = has_own.then(|| self.networks.kernel().ok()?.spare()).flatten();
+            return Ok(spare.map(Namespace::into_fd));
         }
         let kernel = self.networks.kernel()?;
         let made = {

@@ -114,12 +114,14 @@ fn check(limits: &ResourceLimits) -> Result<()> {
     if limits.nano_cpus < 0 {
         return refuse("Range of CPUs is from 0.01 up: a negative number was given");
     }
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let most = i64::try_from(cpus).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
-    if limits.nano_cpus > most {
-        return Err(Error::invalid(format!(
-            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-        )));
+    if limits.nano_cpus > 0 {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let most = i64::try_from(cpus).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        if limits.nano_cpus > most {
+            return Err(Error::invalid(format!(
+                "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+            )));
+        }
     }
     if limits.cpu_quota != 0 && limits.cpu_quota > 0 && limits.cpu_quota < 1000 {
         return refuse("CPU cfs quota can not be less than 1ms (i.e. 1000)");
