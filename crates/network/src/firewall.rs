@@ -8,11 +8,13 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use crate::error::{Doing, Error, Result};
 use crate::ipam::Subnet;
 use crate::netlink::octets;
 use crate::nfnetlink::{Batch, Element, Nftables, registers};
+use crate::place::Place;
 use crate::ports::Published;
 
 /// The maps of published ports: at every address of this computer, and at one.
@@ -43,18 +45,24 @@ pub(crate) struct BridgeRules {
 }
 
 /// The table in the kernel.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Firewall {
+    place: Arc<Place>,
     /// What is in force, and how many rules that are.
     applied: Option<(Rules, usize)>,
 }
 
 impl Firewall {
+    /// Of a place; nothing is made yet.
+    pub(crate) fn new(place: Arc<Place>) -> Self {
+        Self { place, applied: None }
+    }
+
     /// Puts rules in force, all at once; where only ports differ, only those.
     pub(crate) fn apply(&mut self, wanted: &Rules) -> Result<()> {
         let step = || "speak to the firewall";
         // A socket each time: what a failure left unread in one would be taken for the next answer.
-        let nftables = Nftables::open().doing(step)?;
+        let nftables = self.place.nftables().doing(step)?;
         if let Some((applied, _)) = &mut self.applied
             && applied.bridges == wanted.bridges
             && change_ports(&nftables, applied, wanted).is_ok()
@@ -62,8 +70,8 @@ impl Firewall {
             applied.ports.clone_from(&wanted.ports);
             return Ok(());
         }
-        run(&wanted.text())?;
-        let count = Nftables::open().and_then(|nftables| nftables.rules(&wanted.table)).doing(step)?;
+        run(&self.place, &wanted.text())?;
+        let count = self.place.nftables().and_then(|nftables| nftables.rules(&wanted.table)).doing(step)?;
         self.applied = Some((wanted.clone(), count));
         Ok(())
     }
@@ -71,7 +79,7 @@ impl Firewall {
     /// Puts back what somebody else changed or took away. Whether anything was.
     pub(crate) fn repair(&mut self) -> Result<bool> {
         let Some((applied, count)) = &self.applied else { return Ok(false) };
-        let nftables = Nftables::open().doing(|| "speak to the firewall")?;
+        let nftables = self.place.nftables().doing(|| "speak to the firewall")?;
         let is_whole = || -> std::io::Result<bool> {
             if nftables.rules(&applied.table)? != *count {
                 return Ok(false);
@@ -102,7 +110,7 @@ impl Firewall {
     pub(crate) fn remove(&mut self, table: &str) -> Result<()> {
         self.applied = None;
         // Named first, so that one that is not there is no failure.
-        run(&format!("table inet {table}\ndelete table inet {table}\n"))
+        run(&self.place, &format!("table inet {table}\ndelete table inet {table}\n"))
     }
 }
 
@@ -244,11 +252,11 @@ impl Rules {
 }
 
 /// Runs nft with a script; it is applied as a whole or not at all.
-fn run(script: &str) -> Result<()> {
+fn run(place: &Place, script: &str) -> Result<()> {
     let mut command = stdx::process::command("nft");
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = match command.spawn() {
+    let mut child = match place.run(|| command.spawn()).doing(|| "run nft")? {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::Unsupported {
                 what: "bridge networks need the program nft (package nftables)".into(),

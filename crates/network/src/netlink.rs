@@ -155,6 +155,22 @@ impl Netlink {
         Ok(Self(socket))
     }
 
+    /// One that hears of changes of interfaces.
+    pub(crate) fn follow_links() -> io::Result<Self> {
+        /// `RTMGRP_LINK`.
+        const LINKS: u32 = 1;
+        let netlink = Self::open()?;
+        rustix::net::bind(&netlink.0, &rustix::net::netlink::SocketAddrNetlink::new(0, LINKS))?;
+        Ok(netlink)
+    }
+
+    /// Waits for a change.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        rustix::net::recv(&self.0, &mut buffer, RecvFlags::empty())?;
+        Ok(())
+    }
+
     /// Sends a request and reads its answer: the body of what was asked for, if anything was.
     fn ask(&self, mut message: Message) -> io::Result<Vec<u8>> {
         message.finish();
