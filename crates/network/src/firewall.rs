@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use model::holder::CLIENT_MARK;
+
 use crate::error::{Doing, Error, Result};
 use crate::ipam::Subnet;
 use crate::netlink::octets;
@@ -20,6 +22,9 @@ use crate::ports::Published;
 /// The maps of published ports: at every address of this computer, and at one.
 const MAPS: [&str; 4] = ["any4", "one4", "any6", "one6"];
 
+/// The mark of packets that are for a client elsewhere, and are to be taken in here.
+pub(crate) const ANSWER_MARK: u32 = CLIENT_MARK + 1;
+
 /// What the table is to say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Rules {
@@ -29,6 +34,8 @@ pub(crate) struct Rules {
     pub(crate) bridges: Vec<BridgeRules>,
     /// Ports, and the container's address that each leads to.
     pub(crate) ports: Vec<(Published, IpAddr)>,
+    /// Whether somebody here speaks to containers in the name of clients elsewhere.
+    pub(crate) has_clients: bool,
 }
 
 /// What concerns one bridge.
@@ -195,6 +202,17 @@ impl Rules {
              \x20 }\n",
         );
         self.chains(&mut text);
+        if self.has_clients {
+            // What is said in a client's name has a mark, which its connection keeps; the answers get the other
+            // one, by which they are led to whoever speaks for the client.
+            let _ = write!(
+                text,
+                "  chain clients {{\n    type filter hook output priority mangle; policy accept;\n    \
+                 meta mark {CLIENT_MARK} ct mark set {CLIENT_MARK}\n  }}\n  chain answers {{\n    \
+                 type filter hook prerouting priority mangle; policy accept;\n    \
+                 ct direction reply ct mark {CLIENT_MARK} meta mark set {ANSWER_MARK}\n  }}\n"
+            );
+        }
         text.push_str("}\n");
         text
     }
@@ -302,6 +320,7 @@ mod tests {
                 (published(Ipv4Addr::LOCALHOST, 8081), two),
                 (published(Ipv6Addr::UNSPECIFIED, 8080), "fd00::2".parse().unwrap()),
             ],
+            has_clients: false,
         };
         let text = rules.text();
         for line in [
@@ -317,8 +336,9 @@ mod tests {
     #[test]
     fn an_internal_network_is_left_by_nobody() {
         let rules =
-            Rules { table: "t".into(), bridges: vec![bridge("b", "10.9.0.0/24", true)], ports: vec![] };
+            Rules { table: "t".into(), bridges: vec![bridge("b", "10.9.0.0/24", true)], ..Rules::default() };
         let text = rules.text();
+        assert!(!text.contains("mark"), "{text}");
         assert!(!text.contains("oifname != \"b\" masquerade"), "{text}");
         assert!(text.contains("iifname \"b\" drop"), "{text}");
         assert!(!text.contains("iifname \"b\" accept"), "{text}");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use model::holder::Carried;
 
 use crate::error::{Doing, Error, Result};
-use crate::firewall::{Firewall, Rules};
+use crate::firewall::{ANSWER_MARK, Firewall, Rules};
 use crate::ipam::{Range, Subnet, candidates};
 use crate::namespace::{Namespace, Spares};
 use crate::netlink::Netlink;
@@ -40,6 +40,7 @@ pub struct Networks {
     spares: Spares,
     reaper: Reaper,
     outside: Outside,
+    shows_clients: OnceLock<bool>,
     is_watched: AtomicBool,
     /// Whether the rules of a daemon before this one are still in force, and better than a part of ours.
     is_adopting: AtomicBool,
@@ -72,6 +73,7 @@ impl Networks {
             state: Mutex::new(state),
             spares: Spares::default(),
             outside: Outside::default(),
+            shows_clients: OnceLock::new(),
             is_watched: AtomicBool::new(false),
             is_adopting: AtomicBool::new(true),
         })
@@ -233,7 +235,8 @@ impl Networks {
         if bridges.is_empty() && ports.is_empty() {
             return state.firewall.remove(&self.table);
         }
-        state.firewall.apply(&Rules { table: self.table.clone(), bridges, ports })
+        let has_clients = self.place.holder().is_some();
+        state.firewall.apply(&Rules { table: self.table.clone(), bridges, ports, has_clients })
     }
 
     /// Sends what a container has no other way for to the gateway of one of its networks, or nowhere.
@@ -386,7 +389,17 @@ impl Networks {
 
     /// Whether containers see the addresses of those who come to a port that is carried to them.
     fn shows_clients(&self) -> bool {
-        false
+        *self.shows_clients.get_or_init(|| {
+            let led = self.place.netlink().and_then(|netlink| {
+                // Where there is no IPv6, nobody comes by it.
+                let _ = netlink.take_in_marked(ANSWER_MARK, IpAddr::from([0; 16]));
+                netlink.take_in_marked(ANSWER_MARK, IpAddr::from([0; 4]))
+            });
+            if let Err(error) = &led {
+                tracing::warn!(%error, "containers see their gateway's address in place of their clients'");
+            }
+            led.is_ok()
+        })
     }
 
     /// Closes a port that is carried.

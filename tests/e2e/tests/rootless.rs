@@ -83,7 +83,7 @@ fn a_users_containers_reach_the_outside_and_not_the_hosts_loopback() -> Result<(
     let hidden = secret.local_addr()?.port();
     secret.set_nonblocking(true)?;
     let call = |to: &str| {
-        let script = format!("busybox nc -w 2 {to} </dev/null");
+        let script = format!("busybox sleep 1 | busybox nc -w 2 {to}");
         daemon.docker(&["run", "--rm", "--add-host", "host:host-gateway", "busybox", "sh", "-c", &script])
     };
     for to in [format!("{own} {port}"), format!("host {port}")] {
@@ -95,7 +95,7 @@ fn a_users_containers_reach_the_outside_and_not_the_hosts_loopback() -> Result<(
     daemon.docker_ok(&["network", "create", "open"])?;
     daemon.docker_ok(&["network", "create", "--internal", "closed"])?;
     for (network, expected) in [("open", "hello"), ("closed", "")] {
-        let script = format!("busybox nc -w 2 {own} {port} </dev/null");
+        let script = format!("busybox sleep 1 | busybox nc -w 2 {own} {port}");
         let said = daemon.docker(&["run", "--rm", "--network", network, "busybox", "sh", "-c", &script])?;
         ensure!(said.out == expected, "{network}: {said:?}");
     }

@@ -59,8 +59,18 @@ impl Tun {
     fn open() -> Result<Self> {
         let open = File::options().create(true).truncate(false).read(true).write(true).open(TUN_LOCK);
         let mut lock = open.context("failed to open the lock of /dev/net/tun")?;
+        let mode = || -> Result<u32> {
+            let tun = std::fs::metadata(TUN).context("there is no /dev/net/tun")?;
+            Ok(tun.permissions().mode() & 0o777)
+        };
+        // Held by anybody, it stays open.
+        lock.lock_shared()?;
+        if mode()? & 0o006 == 0o006 {
+            return Ok(Self(lock));
+        }
+        lock.unlock()?;
         lock.lock()?;
-        let mode = std::fs::metadata(TUN).context("there is no /dev/net/tun")?.permissions().mode() & 0o777;
+        let mode = mode()?;
         if mode & 0o006 != 0o006 {
             lock.set_len(0)?;
             lock.write_all(format!("{mode:o}").as_bytes())?;

@@ -155,9 +155,9 @@ impl Datagrams {
 
 /// A socket towards a container, in the name of a client where it is to be seen.
 fn towards(open: &Open, client: SocketAddr) -> io::Result<OwnedFd> {
-    let towards = socket(open.target, SocketType::DGRAM)?;
-    if open.shows_clients && can_be_shown(client, open.target) {
-        show(towards.as_fd(), client)?;
+    let mut towards = socket(open.target, SocketType::DGRAM)?;
+    if open.shows_clients && can_be_shown(client, open.target) && show(towards.as_fd(), client).is_err() {
+        towards = socket(open.target, SocketType::DGRAM)?;
     }
     rustix::net::connect(&towards, &open.target)?;
     Ok(towards)

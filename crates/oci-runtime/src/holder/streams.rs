@@ -265,8 +265,10 @@ fn connect(target: SocketAddr, client: Option<SocketAddr>) -> io::Result<OwnedFd
     let socket = socket(target, SocketType::STREAM)?;
     let _ = sockopt::set_tcp_nodelay(&socket, true);
     let _ = sockopt::set_socket_keepalive(&socket, true);
-    if let Some(client) = named {
-        show(socket.as_fd(), client)?;
+    if let Some(client) = named
+        && show(socket.as_fd(), client).is_err()
+    {
+        return connect(target, None);
     }
     match rustix::net::connect(&socket, &target) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
