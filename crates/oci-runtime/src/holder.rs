@@ -155,8 +155,8 @@ struct Holder {
     ports: HashMap<u64, Open>,
     streams: Streams,
     datagrams: Datagrams,
-    /// Since when no engine is connected.
-    alone_since: Option<Instant>,
+    /// When to look what is no longer needed.
+    next_look: Instant,
 }
 
 impl Holder {
@@ -176,14 +176,13 @@ impl Holder {
             ports: HashMap::new(),
             streams: Streams::default(),
             datagrams: Datagrams::default(),
-            alone_since: Some(Instant::now()),
+            next_look: Instant::now() + GRACE,
         })
     }
 
     /// Serves until nobody needs it.
     fn run(&mut self) -> Result<()> {
         let mut events = Vec::with_capacity(128);
-        let mut looked = Instant::now();
         loop {
             events.clear();
             let timeout = if self.streams.has_more() { Duration::ZERO } else { self.pause() };
@@ -209,11 +208,10 @@ impl Holder {
                     Token::Flow(id) => self.datagrams.answer(id, &self.ports),
                 }
             }
-            if looked.elapsed() >= PERIOD || self.alone_since.is_some() {
-                looked = Instant::now();
+            if Instant::now() >= self.next_look {
+                self.next_look = Instant::now() + PERIOD;
                 self.datagrams.expire();
-                let is_alone = self.alone_since.is_some_and(|since| since.elapsed() >= GRACE);
-                if is_alone && !has_monitors(&self.state_dir) {
+                if self.engines.is_empty() && !has_monitors(&self.state_dir) {
                     return Ok(());
                 }
             }
@@ -222,11 +220,10 @@ impl Holder {
 
     /// How long there may be nothing to look at.
     fn pause(&self) -> Duration {
-        match self.alone_since {
-            Some(since) if since.elapsed() < GRACE => GRACE.saturating_sub(since.elapsed()),
-            Some(_) => PERIOD,
-            None if self.datagrams.is_empty() => Duration::from_secs(3600),
-            None => PERIOD,
+        if self.engines.is_empty() || !self.datagrams.is_empty() {
+            self.next_look.saturating_duration_since(Instant::now())
+        } else {
+            Duration::from_secs(3600)
         }
     }
 
@@ -252,7 +249,6 @@ impl Holder {
         let id = self.watch.next();
         if self.watch.add(engine.as_fd(), Token::Engine(id), EventFlags::IN).is_ok() {
             self.engines.insert(id, engine);
-            self.alone_since = None;
         }
     }
 
@@ -312,7 +308,7 @@ impl Holder {
     fn forget(&mut self, id: u64) {
         self.engines.remove(&id);
         if self.engines.is_empty() {
-            self.alone_since = Some(Instant::now());
+            self.next_look = Instant::now() + GRACE;
         }
     }
 
