@@ -566,10 +566,18 @@ pub fn set_option(
     name: libc::c_int,
     value: libc::c_int,
 ) -> io::Result<()> {
-    const LENGTH: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel reads LENGTH bytes, which is what `value` has, and which lives until it returns.
-    let ret = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), LENGTH) };
+    let length = length_of::<libc::c_int>();
+    // SAFETY: the kernel reads `length` bytes, which is what `value` has, and which lives until it returns.
+    let ret = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     check(ret.into()).map(drop)
+}
+
+fn length_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(libc::socklen_t::MAX)
+}
+
+fn family(number: libc::c_int) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(number).unwrap_or_default()
 }
 
 /// Room for an address of either version of IP.
@@ -584,7 +592,7 @@ impl Name {
         match address {
             SocketAddr::V4(address) => Self {
                 v4: libc::sockaddr_in {
-                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_family: family(libc::AF_INET),
                     sin_port: address.port().to_be(),
                     sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
                     sin_zero: [0; 8],
@@ -592,7 +600,7 @@ impl Name {
             },
             SocketAddr::V6(address) => Self {
                 v6: libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_family: family(libc::AF_INET6),
                     sin6_port: address.port().to_be(),
                     sin6_flowinfo: 0,
                     sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
@@ -640,7 +648,7 @@ pub fn receive_datagram(
     // SAFETY: all zero is a message header without anything.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_name = (&raw mut name).cast();
-    header.msg_namelen = size_of::<Name>() as libc::socklen_t;
+    header.msg_namelen = length_of::<Name>();
     header.msg_iov = &raw mut part;
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
@@ -688,11 +696,8 @@ pub fn send_datagram(
     // SAFETY: all zero is a message header without anything.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_name = (&raw mut name).cast();
-    header.msg_namelen = if to.is_ipv4() {
-        size_of::<libc::sockaddr_in>() as libc::socklen_t
-    } else {
-        size_of::<libc::sockaddr_in6>() as libc::socklen_t
-    };
+    header.msg_namelen =
+        if to.is_ipv4() { length_of::<libc::sockaddr_in>() } else { length_of::<libc::sockaddr_in6>() };
     header.msg_iov = &raw mut part;
     header.msg_iovlen = 1;
     if let Some(from) = from {

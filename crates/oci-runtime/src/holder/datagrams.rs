@@ -38,17 +38,11 @@ struct Flow {
 }
 
 /// All flows of datagrams over published ports.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Datagrams {
     flows: HashMap<u64, Flow>,
     by_sender: HashMap<Sender, u64>,
     buffer: Vec<u8>,
-}
-
-impl Default for Datagrams {
-    fn default() -> Self {
-        Self { flows: HashMap::new(), by_sender: HashMap::new(), buffer: Vec::new() }
-    }
 }
 
 /// Lets a socket tell to which address a datagram was sent: that is where the answer must come from.
