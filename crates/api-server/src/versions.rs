@@ -332,6 +332,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "calls read better without a reference to each literal")]
     fn check(path: &str, minor: u32, made: Value, expected: Value) {
         let endpoint = Endpoint::find(&Method::GET, path).unwrap();
         let mut sent = made;

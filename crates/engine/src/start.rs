@@ -445,7 +445,9 @@ impl Engine {
             let gateway =
                 address.map(|address| address.gateway.unwrap_or_else(|| address.subnet.first_host()));
             let own = host_names(&dynamic.network, &hostname, &spec.domainname);
-            (own, gateway.map(|gateway| gateway.to_string()), resolv_conf(spec, &dynamic.network))
+            let kernel = self.networks.kernel.as_ref();
+            let host = gateway.and_then(|gateway| kernel.and_then(|kernel| kernel.host_address(gateway)));
+            (own, host.map(|host| host.to_string()), resolv_conf(spec, &dynamic.network))
         };
         for entry in &spec.host.extra_hosts {
             // Addresses of IPv6 have colons of their own.

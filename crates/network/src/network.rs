@@ -18,6 +18,7 @@ use crate::firewall::BridgeRules;
 use crate::ipam::{Pool, Range, Subnet, candidates};
 use crate::namespace::Namespace;
 use crate::netlink::{Netlink, Peer, Stacked};
+use crate::place::Place;
 
 /// What a network is asked to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +200,13 @@ impl Network {
     }
 
     /// Makes its interface, or finds it. `owner` is noted on it.
-    pub(crate) fn make(&mut self, netlink: &Netlink, owner: &str, fallback: Vec<Range>) -> Result<()> {
+    pub(crate) fn make(
+        &mut self,
+        place: &Place,
+        netlink: &Netlink,
+        owner: &str,
+        fallback: Vec<Range>,
+    ) -> Result<()> {
         if self.up.is_some() {
             return Ok(());
         }
@@ -227,7 +234,7 @@ impl Network {
             (Kind::Bridge { .. }, Some(name)) => {
                 bridge(&name)?;
                 let index = netlink.index(&name).doing(step)?;
-                forward(&name, &ranges)?;
+                place.run(|| forward(&name, &ranges)).doing(step)??;
                 for range in &ranges {
                     netlink.add_address(index, range.gateway, range.subnet).doing(step)?;
                 }
@@ -241,10 +248,12 @@ impl Network {
             }
             (Kind::Macvlan { parent, .. } | Kind::Ipvlan { parent, .. }, None) => {
                 let parent = parent.as_deref().unwrap_or_default();
+                let why = match place.holder() {
+                    None => "this computer has no such interface",
+                    Some(_) => "an engine without root has none of the computer's interfaces",
+                };
                 netlink.index(parent).map_err(|_| Error::Invalid {
-                    what: format!(
-                        "invalid subinterface parent {parent:?}: this computer has no such interface"
-                    ),
+                    what: format!("invalid subinterface parent {parent:?}: {why}"),
                 })?
             }
             (Kind::Bridge { .. }, None) => {

@@ -12,8 +12,8 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, EventsOptionsBuilder,
-    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StatsOptionsBuilder,
-    UploadToContainerOptionsBuilder, WaitContainerOptions,
+    ListContainersOptionsBuilder, ListVolumesOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    StatsOptionsBuilder, UploadToContainerOptionsBuilder, WaitContainerOptions,
 };
 use futures_util::{StreamExt, TryStreamExt};
 use support::daemon::Daemon;
@@ -200,7 +200,11 @@ async fn networks_volumes_and_ports_are_had() -> Result<()> {
     let members = docker.inspect_network("net", None).await?.containers.context("no members")?;
     ensure!(members.len() == 1);
     ensure!(
-        docker.list_volumes(None).await?.volumes.is_some_and(|list| list.iter().any(|one| one.name == "vol"))
+        docker
+            .list_volumes(None::<ListVolumesOptions>)
+            .await?
+            .volumes
+            .is_some_and(|list| list.iter().any(|one| one.name == "vol"))
     );
     let in_use = docker.remove_volume("vol", None).await;
     ensure!(

@@ -1,10 +1,14 @@
 //! A daemon with directories of its own, and Docker's command line pointed at it.
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::user::{USER, User};
 
 /// How long anything may take that tests wait for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,6 +22,8 @@ pub struct Daemon {
     env: Vec<(String, String)>,
     /// Where its program is; beside the test unless given.
     programs: Option<PathBuf>,
+    /// Whom it runs as, if not as the test's user.
+    user: Option<User>,
 }
 
 /// What a command printed and how it ended.
@@ -43,7 +49,97 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Runs a test with a daemon of root's, and with one of an ordinary user's.
+///
+/// # Errors
+/// The test's, with whose daemon it was.
+pub fn of_each_kind(test: impl Fn(Daemon) -> Result<()>) -> Result<()> {
+    if !crate::is_root()? {
+        crate::skip("it starts daemons of root and of another user");
+        return Ok(());
+    }
+    test(Daemon::start()?).context("as root")?;
+    match Daemon::start_as_user()? {
+        Some(daemon) => test(daemon).context("as a user"),
+        None => Ok(()),
+    }
+}
+
 impl Daemon {
+    /// Starts one of the tests' user, with the busybox image loaded. None where there is no such user.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn start_as_user() -> Result<Option<Self>> {
+        let Some(user) = User::find()? else {
+            crate::skip("there is no user cove-test (useradd --create-home cove-test)");
+            return Ok(None);
+        };
+        let dir = tempfile::Builder::new().prefix("cove-user").tempdir()?;
+        // The build's own directory may be closed to others.
+        let programs = dir.path().join("bin");
+        std::fs::create_dir(&programs)?;
+        for name in ["coved", "cove-runtime"] {
+            std::fs::copy(program(name)?, programs.join(name))?;
+            std::fs::set_permissions(programs.join(name), std::fs::Permissions::from_mode(0o755))?;
+        }
+        std::os::unix::fs::chown(dir.path(), Some(user.uid), Some(user.gid))?;
+        let mut daemon = Self {
+            dir,
+            child: None,
+            args: Vec::new(),
+            env: Vec::new(),
+            programs: Some(programs),
+            user: Some(user),
+        };
+        daemon.launch()?;
+        daemon.load_busybox()?;
+        Ok(Some(daemon))
+    }
+
+    /// Whether it is an ordinary user's.
+    #[must_use]
+    pub fn is_rootless(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// The process that holds the network of a user's daemon, once there is one.
+    #[must_use]
+    pub fn holder(&self) -> Option<u32> {
+        self.processes().into_iter().find(|(_, line)| line.contains("netns-holder")).map(|(pid, _)| pid)
+    }
+
+    /// Processes that were started with a path of this daemon's: their ids and command lines.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        let own = self.dir.path().display().to_string();
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let all = entries.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(&own).then_some((pid, line))
+        });
+        all.collect()
+    }
+
+    /// A command where the daemon's bridges and rules are.
+    ///
+    /// # Errors
+    /// A user's daemon that has no network yet.
+    pub fn in_network(&self, program: &str) -> Result<std::process::Command> {
+        let mut command = if self.is_rootless() {
+            let holder = self.holder().context("nobody holds the daemon's network")?;
+            let mut command = stdx::process::command("nsenter");
+            command.args([&format!("--net=/proc/{holder}/ns/net"), program]);
+            command
+        } else {
+            stdx::process::command(program)
+        };
+        command.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+        Ok(command)
+    }
+
     /// Starts one with the busybox image loaded.
     ///
     /// # Errors
@@ -60,8 +156,14 @@ impl Daemon {
     /// Where it does not answer.
     pub fn start_from(programs: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
-        let mut daemon =
-            Self { dir, child: None, args: Vec::new(), env: Vec::new(), programs: Some(programs.to_owned()) };
+        let mut daemon = Self {
+            dir,
+            child: None,
+            args: Vec::new(),
+            env: Vec::new(),
+            programs: Some(programs.to_owned()),
+            user: None,
+        };
         daemon.launch()?;
         daemon.load_busybox()?;
         Ok(daemon)
@@ -96,7 +198,7 @@ impl Daemon {
         let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
         let args = args.iter().map(ToString::to_string).collect();
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut daemon = Self { dir, child: None, args, env, programs: None };
+        let mut daemon = Self { dir, child: None, args, env, programs: None, user: None };
         daemon.launch()?;
         Ok(daemon)
     }
@@ -151,6 +253,10 @@ impl Daemon {
             .arg(self.dir.path().join("root"))
             .arg("--state")
             .arg(self.dir.path().join("run"));
+        if let Some(user) = &self.user {
+            command.env("HOME", self.dir.path()).env("USER", USER).env("XDG_RUNTIME_DIR", self.dir.path());
+            command.uid(user.uid).gid(user.gid);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn()?);
         while self.get("/_ping").is_err() {
@@ -172,6 +278,22 @@ impl Daemon {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// Asks it to end, and waits for that; containers go on.
+    ///
+    /// # Errors
+    /// Where it can't be waited for.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(child) = &mut self.child {
+            let pid = child.id().to_string();
+            let _ = stdx::process::command("kill").args(["-TERM", &pid]).status();
+            let end = Instant::now() + PATIENCE;
+            while Instant::now() < end && child.try_wait().is_ok_and(|status| status.is_none()) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        self.crash()
     }
 
     /// One request without a body; the answer, head and all.
@@ -323,14 +445,6 @@ impl Drop for Daemon {
             }
         }
         // Asked to, it takes its bridge along.
-        if let Some(child) = &mut self.child {
-            let pid = child.id().to_string();
-            let _ = stdx::process::command("kill").args(["-TERM", &pid]).status();
-            let end = Instant::now() + PATIENCE;
-            while Instant::now() < end && child.try_wait().is_ok_and(|status| status.is_none()) {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        let _ = self.crash();
+        let _ = self.stop();
     }
 }

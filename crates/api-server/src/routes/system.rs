@@ -147,6 +147,7 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
         live_restore_enabled: true,
         init_binary: String::new(),
         security_options: security,
+        warnings: system.warnings,
         ..Info::default()
     };
     Ok(Json(info).into_response())
