@@ -195,7 +195,7 @@ fn addresses_are_those_asked_for_or_refused() -> Result<()> {
     let run = |ip: &'static str| ["run", "--rm", "--network", "net", "--ip", ip, "busybox", "true"];
     refused(&run("10.82.0.50"), "Address already in use")?;
     refused(&run("10.82.0.9"), "Address already in use")?;
-    refused(&run("10.83.0.5"), "no configured subnet contains IP address 10.83.0.5")?;
+    refused(&run("10.83.0.5"), "contain the IP address 10.83.0.5")?;
     refused(&run("fd00::5"), "invalid IPv4 address")?;
     refused(
         &["run", "--rm", "--ip", "172.17.0.9", "busybox", "true"],
@@ -204,12 +204,15 @@ fn addresses_are_those_asked_for_or_refused() -> Result<()> {
     refused(&["run", "--rm", "--network", "nosuch", "busybox", "true"], "network nosuch not found")?;
     refused(&["network", "create", "--subnet", "10.82.0.128/25", "over"], "Pool overlaps")?;
     refused(&["network", "create", "net"], "network with name net already exists")?;
-    refused(&["network", "create", "../etc"], "invalid network name")?;
     refused(&["network", "create", "-d", "overlay", "x"], "swarm")?;
-    refused(
-        &["network", "create", "-o", "com.docker.network.frob=1", "x"],
-        "not supported for driver bridge",
-    )?;
+    if daemon.is_cove() {
+        // Docker takes any name, and passes over options that it does not know.
+        refused(&["network", "create", "../etc"], "invalid network name")?;
+        refused(
+            &["network", "create", "-o", "com.docker.network.frob=1", "x"],
+            "not supported for driver bridge",
+        )?;
+    }
     refused(&["network", "create", "--subnet", "10.84.0.1/24", "x"], "10.84.0.0/24")?;
     refused(&["network", "rm", "net"], "has active endpoints (name:\"one\" id:")?;
     refused(&["network", "rm", "bridge"], "pre-defined network")?;
@@ -284,6 +287,10 @@ fn rules_that_somebody_flushes_come_back() -> Result<()> {
         return Ok(());
     }
     let daemon = Daemon::start()?;
+    if !daemon.is_cove() {
+        support::absent("it is of Cove alone");
+        return Ok(());
+    }
     daemon.docker_ok(&["network", "create", "net"])?;
     stay(&daemon, "one", &["--network", "net", "-p", "127.0.0.1::80"])?;
     let bridge = format!("cv-{}", daemon.docker_ok(&["network", "ls", "-q", "--filter", "name=net"])?);
@@ -329,6 +336,10 @@ fn macvlan_and_ipvlan_join_containers_without_a_bridge() -> Result<()> {
     let daemon = Daemon::start()?;
     for (driver, subnet) in [("macvlan", "10.85.1.0/24"), ("ipvlan", "10.85.2.0/24")] {
         let made = daemon.docker(&["network", "create", "-d", driver, "--subnet", subnet, driver])?;
+        if made.err.contains("operation not supported") {
+            support::absent("this kernel has no dummy interfaces, which Docker makes parents of");
+            return Ok(());
+        }
         ensure!(made.code == 0, "{made:?}");
         let said =
             daemon.docker(&["run", "-d", "--name", driver, "--network", driver, "busybox", "sleep", "60"])?;
