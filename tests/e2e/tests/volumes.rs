@@ -419,15 +419,17 @@ fn what_is_wrong_is_refused_and_nothing_is_left_of_it() -> Result<()> {
         let said = daemon.docker(&["volume", "create", name])?;
         assert_eq!(said.code, 1, "{name}: {said:?}");
         let binds = serde_json::json!({ "Image": "busybox", "HostConfig": { "Binds": [format!("{name}x:/x:ro:z")] } });
-        assert!(post(&daemon, "/containers/create", &binds)?.starts_with("HTTP/1.1 400"));
+        let answer = post(&daemon, "/containers/create", &binds)?;
+        assert!(answer.starts_with("HTTP/1.1 400") || !daemon.is_cove(), "{answer}");
     }
     let climbing = serde_json::json!({ "Image": "busybox", "HostConfig": { "Binds": ["../climbs:/x"] } });
     let answer = post(&daemon, "/containers/create", &climbing)?;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("includes invalid characters"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("includes invalid characters") || !daemon.is_cove(), "{answer}");
     let mixed = serde_json::json!({ "Image": "busybox", "HostConfig": { "Mounts": [
         { "Type": "bind", "Source": "/tmp", "Target": "/x", "VolumeOptions": { "NoCopy": true } } ] } });
     let answer = post(&daemon, "/containers/create", &mixed)?;
-    assert!(answer.contains("field VolumeOptions must not be specified"), "{answer}");
+    assert!(answer.contains("VolumeOptions must not be specified on mount type"), "{answer}");
     assert!(daemon.get("/volumes/..%2f..%2fetc")?.starts_with("HTTP/1.1 404"));
 
     assert_eq!(names(&daemon)?, ["there"]);
