@@ -22,9 +22,7 @@ fn mount_spec(mount: Mount, minor: u32) -> ApiResult<MountSpec> {
         ("cluster", "ClusterOptions", mount.cluster_options.is_some()),
     ];
     if let Some((_, field, _)) = others.iter().find(|(of, _, is_there)| *is_there && *of != kind) {
-        return Err(ApiError::bad(format!(
-            "{field} must not be specified on mount type \"{kind}\""
-        )));
+        return Err(ApiError::bad(format!("{field} must not be specified on mount type \"{kind}\"")));
     }
     let bind = mount.bind_options.unwrap_or_default();
     let volume = mount.volume_options.unwrap_or_default();
