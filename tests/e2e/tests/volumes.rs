@@ -430,7 +430,8 @@ fn what_is_wrong_is_refused_and_nothing_is_left_of_it() -> Result<()> {
         { "Type": "bind", "Source": "/tmp", "Target": "/x", "VolumeOptions": { "NoCopy": true } } ] } });
     let answer = post(&daemon, "/containers/create", &mixed)?;
     assert!(answer.contains("VolumeOptions must not be specified on mount type"), "{answer}");
-    assert!(daemon.get("/volumes/..%2f..%2fetc")?.starts_with("HTTP/1.1 404"));
+    // Docker leads such a path elsewhere first.
+    assert!(daemon.get("/volumes/..%2f..%2fetc")?.starts_with("HTTP/1.1 404") || !daemon.is_cove());
 
     assert_eq!(names(&daemon)?, ["there"]);
     assert!(!daemon.is_cove() || daemon.entries("root/volumes") == ["there"]);
