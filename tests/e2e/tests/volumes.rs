@@ -433,8 +433,12 @@ fn what_is_wrong_is_refused_and_nothing_is_left_of_it() -> Result<()> {
     // Docker leads such a path elsewhere first.
     assert!(daemon.get("/volumes/..%2f..%2fetc")?.starts_with("HTTP/1.1 404") || !daemon.is_cove());
 
+    if !daemon.is_cove() {
+        // Docker leaves volumes that a refused creation has made.
+        return Ok(());
+    }
     assert_eq!(names(&daemon)?, ["there"]);
-    assert!(!daemon.is_cove() || daemon.entries("root/volumes") == ["there"]);
+    assert_eq!(daemon.entries("root/volumes"), ["there"]);
     assert_eq!(daemon.docker_ok(&["ps", "-aq"])?, "");
     assert_eq!(daemon.entries("root/snapshots"), Vec::<String>::new());
     assert_eq!(daemon.entries("root/containers"), Vec::<String>::new());
