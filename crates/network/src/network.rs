@@ -302,7 +302,9 @@ impl Network {
             up.pools.iter().any(|(range, _)| range.subnet.base().is_ipv4() == wanted.is_ipv4())
         };
         if let Some(stray) = wanted.iter().find(|address| !has(address)) {
-            return Err(Error::Invalid { what: format!("no configured subnet contains IP address {stray}") });
+            return Err(Error::Invalid {
+                what: format!("no configured subnet or ip-range contain the IP address {stray}"),
+            });
         }
         let mut assigned: Vec<Address> = Vec::new();
         let mut failure = None;

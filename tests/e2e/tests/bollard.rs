@@ -11,9 +11,10 @@ use bollard::models::{
     VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, EventsOptionsBuilder,
-    ListContainersOptionsBuilder, ListVolumesOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-    StatsOptionsBuilder, UploadToContainerOptionsBuilder, WaitContainerOptions,
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, DataUsageOptions, EventsOptionsBuilder,
+    InspectNetworkOptions, ListContainersOptionsBuilder, ListVolumesOptions, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptions, StatsOptionsBuilder, UploadToContainerOptionsBuilder,
+    WaitContainerOptions,
 };
 use futures_util::{StreamExt, TryStreamExt};
 use support::daemon::Daemon;
@@ -197,7 +198,11 @@ async fn networks_volumes_and_ports_are_had() -> Result<()> {
             NetworkConnectRequest { container: "three".into(), ..NetworkConnectRequest::default() },
         )
         .await?;
-    let members = docker.inspect_network("net", None).await?.containers.context("no members")?;
+    let members = docker
+        .inspect_network("net", None::<InspectNetworkOptions>)
+        .await?
+        .containers
+        .context("no members")?;
     ensure!(members.len() == 1);
     ensure!(
         docker
@@ -206,14 +211,17 @@ async fn networks_volumes_and_ports_are_had() -> Result<()> {
             .volumes
             .is_some_and(|list| list.iter().any(|one| one.name == "vol"))
     );
-    let in_use = docker.remove_volume("vol", None).await;
+    let in_use = docker.remove_volume("vol", None::<RemoveVolumeOptions>).await;
     ensure!(
         matches!(&in_use, Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. })),
         "{in_use:?}"
     );
     remove(&docker, "three").await?;
-    docker.remove_volume("vol", None).await?;
+    docker.remove_volume("vol", None::<RemoveVolumeOptions>).await?;
     docker.remove_network("net").await?;
-    ensure!(docker.df(None).await?.image_usage.is_some() && docker.info().await?.images.is_some());
+    ensure!(
+        docker.df(None::<DataUsageOptions>).await?.image_usage.is_some()
+            && docker.info().await?.images.is_some()
+    );
     Ok(())
 }

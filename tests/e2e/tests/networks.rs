@@ -152,6 +152,20 @@ fn a_running_container_is_put_on_networks_and_taken_off() -> Result<()> {
     })
 }
 
+/// An interface that is the computer's own stays so; Docker would take it for a network's.
+fn a_bridge_of_others_is_not_taken(daemon: &Daemon) -> Result<()> {
+    let theirs = format!("br{}", std::process::id());
+    let ip = |args: &[&str]| -> Result<bool> { Ok(daemon.in_network("ip")?.args(args).status()?.success()) };
+    ensure!(ip(&["link", "add", &theirs, "type", "bridge"])?);
+    let name = format!("com.docker.network.bridge.name={theirs}");
+    daemon.docker_ok(&["network", "create", "-o", &name, "grab"])?;
+    let said = daemon.docker(&["run", "--rm", "--network", "grab", "busybox", "true"])?;
+    ensure!(said.code != 0 && said.err.contains("is not Cove's"), "{said:?}");
+    daemon.docker_ok(&["network", "rm", "grab"])?;
+    ensure!(ip(&["link", "del", &theirs])?, "it was taken away");
+    Ok(())
+}
+
 #[test]
 fn addresses_are_those_asked_for_or_refused() -> Result<()> {
     of_each_kind(|daemon| {
@@ -192,7 +206,7 @@ fn addresses_are_those_asked_for_or_refused() -> Result<()> {
         let run = |ip: &'static str| ["run", "--rm", "--network", "net", "--ip", ip, "busybox", "true"];
         refused(&run("10.82.0.50"), "Address already in use")?;
         refused(&run("10.82.0.9"), "Address already in use")?;
-        refused(&run("10.83.0.5"), "no configured subnet contains IP address 10.83.0.5")?;
+        refused(&run("10.83.0.5"), "contain the IP address 10.83.0.5")?;
         refused(&run("fd00::5"), "invalid IPv4 address")?;
         refused(
             &["run", "--rm", "--ip", "172.17.0.9", "busybox", "true"],
@@ -201,26 +215,22 @@ fn addresses_are_those_asked_for_or_refused() -> Result<()> {
         refused(&["run", "--rm", "--network", "nosuch", "busybox", "true"], "network nosuch not found")?;
         refused(&["network", "create", "--subnet", "10.82.0.128/25", "over"], "Pool overlaps")?;
         refused(&["network", "create", "net"], "network with name net already exists")?;
-        refused(&["network", "create", "../etc"], "invalid network name")?;
         refused(&["network", "create", "-d", "overlay", "x"], "swarm")?;
-        refused(
-            &["network", "create", "-o", "com.docker.network.frob=1", "x"],
-            "not supported for driver bridge",
-        )?;
+        if daemon.is_cove() {
+            // Docker takes any name, and passes over options that it does not know.
+            refused(&["network", "create", "../etc"], "invalid network name")?;
+            refused(
+                &["network", "create", "-o", "com.docker.network.frob=1", "x"],
+                "not supported for driver bridge",
+            )?;
+        }
         refused(&["network", "create", "--subnet", "10.84.0.1/24", "x"], "10.84.0.0/24")?;
-        refused(&["network", "rm", "net"], "has active endpoints (name:\"one\" id:")?;
+        refused(&["network", "rm", "net"], "has active endpoints (name:\"")?;
         refused(&["network", "rm", "bridge"], "pre-defined network")?;
         refused(&["network", "inspect", "nosuch"], "network nosuch not found")?;
-        // An interface that is the computer's own stays so.
-        let theirs = format!("br{}", std::process::id());
-        let ip =
-            |args: &[&str]| -> Result<bool> { Ok(daemon.in_network("ip")?.args(args).status()?.success()) };
-        ensure!(ip(&["link", "add", &theirs, "type", "bridge"])?);
-        let name = format!("com.docker.network.bridge.name={theirs}");
-        daemon.docker_ok(&["network", "create", "-o", &name, "grab"])?;
-        refused(&["run", "--rm", "--network", "grab", "busybox", "true"], "is not Cove's")?;
-        daemon.docker_ok(&["network", "rm", "grab"])?;
-        ensure!(ip(&["link", "del", &theirs])?, "it was taken away");
+        if daemon.is_cove() {
+            a_bridge_of_others_is_not_taken(&daemon)?;
+        }
         // All of the range is given out at some time, and the next is told so.
         stay(&daemon, "three", &["--network", "net"])?;
         stay(&daemon, "four", &["--network", "net"])?;
@@ -282,6 +292,10 @@ fn containers_speak_ipv6_where_their_network_does() -> Result<()> {
 #[test]
 fn rules_that_somebody_flushes_come_back() -> Result<()> {
     of_each_kind(|daemon| {
+        if !daemon.is_cove() {
+            support::absent("it is of Cove alone");
+            return Ok(());
+        }
         daemon.docker_ok(&["network", "create", "net"])?;
         stay(&daemon, "one", &["--network", "net", "-p", "127.0.0.1::80"])?;
         let bridge = format!("cv-{}", daemon.docker_ok(&["network", "ls", "-q", "--filter", "name=net"])?);
@@ -328,6 +342,10 @@ fn macvlan_and_ipvlan_join_containers_without_a_bridge() -> Result<()> {
     of_each_kind(|daemon| {
         for (driver, subnet) in [("macvlan", "10.85.1.0/24"), ("ipvlan", "10.85.2.0/24")] {
             let made = daemon.docker(&["network", "create", "-d", driver, "--subnet", subnet, driver])?;
+            if made.err.contains("operation not supported") {
+                support::absent("this kernel has no dummy interfaces, which Docker makes parents of");
+                return Ok(());
+            }
             ensure!(made.code == 0, "{made:?}");
             let said = daemon.docker(&[
                 "run",

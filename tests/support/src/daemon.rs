@@ -24,6 +24,27 @@ pub struct Daemon {
     programs: Option<PathBuf>,
     /// Whom it runs as, if not as the test's user.
     user: Option<User>,
+    /// In its place, the engine of others that `COVE_TEST_DOCKER_HOST` names.
+    reference: Option<Reference>,
+}
+
+/// An engine that is not ours, by which a test that claims to match it is proven.
+#[derive(Debug)]
+struct Reference {
+    socket: PathBuf,
+    /// One test at a time, since all share it.
+    _turn: std::fs::File,
+}
+
+impl Reference {
+    /// The one that the environment names, when it is this test's turn.
+    fn wait() -> Result<Option<Self>> {
+        let Ok(host) = std::env::var("COVE_TEST_DOCKER_HOST") else { return Ok(None) };
+        let socket = host.strip_prefix("unix://").context("COVE_TEST_DOCKER_HOST is no unix:// address")?;
+        let turn = std::fs::File::create(std::env::temp_dir().join("cove-test-reference.lock"))?;
+        turn.lock().context("failed to wait for the engine's turn")?;
+        Ok(Some(Self { socket: socket.into(), _turn: turn }))
+    }
 }
 
 /// What a command printed and how it ended.
@@ -58,7 +79,13 @@ pub fn of_each_kind(test: impl Fn(Daemon) -> Result<()>) -> Result<()> {
         crate::skip("it starts daemons of root and of another user");
         return Ok(());
     }
-    test(Daemon::start()?).context("as root")?;
+    let daemon = Daemon::start()?;
+    let is_cove = daemon.is_cove();
+    test(daemon).context("as root")?;
+    if !is_cove {
+        // An engine of others is there once.
+        return Ok(());
+    }
     match Daemon::start_as_user()? {
         Some(daemon) => test(daemon).context("as a user"),
         None => Ok(()),
@@ -91,6 +118,7 @@ impl Daemon {
             env: Vec::new(),
             programs: Some(programs),
             user: Some(user),
+            reference: None,
         };
         daemon.launch()?;
         daemon.load_busybox()?;
@@ -145,9 +173,49 @@ impl Daemon {
     /// # Errors
     /// Where it does not answer.
     pub fn start() -> Result<Self> {
-        let daemon = Self::start_empty(&[])?;
+        let daemon = match Reference::wait()? {
+            Some(reference) => Self::of(reference)?,
+            None => Self::start_empty(&[])?,
+        };
         daemon.load_busybox()?;
         Ok(daemon)
+    }
+
+    /// The engine of others in place of ours, emptied first.
+    fn of(reference: Reference) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
+        let (args, env) = (Vec::new(), Vec::new());
+        let reference = Some(reference);
+        let daemon = Self { dir, child: None, args, env, programs: None, user: None, reference };
+        ensure!(daemon.get("/_ping").is_ok(), "nobody answers at COVE_TEST_DOCKER_HOST");
+        daemon.remove_all();
+        Ok(daemon)
+    }
+
+    /// Whether it is ours, and not an engine by which a test is proven: what is on disk is ours alone.
+    #[must_use]
+    pub fn is_cove(&self) -> bool {
+        self.reference.is_none()
+    }
+
+    /// Removes containers, which would outlive the daemon; of a shared engine, all that tests make.
+    fn remove_all(&self) {
+        if let Ok(all) = self.docker(&["ps", "-aq"]) {
+            let ids: Vec<&str> = all.out.split_whitespace().collect();
+            if !ids.is_empty() {
+                let _ = self.docker(&[&["rm", "-fv"], ids.as_slice()].concat());
+            }
+        }
+        if !self.is_cove() {
+            // Pruning leaves volumes with options.
+            let volumes = self.docker(&["volume", "ls", "-q"]).map(|said| said.out).unwrap_or_default();
+            for name in volumes.split_whitespace() {
+                let _ = self.docker(&["volume", "rm", "-f", name]);
+            }
+            for args in [&["network", "prune", "-f"][..], &["image", "prune", "-af"]] {
+                let _ = self.docker(args);
+            }
+        }
     }
 
     /// As [`Self::start`], of the programs in a directory.
@@ -163,6 +231,7 @@ impl Daemon {
             env: Vec::new(),
             programs: Some(programs.to_owned()),
             user: None,
+            reference: None,
         };
         daemon.launch()?;
         daemon.load_busybox()?;
@@ -198,7 +267,7 @@ impl Daemon {
         let dir = tempfile::Builder::new().prefix("cove").tempdir()?;
         let args = args.iter().map(ToString::to_string).collect();
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut daemon = Self { dir, child: None, args, env, programs: None, user: None };
+        let mut daemon = Self { dir, child: None, args, env, programs: None, user: None, reference: None };
         daemon.launch()?;
         Ok(daemon)
     }
@@ -218,7 +287,10 @@ impl Daemon {
     /// Where it listens.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("c.sock")
+        match &self.reference {
+            Some(reference) => reference.socket.clone(),
+            None => self.dir.path().join("c.sock"),
+        }
     }
 
     /// Its address, as clients take it.
@@ -238,6 +310,9 @@ impl Daemon {
     /// # Errors
     /// Where it does not answer.
     pub fn launch(&mut self) -> Result<Duration> {
+        if !self.is_cove() {
+            return Ok(Duration::ZERO);
+        }
         let log =
             std::fs::File::options().create(true).append(true).open(self.dir.path().join("coved.log"))?;
         let began = Instant::now();
@@ -268,7 +343,7 @@ impl Daemon {
         Ok(began.elapsed())
     }
 
-    /// Kills it with SIGKILL, as a crash would; containers go on.
+    /// Kills it with SIGKILL, as a crash would; containers go on. An engine of others is left alone.
     ///
     /// # Errors
     /// Where it can't be waited for.
@@ -319,7 +394,8 @@ impl Daemon {
         )?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no end of the headers")?;
         let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).context("no status")?;
-        Ok((status, body.to_owned()))
+        let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+        Ok((status, if is_chunked { joined(body) } else { body.to_owned() }))
     }
 
     /// Sends any bytes and reads to the end.
@@ -428,6 +504,17 @@ impl Daemon {
     }
 }
 
+/// A body that came in chunks, each behind its length.
+fn joined(mut chunks: &str) -> String {
+    let mut body = String::new();
+    while let Some((length, rest)) = chunks.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap_or(0);
+        body.push_str(rest.get(..length).unwrap_or_default());
+        chunks = rest.get(length + 2..).filter(|_| length > 0).unwrap_or_default();
+    }
+    body
+}
+
 fn said(output: &Output) -> Said {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned();
     Said { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
@@ -435,14 +522,8 @@ fn said(output: &Output) -> Said {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Containers first: they would outlive the daemon.
-        if self.child.is_some()
-            && let Ok(all) = self.docker(&["ps", "-aq"])
-        {
-            let ids: Vec<&str> = all.out.split_whitespace().collect();
-            if !ids.is_empty() {
-                let _ = self.docker(&[&["rm", "-f"], ids.as_slice()].concat());
-            }
+        if self.child.is_some() || !self.is_cove() {
+            self.remove_all();
         }
         // Asked to, it takes its bridge along.
         let _ = self.stop();
