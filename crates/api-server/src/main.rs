@@ -102,6 +102,9 @@ fn start(args: Args) -> Result<()> {
     if rootless::is_to_enter() {
         rootless::enter(&places(&args)?.state)?;
     }
+    if let Err(error) = stdx::process::raise_open_files() {
+        tracing::warn!(%error, "failed to raise the limit of open files");
+    }
     // Two threads serve; what blocks has its own, which go when idle.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

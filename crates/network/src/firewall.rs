@@ -50,6 +50,9 @@ pub(crate) struct BridgeRules {
     pub(crate) is_internal: bool,
     /// Whether what leaves it has this computer's address.
     pub(crate) masquerades: bool,
+    /// Whether its members may not speak to each other: the bridge keeps them apart, and so must this
+    /// computer, which would pass on what one sends to it for another.
+    pub(crate) isolates: bool,
 }
 
 /// The table in the kernel.
@@ -237,7 +240,7 @@ impl Rules {
         text.push_str(
             "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n",
         );
-        for BridgeRules { interface, subnets, is_internal, masquerades } in &self.bridges {
+        for BridgeRules { interface, subnets, is_internal, masquerades, .. } in &self.bridges {
             for subnet in subnets {
                 let (ip, local) =
                     if subnet.base().is_ipv4() { ("ip", Some("127.0.0.0/8")) } else { ("ip6", None) };
@@ -257,8 +260,14 @@ impl Rules {
         text.push_str(
             "  }\n  chain forward {\n    type filter hook forward priority filter; policy accept;\n",
         );
-        for BridgeRules { interface, is_internal, .. } in &self.bridges {
-            let _ = writeln!(text, "    iifname \"{interface}\" oifname \"{interface}\" accept");
+        for BridgeRules { interface, is_internal, isolates, .. } in &self.bridges {
+            let within = format!("    iifname \"{interface}\" oifname \"{interface}\"");
+            if *isolates {
+                // But for ports that are published to everybody.
+                let _ = writeln!(text, "{within} ct status dnat accept\n{within} drop");
+            } else {
+                let _ = writeln!(text, "{within} accept");
+            }
             if *is_internal {
                 let _ = writeln!(text, "    iifname \"{interface}\" drop\n    oifname \"{interface}\" drop");
             }
@@ -321,7 +330,7 @@ mod tests {
 
     fn bridge(interface: &str, subnet: &str, is_internal: bool) -> BridgeRules {
         let subnets = vec![subnet.parse().unwrap()];
-        BridgeRules { interface: interface.into(), subnets, is_internal, masquerades: true }
+        BridgeRules { interface: interface.into(), subnets, is_internal, masquerades: true, isolates: false }
     }
 
     #[test]
@@ -357,6 +366,15 @@ mod tests {
         assert!(!text.contains("oifname != \"b\" masquerade"), "{text}");
         assert!(text.contains("iifname \"b\" drop"), "{text}");
         assert!(!text.contains("iifname \"b\" accept"), "{text}");
+    }
+
+    #[test]
+    fn members_kept_apart_are_not_joined_by_this_computer() {
+        let apart = BridgeRules { isolates: true, ..bridge("b", "10.9.0.0/24", false) };
+        let rules = Rules { table: "t".into(), bridges: vec![apart], ports: vec![], has_clients: false };
+        let text = rules.text();
+        assert!(text.contains("iifname \"b\" oifname \"b\" drop"), "{text}");
+        assert!(!text.contains("iifname \"b\" oifname \"b\" accept"), "{text}");
     }
 
     #[test]

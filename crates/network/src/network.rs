@@ -190,12 +190,13 @@ impl Network {
 
     /// What the firewall is to do for it while it is there.
     pub(crate) fn rules(&self) -> Option<BridgeRules> {
-        let Kind::Bridge { interface, masquerades, .. } = &self.config.kind else { return None };
+        let Kind::Bridge { interface, masquerades, isolates } = &self.config.kind else { return None };
         self.up.as_ref().map(|up| BridgeRules {
             interface: interface.clone(),
             subnets: up.pools.iter().map(|(range, _)| range.subnet).collect(),
             is_internal: self.config.is_internal,
             masquerades: *masquerades,
+            isolates: *isolates,
         })
     }
 

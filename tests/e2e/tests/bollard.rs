@@ -51,9 +51,6 @@ async fn a_container_is_made_watched_and_removed() -> Result<()> {
         .await?;
     ensure!(docker.ping().await? == "OK");
     ensure!(docker.version().await?.os.as_deref() == Some("linux"));
-    let events = docker.events(Some(
-        EventsOptionsBuilder::default().filters(&HashMap::from([("type", vec!["container"])])).build(),
-    ));
     let body = ContainerCreateBody {
         image: Some("busybox".into()),
         cmd: words("sh -c"),
@@ -97,7 +94,9 @@ async fn a_container_is_made_watched_and_removed() -> Result<()> {
         "{list:?}"
     );
     remove(&docker, "one").await?;
-    let seen: Vec<_> = events.take(4).try_collect().await?;
+    let of_containers = HashMap::from([("type", vec!["container"])]);
+    let past = EventsOptionsBuilder::default().filters(&of_containers).since("0").build();
+    let seen: Vec<_> = docker.events(Some(past)).take(4).try_collect().await?;
     let seen: Vec<_> = seen.iter().filter_map(|event| event.action.as_deref()).collect();
     ensure!(seen == ["create", "start", "die", "destroy"], "{seen:?}");
     let gone = docker.inspect_container("one", None).await;
