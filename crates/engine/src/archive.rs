@@ -59,10 +59,10 @@ pub enum PathKind {
 }
 
 /// How long a start may hold up who wants to copy.
-const PATIENCE: Duration = Duration::from_secs(35);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 impl Engine {
-    /// Describes a path.
+    /// Describes a path. Blocking: a container that starts is waited for.
     ///
     /// # Errors
     /// Where there is no such container or path.

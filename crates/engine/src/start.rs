@@ -29,7 +29,7 @@ const STABLE_AFTER: u64 = 10_000_000_000;
 /// The layers, when nobody copies to or from them any more.
 async fn layers_of(container: &Container) -> Result<Starting<'_>> {
     /// How long that is waited for.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const PATIENCE: Duration = Duration::from_secs(10);
     let begun = Instant::now();
     let taken = container.take_layers();
     while container.are_layers_shared() {
