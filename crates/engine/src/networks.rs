@@ -101,11 +101,8 @@ impl EngineNetworks {
             (format!("cv{:010x}", hash & 0xff_ffff_ffff), format!("cove_{:010x}", hash & 0xff_ffff_ffff))
         };
         let place = || {
-            if engine.is_rootless {
-                Place::own(engine.state_dir.clone(), engine.runtime.clone())
-            } else {
-                Place::of_host()
-            }
+            let place = if engine.is_rootless { Place::own } else { Place::of_host };
+            place(engine.state_dir.clone(), engine.runtime.clone())
         };
         let kernel = has_bridges.then(|| Networks::new(table, place()));
         let mut known = BTreeMap::new();

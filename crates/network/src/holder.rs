@@ -51,6 +51,8 @@ struct Carried {
 pub(crate) struct Holder {
     state_dir: PathBuf,
     runtime: PathBuf,
+    /// Whether the namespace is one of the engine's own, or this computer's, where it only carries.
+    has_own: bool,
     namespace: OnceLock<OwnedFd>,
     state: Mutex<State>,
 }
@@ -68,8 +70,8 @@ struct Link {
 }
 
 impl Holder {
-    pub(crate) fn new(state_dir: PathBuf, runtime: PathBuf) -> Self {
-        Self { state_dir, runtime, namespace: OnceLock::new(), state: Mutex::default() }
+    pub(crate) fn new(state_dir: PathBuf, runtime: PathBuf, has_own: bool) -> Self {
+        Self { state_dir, runtime, has_own, namespace: OnceLock::new(), state: Mutex::default() }
     }
 
     /// The state directory of its engine.
@@ -85,6 +87,10 @@ impl Holder {
     pub(crate) fn namespace(&self) -> io::Result<&OwnedFd> {
         if let Some(namespace) = self.namespace.get() {
             return Ok(namespace);
+        }
+        if !self.has_own {
+            let namespace = std::fs::File::open("/proc/thread-self/ns/net")?;
+            return Ok(self.namespace.get_or_init(|| namespace.into()));
         }
         let mut state = self.state();
         if state.link.is_none() && !self.join(&mut state) {
@@ -163,8 +169,22 @@ impl Holder {
                 other => return other,
             }
         }
-        let Some(namespace) = self.namespace.get() else { return Err(io::ErrorKind::NotConnected.into()) };
-        tracing::warn!("the holder of the engine's network is gone; another takes over");
+        if self.has_own && self.namespace.get().is_none() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let namespace = if self.has_own { self.namespace.get() } else { Some(self.namespace()?) };
+        let Some(namespace) = namespace else { return Err(io::ErrorKind::NotConnected.into()) };
+        let is_first = !self.has_own && state.link.is_none();
+        if is_first
+            && self.join(state)
+            && let Some(link) = &state.link
+        {
+            // Of a daemon before this one.
+            return exchange(&link.socket, request, fd);
+        }
+        if !is_first {
+            tracing::warn!("the holder of the engine's network is gone; another takes over");
+        }
         let link = self.start(namespace)?;
         for (port, carried) in &state.carried {
             if let Err(error) = reopen(&link.socket, *port, *carried) {
@@ -209,7 +229,10 @@ impl Holder {
     /// Closes a port.
     pub(crate) fn close(&self, port: Port) -> io::Result<()> {
         let mut state = self.state();
-        state.carried.remove(&port);
+        let was_carried = state.carried.remove(&port).is_some();
+        if !self.has_own && !was_carried && state.link.is_none() {
+            return Ok(());
+        }
         match self.ask(&mut state, &Request::Close { port }, None)? {
             Reply::Unknown => Ok(()),
             reply => done(reply),
@@ -219,6 +242,9 @@ impl Holder {
     /// Closes what is carried for nobody: ports of containers that ended while no daemon ran.
     pub(crate) fn close_others(&self) -> io::Result<()> {
         let mut state = self.state();
+        if !self.has_own && state.link.is_none() && !self.join(&mut state) {
+            return Ok(());
+        }
         let mut others = Vec::new();
         let mut reply = self.ask(&mut state, &Request::List, None)?;
         while let Reply::Port { port, .. } = reply {

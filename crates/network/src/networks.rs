@@ -326,11 +326,14 @@ impl Networks {
             return Ok(Vec::new());
         }
         let (has_v4, has_v6) = (endpoint.v4().is_some(), endpoint.v6().is_some());
-        let is_relayed = self.place.holder().is_some();
-        let arrivals = if is_relayed { Arrivals::AreRead } else { Arrivals::AreLedOn };
+        let is_led = self.place.holder().is_none();
         let mut holds = Vec::new();
         for port in ports {
-            holds.extend(Hold::take(port, has_v4, has_v6, arrivals)?);
+            let arrivals = |at: IpAddr| match self.place.carrier(at, port.protocol) {
+                Some(_) => Arrivals::AreRead,
+                None => Arrivals::AreLedOn,
+            };
+            holds.extend(Hold::take(port, has_v4, has_v6, is_led, &arrivals)?);
         }
         let published = holds.iter().map(|hold| hold.published.clone()).collect();
         self.lead(key, holds, endpoint)?;
@@ -342,7 +345,10 @@ impl Networks {
     /// # Errors
     /// What the kernel refuses.
     pub fn adopt_ports(&self, key: &str, ports: &[Published], endpoint: &Endpoint) -> Result<()> {
-        let again = if self.place.holder().is_some() { Hold::elsewhere } else { Hold::again };
+        let again = |port: &Published| match self.place.carrier(port.address, port.protocol) {
+            Some(_) => Hold::elsewhere(port),
+            None => Hold::again(port),
+        };
         self.lead(key, ports.iter().map(again).collect(), endpoint)
     }
 
@@ -383,15 +389,18 @@ impl Networks {
         led
     }
 
-    /// Lets who holds a user's network carry what arrives at ports.
+    /// Lets what rules don't lead on be carried.
     fn carry(&self, held: &mut [(Hold, IpAddr)]) -> Result<()> {
-        let Some(holder) = self.place.holder() else { return Ok(()) };
         for (hold, target) in held {
+            let Published { address, protocol, .. } = hold.published;
+            let Some(holder) = self.place.carrier(address, protocol) else { continue };
             let Some(port) = carried(&hold.published) else { continue };
             let target = SocketAddr::new(*target, hold.published.inner);
+            // What comes from this computer by `::1` has no address that could be shown.
+            let shows_clients = self.place.holder().is_some() && self.shows_clients();
             let carried = match hold.socket.take() {
-                Some(socket) => holder.listen(port, target, &socket, self.shows_clients()),
-                None => holder.lead(port, target, self.shows_clients()),
+                Some(socket) => holder.listen(port, target, &socket, shows_clients),
+                None => holder.lead(port, target, shows_clients),
             };
             carried.doing(|| format!("publish {}/{}", port.outer, hold.published.protocol))?;
         }
@@ -415,7 +424,7 @@ impl Networks {
 
     /// Closes a port that is carried.
     fn close_port(&self, published: &Published) {
-        if let Some(holder) = self.place.holder()
+        if let Some(holder) = self.place.carrier(published.address, published.protocol)
             && let Some(port) = carried(published)
             && let Err(error) = holder.close(port)
         {
@@ -467,9 +476,7 @@ impl Networks {
         if let Err(error) = outcome {
             tracing::debug!(%error, "failed to clear up networks");
         }
-        if let Some(holder) = self.place.holder()
-            && let Err(error) = holder.close_others()
-        {
+        if let Err(error) = self.place.any_carrier().close_others() {
             tracing::warn!(%error, "failed to close the published ports of containers that are gone");
         }
     }
@@ -477,9 +484,7 @@ impl Networks {
     /// Tells whoever holds the networks' namespace that the engine ends. Blocking.
     pub fn leave(&self) {
         self.outside.end();
-        if let Some(holder) = self.place.holder() {
-            holder.leave();
-        }
+        self.place.any_carrier().leave();
     }
 
     /// Where a container finds this computer: at its gateway, or, where that is not this computer, at an address

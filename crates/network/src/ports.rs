@@ -92,9 +92,16 @@ pub(crate) enum Arrivals {
 const TRIES: usize = 16;
 
 impl Hold {
-    /// Takes a port, or one of a range, for the versions of IP that the container speaks.
-    pub(crate) fn take(port: &Port, has_v4: bool, has_v6: bool, arrivals: Arrivals) -> Result<Vec<Self>> {
-        if arrivals == Arrivals::AreRead && port.protocol == Protocol::Sctp {
+    /// Takes a port, or one of a range, for the versions of IP that the container speaks. `is_led`: rules lead
+    /// on what arrives, but where `arrivals` says otherwise.
+    pub(crate) fn take(
+        port: &Port,
+        has_v4: bool,
+        has_v6: bool,
+        is_led: bool,
+        arrivals: &dyn Fn(IpAddr) -> Arrivals,
+    ) -> Result<Vec<Self>> {
+        if !is_led && port.protocol == Protocol::Sctp {
             return Err(Error::Unsupported {
                 what: "publishing ports of SCTP needs root; an engine without it has those of TCP and UDP"
                     .into(),
@@ -137,12 +144,17 @@ impl Hold {
     }
 
     /// The same number at each address; the first's choice where it is 0.
-    fn all(port: &Port, addresses: &[IpAddr], outer: u16, arrivals: Arrivals) -> Result<Vec<Self>> {
+    fn all(
+        port: &Port,
+        addresses: &[IpAddr],
+        outer: u16,
+        arrivals: &dyn Fn(IpAddr) -> Arrivals,
+    ) -> Result<Vec<Self>> {
         let mut outer = outer;
         let mut holds = Vec::new();
         for address in addresses {
             let at = SocketAddr::new(*address, outer);
-            let bound = bind(port.protocol, at, arrivals).and_then(|socket| {
+            let bound = bind(port.protocol, at, arrivals(*address)).and_then(|socket| {
                 let address = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
                 Ok((socket, address.port()))
             });
@@ -284,7 +296,7 @@ mod tests {
         let address = Some(Ipv4Addr::LOCALHOST.into());
         let take = |outer| {
             let port = Port { inner: 80, protocol: Protocol::Tcp, address, outer };
-            Hold::take(&port, true, false, Arrivals::AreLedOn)
+            Hold::take(&port, true, false, true, &|_| Arrivals::AreLedOn)
         };
         let error = take((outer, outer)).unwrap_err();
         let text = error.to_string();
@@ -303,10 +315,13 @@ mod tests {
     fn every_address_is_that_of_both_versions() {
         let port = Port { inner: 80, protocol: Protocol::Tcp, address: None, outer: (0, 0) };
         let outer = |holds: Vec<Hold>| holds.iter().map(|hold| hold.published.outer).collect::<Vec<_>>();
-        let both = outer(Hold::take(&port, true, true, Arrivals::AreLedOn).unwrap());
+        let both = outer(Hold::take(&port, true, true, true, &|_| Arrivals::AreLedOn).unwrap());
         assert!(matches!(both.as_slice(), [a, b] if a == b), "{both:?}");
-        assert_eq!(outer(Hold::take(&port, true, false, Arrivals::AreRead).unwrap()).len(), 1);
+        assert_eq!(outer(Hold::take(&port, true, false, false, &|_| Arrivals::AreRead).unwrap()).len(), 1);
         let six = Port { address: Some(Ipv6Addr::LOCALHOST.into()), ..port };
-        assert!(matches!(Hold::take(&six, true, false, Arrivals::AreLedOn), Err(Error::Invalid { .. })));
+        assert!(matches!(
+            Hold::take(&six, true, false, true, &|_| Arrivals::AreLedOn),
+            Err(Error::Invalid { .. })
+        ));
     }
 }

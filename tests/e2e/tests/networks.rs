@@ -251,7 +251,7 @@ fn addresses_are_those_asked_for_or_refused() -> Result<()> {
 
 #[test]
 fn containers_speak_ipv6_where_their_network_does() -> Result<()> {
-    of_each_kind(|daemon| {
+    of_each_kind(|mut daemon| {
         daemon.docker_ok(&["network", "create", "--ipv6", "--subnet", "fd00:c0e:7::/64", "six"])?;
         stay(&daemon, "one", &["--network", "six", "--ip6", "fd00:c0e:7::9"])?;
         let script = "exec busybox nc -ll -p 80 -e busybox echo six";
@@ -272,17 +272,28 @@ fn containers_speak_ipv6_where_their_network_does() -> Result<()> {
         let ports = daemon.docker_ok(&["port", "two", "80/tcp"])?;
         let six = ports.lines().find_map(|line| line.strip_prefix("[::]:")).context(ports.clone())?;
         ensure!(ports.contains(&format!("0.0.0.0:{six}")), "{ports}");
-        // A published port at an address of this computer that is no loopback's: the bridge's own.
-        let hear = || -> Result<String> {
+        // At the loopback, and at an address of this computer that rules lead on from: the bridge's own.
+        let hear = |host: &str| -> Result<String> {
             use std::io::Read;
-            let host = if daemon.is_rootless() { "::1" } else { "fd00:c0e:7::1" };
             let to = format!("[{host}]:{six}").parse()?;
             let mut stream = std::net::TcpStream::connect_timeout(&to, Duration::from_secs(1))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
             let mut said = String::new();
             stream.read_to_string(&mut said)?;
             Ok(said)
         };
-        daemon.wait_for("the server", || hear().is_ok_and(|said| said.trim() == "six"))?;
+        let hosts = if daemon.is_rootless() { &["::1"][..] } else { &["::1", "fd00:c0e:7::1"] };
+        for host in hosts {
+            daemon.wait_for(host, || hear(host).is_ok_and(|said| said.trim() == "six"))?;
+        }
+        if daemon.is_cove() {
+            daemon.crash()?;
+            ensure!(hear("::1")?.trim() == "six", "the port at the loopback went with the daemon");
+            daemon.launch()?;
+            ensure!(hear("::1")?.trim() == "six");
+            daemon.docker_ok(&["rm", "-f", "two"])?;
+            ensure!(hear("::1").is_err(), "the port is open without its container");
+        }
         let without = daemon.docker_ok(&["run", "--rm", "busybox", "cat", "/proc/net/if_inet6"])?;
         ensure!(!without.contains("eth0"), "{without}");
         Ok(())

@@ -254,7 +254,10 @@ mod tests {
 
     fn completed(change: impl FnOnce(&mut NetworkSpec)) -> Result<Config> {
         let mut record = record(change);
-        complete(&mut record, &Networks::new("test".into(), network::Place::of_host()))?;
+        complete(
+            &mut record,
+            &Networks::new("test".into(), network::Place::of_host("/nowhere".into(), "/nowhere".into())),
+        )?;
         config(&record)
     }
 
