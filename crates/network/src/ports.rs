@@ -208,8 +208,8 @@ fn bind(protocol: Protocol, at: SocketAddr, arrivals: Arrivals) -> io::Result<Ow
         // The other version has a socket of its own.
         rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    // Of IPv6, what comes by the loopback is not led on, and must be refused rather than left to wait: a
-    // socket that is only bound does that, and keeps others out as long as it does not share its address.
+    // Of IPv6, one that is not read from only keeps others out, as long as it does not share its address; what
+    // rules don't lead on is refused rather than left to wait.
     let is_read = arrivals == Arrivals::AreRead;
     let listens = protocol != Protocol::Udp && (at.is_ipv4() || is_read);
     if listens {
