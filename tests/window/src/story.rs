@@ -247,7 +247,7 @@ async fn remove_after_use(window: &Client, engine: &Engine) -> anyhow::Result<()
     // Seen live: nobody touches the window meanwhile.
     engine.client.stop_container("db", None, Some(1)).await?;
     see(window, &row("backend", "1 not running")).await?;
-    gone(window, "//*[@data-container='db']").await?;
+    see(window, "//*[@data-container='db'][.//*[@aria-label='exited']]").await?;
     engine.remove_containers().await;
     see(window, &row("backend", "Not used")).await?;
     click(window, "//*[@aria-label='Error of backend']//button[text()='Try again']").await?;
