@@ -14,9 +14,11 @@ export class FormCheck {
   /** Fields that were left, whose problems may be told. */
   #touched = new SvelteSet<string>();
   #all = $state(false);
+  readonly #command: () => Command;
 
   /** While a component is made: `command` asks for the form's preview, and is run again as the form changes. */
   constructor(command: () => Command) {
+    this.#command = command;
     $effect(() => {
       let current = true;
       transport.call(command()).then(
@@ -47,10 +49,13 @@ export class FormCheck {
     this.#touched.delete(field);
   }
 
-  /** Tells all problems; whether there is none. */
-  tell(): boolean {
+  /** Tells all problems of the form as it is now; whether there is none. */
+  async passes(): Promise<boolean> {
     this.#all = true;
-    return this.preview !== null && this.preview.problems.length === 0;
+    const reply = await transport.call(this.#command());
+    if (reply.type !== 'preview') return false;
+    this.preview = reply;
+    return reply.problems.length === 0;
   }
 
   /** The command line. */
