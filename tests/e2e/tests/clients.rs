@@ -283,10 +283,10 @@ fn dev_containers_are_brought_up_used_and_found_again() -> Result<()> {
         let text = text.replace("VOLUME", &name).replace("FOLDER", &more).replace("PORT", &port.to_string());
         Ok(std::fs::write(folder.join(file), text)?)
     };
-    // Its own notes go beside what it is told to keep there.
+    // What it writes for Compose goes to the temporary folder.
     let devcontainer = |verb: &str, project: &str, args: &[&str]| -> Result<String> {
         let mut command = stdx::process::command("devcontainer");
-        command.env("DOCKER_HOST", daemon.address()).env("HOME", dir.path()).arg(verb);
+        command.env("DOCKER_HOST", daemon.address()).env("TMPDIR", dir.path()).arg(verb);
         command.arg("--workspace-folder").arg(dir.path().join(project)).args(args);
         let output = command.output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
