@@ -59,7 +59,7 @@ async fn make_network(window: &Client, engine: &Engine) -> anyhow::Result<()> {
     click(window, "//*[@class='empty']//button[text()='New network…']").await?;
     fill(window, "//input[@id='network-name']", "backend").await?;
     fill(window, "//input[@id='network-subnet']", SUBNET).await?;
-    see(window, &format!("//code[text()='cove network create --subnet {SUBNET} backend']")).await?;
+    see(window, &format!("//code[.='cove network create --subnet {SUBNET} backend']")).await?;
     click(window, "//button[@data-testid='act']").await?;
     see(window, &row("backend", SUBNET)).await?;
     see(window, &row("backend", "Not used")).await?;
@@ -95,7 +95,7 @@ async fn make_network_of_a_driver(window: &Client, engine: &Engine) -> anyhow::R
     fill(window, "//input[@id='network-range']", "10.213.9.128/25").await?;
     let words = "cove network create --driver macvlan --internal --subnet 10.213.9.0/24 --gateway 10.213.9.9 \
                  --ip-range 10.213.9.128/25 --opt macvlan_mode=private --label 'tier=back end' outside";
-    see(window, &format!("//code[text()=\"{words}\"]")).await?;
+    see(window, &format!("//code[.=\"{words}\"]")).await?;
     click(window, "//button[@data-testid='act']").await?;
     see(window, &row("outside", "macvlan")).await?;
     let made = engine.client.inspect_network("outside").await?;
@@ -121,7 +121,7 @@ async fn make_volume_in_memory(window: &Client, engine: &Engine) -> anyhow::Resu
     click(window, "//button[@role='radio'][text()='Memory']").await?;
     fill(window, "//input[@id='volume-place']", "64 MB").await?;
     let words = "cove volume create --opt type=tmpfs --opt device=tmpfs --opt o=size=64m pgdata-scratch";
-    see(window, &format!("//code[text()='{words}']")).await?;
+    see(window, &format!("//code[.='{words}']")).await?;
     click(window, "//button[@data-testid='act']").await?;
     see(window, &row("pgdata-scratch", "memory")).await?;
     let made = engine.client.inspect_volume("pgdata-scratch").await?;
@@ -193,7 +193,7 @@ async fn connect_and_disconnect(window: &Client, engine: &Engine) -> anyhow::Res
     ensure!(refused.contains("ddress already in use"), "{refused}");
     fill(window, "//input[@id='connect-ipv4']", "7").await?;
     let words = "cove network connect --alias store --alias main --ip 10.213.8.17 side db";
-    see(window, &format!("//code[text()='{words}']")).await?;
+    see(window, &format!("//code[.='{words}']")).await?;
     click(window, "//button[@data-testid='act']").await?;
     gone(window, "//*[@role='dialog']").await?;
     let member = "//section[@aria-label='side']//*[@data-container='db']";

@@ -58,8 +58,8 @@ export class FormCheck {
     return reply.problems.length === 0;
   }
 
-  /** The command line. */
-  line(program = 'cove'): string {
-    return [program, ...(this.preview?.words ?? [])].join(' ');
+  /** The command line, by words. */
+  words(program = 'cove'): string[] {
+    return [program, ...(this.preview?.words ?? [])];
   }
 }
