@@ -6,7 +6,9 @@
 //! they travel, over Tauri's IPC or a WebSocket, is the transport's business.
 
 pub mod command;
+pub mod connect;
 pub mod error;
+pub mod form;
 mod hub;
 pub mod image;
 mod live;

@@ -1,4 +1,5 @@
-//! Ways that clients of others reach an engine: a context, TCP with certificates, and what Compose does.
+//! Ways that clients of others reach an engine: a context, TCP with certificates, and what
+//! Compose and Dev Containers do.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -230,5 +231,122 @@ fn compose_brings_several_services_up_and_down() -> Result<()> {
         let said = daemon.docker_ok(args).with_context(|| format!("{args:?}"))?;
         ensure!(said.is_empty(), "{args:?}: {said}");
     }
+    Ok(())
+}
+
+const DEV_CONTAINER: &str = r#"{
+  "image": "busybox",
+  "containerEnv": {"GREETING": "hello"},
+  "remoteEnv": {"EXTRA": "${containerEnv:GREETING} there"},
+  "mounts": ["source=VOLUME,target=/cache,type=volume", {"source": "FOLDER", "target": "/more", "type": "bind"}],
+  "appPort": ["127.0.0.1:PORT:3000"],
+  "forwardPorts": [3000],
+  "runArgs": ["--init", "--cap-add=SYS_PTRACE"],
+  "onCreateCommand": "echo created > /cache/steps",
+  "postCreateCommand": ["sh", "-c", "echo prepared >> /cache/steps"],
+  "postStartCommand": "echo started >> /cache/steps"
+}"#;
+
+const DEV_COMPOSE: &str = r#"{
+  "dockerComposeFile": "compose.yaml",
+  "service": "app",
+  "workspaceFolder": "/work",
+  "overrideCommand": true,
+  "forwardPorts": ["db:5432"],
+  "postCreateCommand": "echo prepared > /tmp/steps"
+}"#;
+
+const DEV_SERVICES: &str = r#"
+services:
+  app: {image: busybox, volumes: ["..:/work"], depends_on: [db]}
+  db: {image: busybox, command: sh -c "trap exit TERM; sleep 600 & wait"}
+"#;
+
+#[test]
+fn dev_containers_are_brought_up_used_and_found_again() -> Result<()> {
+    if !support::is_root()? {
+        support::skip("a bridge needs root");
+        return Ok(());
+    }
+    let is_there = stdx::process::command("devcontainer").arg("--version").output();
+    if !is_there.is_ok_and(|output| output.status.success()) {
+        support::absent("the Dev Containers CLI is not installed, and the system has no package of it");
+        return Ok(());
+    }
+    let daemon = Daemon::start()?;
+    let dir = tempfile::tempdir()?;
+    let (port, name) = (free_port()?, format!("cove{}", std::process::id()));
+    let write = |project: &str, file: &str, text: &str| -> Result<()> {
+        let folder = dir.path().join(project).join(".devcontainer");
+        std::fs::create_dir_all(&folder)?;
+        let more = dir.path().join("more").display().to_string();
+        let text = text.replace("VOLUME", &name).replace("FOLDER", &more).replace("PORT", &port.to_string());
+        Ok(std::fs::write(folder.join(file), text)?)
+    };
+    // What it writes for Compose goes to the temporary folder.
+    let devcontainer = |verb: &str, project: &str, args: &[&str]| -> Result<String> {
+        let mut command = stdx::process::command("devcontainer");
+        command.env("DOCKER_HOST", daemon.address()).env("TMPDIR", dir.path()).arg(verb);
+        command.arg("--workspace-folder").arg(dir.path().join(project)).args(args);
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "{verb} {project}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(said)
+    };
+    let up = |project: &str, args: &[&str]| -> Result<String> {
+        let said = devcontainer("up", project, args)?;
+        let answer: serde_json::Value = serde_json::from_str(said.lines().last().unwrap_or_default())?;
+        ensure!(answer["outcome"] == "success", "{said}");
+        Ok(answer["containerId"].as_str().unwrap_or_default().to_owned())
+    };
+
+    std::fs::create_dir(dir.path().join("more"))?;
+    std::fs::write(dir.path().join("more/file"), "from outside\n")?;
+    write("one", "devcontainer.json", DEV_CONTAINER)?;
+    std::fs::write(dir.path().join("one/source"), "ours\n")?;
+    let first = up("one", &[])?;
+    let look = "cat /cache/steps /more/file source; echo $EXTRA";
+    let said = devcontainer("exec", "one", &["sh", "-c", look])?;
+    let wanted = ["created", "prepared", "started", "from outside", "ours", "hello there"];
+    ensure!(said.lines().eq(wanted), "{said}");
+    let failed = devcontainer("exec", "one", &["sh", "-c", "exit 7"]);
+    ensure!(failed.is_err(), "an exit code is passed on");
+    devcontainer(
+        "exec",
+        "one",
+        &["sh", "-c", "busybox nc -ll -p 3000 -e busybox cat /cache/steps >/dev/null 2>&1 &"],
+    )?;
+    daemon.wait_for("the container's port", || {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        let mut said = String::new();
+        stream.is_ok_and(|mut stream| stream.read_to_string(&mut said).is_ok() && said.contains("prepared"))
+    })?;
+    // The same container is found again, also stopped; nothing is prepared twice.
+    ensure!(up("one", &[])? == first);
+    daemon.docker_ok(&["stop", "-t", "1", &first])?;
+    ensure!(up("one", &[])? == first);
+    let steps = devcontainer("exec", "one", &["cat", "/cache/steps"])?;
+    ensure!(steps.lines().eq(["created", "prepared", "started", "started"]), "{steps}");
+    ensure!(up("one", &["--remove-existing-container"])? != first);
+
+    let is_there = daemon.docker(&["compose", "version", "--short"])?;
+    if !is_there.out.trim_start_matches('v').starts_with(['2', '5']) {
+        support::absent("Docker's Compose v2 is not installed, and the system has no package of it");
+        return Ok(());
+    }
+    let project = format!("{name}two");
+    write(&project, "devcontainer.json", DEV_COMPOSE)?;
+    write(&project, "compose.yaml", DEV_SERVICES)?;
+    let app = up(&project, &[])?;
+    let said = devcontainer("exec", &project, &["sh", "-c", "pwd; cat /tmp/steps; ls -d .devcontainer"])?;
+    ensure!(said.lines().eq(["/work", "prepared", ".devcontainer"]), "{said}");
+    let label = format!("label=com.docker.compose.project={project}_devcontainer");
+    let all = daemon.docker_ok(&["ps", "-q", "--no-trunc", "--filter", &label])?;
+    ensure!(all.lines().count() == 2 && all.contains(&app), "{all}");
+    ensure!(up(&project, &[])? == app);
     Ok(())
 }

@@ -30,6 +30,7 @@ export const icons = {
   text: '<path d="M4 6h16M4 12h16M4 18h10"/>',
   todown: '<path d="M12 5v14M6 13l6 6 6-6"/>',
   trash: '<path d="M3 6h18M19 6v14a2 2 0 0 1-2 2H7a2 2 0 0 1-2-2V6M8 6V4a2 2 0 0 1 2-2h4a2 2 0 0 1 2 2v2"/>',
+  unlink: '<path d="M9 17H7A5 5 0 0 1 7 7h1M15 7h2a5 5 0 0 1 4 8M8 12h4M3 3l18 18"/>',
   up: '<path d="m18 15-6-6-6 6"/>',
   widen: '<path d="M15 3h6v6M21 3l-7 7M9 21H3v-6M3 21l7-7"/>',
   wrap: '<path d="M3 6h18M3 12h15a3 3 0 0 1 0 6h-4M3 18h6"/><path d="m16 16-2 2 2 2"/>',

@@ -11,4 +11,8 @@ subnet: string,
 /**
  * Empty where there is none.
  */
-gateway: string, };
+gateway: string, 
+/**
+ * The part of it that containers' addresses are chosen from; empty for all of it.
+ */
+range: string, };

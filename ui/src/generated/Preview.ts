@@ -6,15 +6,14 @@ import type { Problem } from "./Problem";
  */
 export type Preview = { 
 /**
- * The arguments of `cove` or `docker` that do the same, quoted for a shell. The image is at
- * [`Self::image_at`].
+ * The arguments of `cove` or `docker` that do the same, quoted for a shell.
  */
 words: Array<string>, 
 /**
- * Which of the words is the image.
+ * Which of the words is the image, where something is run.
  */
-imageAt: number, 
+imageAt: number | null, 
 /**
- * Empty if it can run.
+ * Empty if it can be done.
  */
 problems: Array<Problem>, };

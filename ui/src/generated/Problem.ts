@@ -5,7 +5,7 @@
  */
 export type Problem = { 
 /**
- * `image`, `name`, `command`, `network`, `ports.0`, `env.0`, `mounts.0`, `cpus` or `memory`.
+ * The field's name in its form, and for a line its number: `env.0`.
  */
 field: string, 
 /**

@@ -8,7 +8,7 @@ function row(change: Partial<ContainerRow>): ContainerRow {
   return {
     id: 'a', name: 'web', title: 'web', project: null, image: 'nginx', imageId: '', command: '', shape: 'exited',
     state: 'exited', failingStreak: 0, exitCode: null, oomKilled: false, error: null, health: null,
-    createdAt: NOW, startedAt: null, finishedAt: null, ports: [], network: 'host', networks: [], volumes: [], autoRemove: false, ...change,
+    createdAt: NOW, startedAt: null, finishedAt: null, ports: [], network: 'host', networks: [], endpoints: [], volumes: [], autoRemove: false, ...change,
   };
 }
 

@@ -6,7 +6,7 @@ function row(id: string, project: string | null, state = 'running'): ContainerRo
   return {
     id, name: id, title: id, project, image: 'nginx:1', imageId: '', command: '', shape: 'running', state,
     failingStreak: 0, exitCode: null, oomKilled: false, error: null, health: null, createdAt: 0, startedAt: 0,
-    finishedAt: null, ports: [{ host: 8080, container: 80, protocol: 'tcp', url: null }], network: 'host', networks: [], volumes: [], autoRemove: false,
+    finishedAt: null, ports: [{ host: 8080, container: 80, protocol: 'tcp', url: null }], network: 'host', networks: [], endpoints: [], volumes: [], autoRemove: false,
   };
 }
 

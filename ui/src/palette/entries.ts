@@ -80,6 +80,7 @@ function ofContainer(row: ContainerRow, now: number): Entry[] {
   if (row.state === 'running') {
     list.push({ id: `shell ${row.id}`, group: 'Go to', label: `Terminal in ${row.title}`, note: where, icon: 'terminal', command: commandOf('exec', row), verb: 'open', run: () => app.openTab(row.id, 'terminal') });
   }
+  list.push({ id: `network of ${row.id}`, group: 'Go to', label: `Network of ${row.title}`, note: where, icon: 'network', command: commandOf('inspect', row), verb: 'show', run: () => app.openTab(row.id, 'network') });
   for (const { host, url } of row.ports) {
     if (url !== null) list.push({ id: `open ${row.id} ${host}`, group: 'Go to', label: `localhost:${host} of ${row.title}`, note: where, icon: 'out', command: `xdg-open ${url}`, verb: 'open', run: () => openUrl(url) });
   }
@@ -103,6 +104,6 @@ function ofVolumes(): Entry[] {
 function ofNetworks(): Entry[] {
   return networks.rows.map((row) => ({
     id: `network ${row.id}`, group: 'Networks' as const, label: row.name, note: row.ranges[0]?.subnet ?? '', icon: 'network' as const,
-    command: `cove network inspect ${quote(row.name)}`, verb: 'show', run: () => { app.go('networks'); app.selectNetwork(row.id); },
+    command: `cove network inspect ${quote(row.name)}`, verb: 'show', run: () => app.openNetwork(row.id),
   }));
 }

@@ -20,7 +20,7 @@ test('what begins with the typed text comes first', () => {
 });
 
 test('volumes are offered by name, and not where a folder is meant', () => {
-  const volume = (name: string, anonymous = false): VolumeRow => ({ name, anonymous, project: null, driver: 'local', mountpoint: '', createdAt: 0 });
+  const volume = (name: string, anonymous = false): VolumeRow => ({ name, anonymous, project: null, driver: 'local', mountpoint: '', createdAt: 0, kind: 'own', options: [], labels: [] });
   const all = [volume('mydata'), volume('data'), volume('0123data', true)];
   expect(completeVolume(all, 'dat').map((choice) => choice.value)).toEqual(['data', 'mydata']);
   expect(completeVolume(all, '/dat')).toEqual([]);

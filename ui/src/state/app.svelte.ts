@@ -6,7 +6,7 @@ import type { UiError } from '../generated/UiError';
 import type { VolumeRow } from '../generated/VolumeRow';
 
 export type Section = 'containers' | 'images' | 'volumes' | 'networks';
-export type Tab = 'logs' | 'terminal' | 'stats' | 'inspect';
+export type Tab = 'logs' | 'terminal' | 'stats' | 'network' | 'inspect';
 
 class App {
   section = $state<Section>('containers');
@@ -26,6 +26,8 @@ class App {
   pullDialog = $state(false);
   /** The dialog for a new object. */
   createDialog = $state<'network' | 'volume' | null>(null);
+  /** The dialog that puts a container on a network, with the one it starts from, by id. */
+  connectDialog = $state.raw<{ network: string } | { container: string } | null>(null);
   /** The run dialog, with what it starts from. */
   runDialog = $state.raw<Partial<RunForm> | null>(null);
   /** An error that has no other place. */
@@ -56,6 +58,11 @@ class App {
     this.selectedVolume = name;
   }
 
+  openNetwork(id: string): void {
+    this.go('networks');
+    this.selectNetwork(id);
+  }
+
   openTab(id: string, tab: Tab): void {
     this.go('containers');
     this.select(id);
@@ -64,7 +71,7 @@ class App {
 
   run(from: Partial<RunForm> = {}): void {
     this.palette = this.pullDialog = false;
-    this.createDialog = null;
+    this.createDialog = this.connectDialog = null;
     this.runDialog = from;
   }
 
@@ -79,7 +86,7 @@ class App {
   }
 
   get modal(): boolean {
-    return this.palette || this.pullDialog || this.createDialog !== null || this.runDialog !== null;
+    return this.palette || this.pullDialog || this.createDialog !== null || this.connectDialog !== null || this.runDialog !== null;
   }
 }
 

@@ -1,5 +1,7 @@
 // All networks, and what is being done to them.
 
+import type { ConnectForm } from '../generated/ConnectForm';
+import type { ContainerRow } from '../generated/ContainerRow';
 import type { NetworkForm } from '../generated/NetworkForm';
 import type { NetworkRow } from '../generated/NetworkRow';
 import { transport } from '../transport';
@@ -12,6 +14,11 @@ class Networks {
   loaded = $state(false);
   /** By id. */
   readonly removals = new Removals((id) => ({ op: 'networkRemove', id }));
+  /** Containers on their way off a network, by `placeOf`. */
+  readonly departures = new Removals((place) => {
+    const [network = '', container = ''] = place.split(' ');
+    return { op: 'networkDisconnect', network, container };
+  });
 
   follow(): void {
     transport.open({ topic: 'networks' }, {
@@ -34,6 +41,15 @@ class Networks {
     if (reply.type === 'made' && this.rows.some((row) => row.id === reply.id)) app.selectNetwork(reply.id);
   }
 
+  /** Rejects with a UiError. */
+  async connect(form: ConnectForm): Promise<void> {
+    await transport.call({ op: 'networkConnect', form });
+  }
+
+  disconnect(network: NetworkRow, container: string): void {
+    void this.departures.now(placeOf(network.id, container));
+  }
+
   remove(row: NetworkRow): void {
     if (row.members.length > 0) void this.removals.now(row.id);
     else {
@@ -47,6 +63,11 @@ class Networks {
     await transport.call({ op: 'networksPrune' });
   }
 
+  /** Those a container can still be put on. */
+  open(container: ContainerRow): readonly NetworkRow[] {
+    return this.rows.filter((row) => isJoinable(row) && !container.networks.includes(row.name));
+  }
+
   /** Those the user made. */
   get own(): readonly NetworkRow[] {
     return this.rows.filter((row) => !row.builtIn);
@@ -57,6 +78,16 @@ class Networks {
     const used = new Set([...containers.rows.values()].flatMap((row) => row.networks));
     return this.own.filter((row) => row.members.length === 0 && !used.has(row.name));
   }
+}
+
+/** A container's place on a network, by both ids. */
+export function placeOf(network: string, container: string): string {
+  return `${network} ${container}`;
+}
+
+/** Whether containers can be put on it, and taken off it. */
+export function isJoinable(network: NetworkRow): boolean {
+  return network.driver !== 'host' && network.driver !== 'null';
 }
 
 export const networks = new Networks();

@@ -1,5 +1,6 @@
 // All volumes, what they occupy, and what is being done to them.
 
+import type { VolumeForm } from '../generated/VolumeForm';
 import type { VolumeRow } from '../generated/VolumeRow';
 import { transport, type Subscription } from '../transport';
 import { usage } from '../volumes/usage';
@@ -38,8 +39,8 @@ class Volumes {
   }
 
   /** Rejects with a UiError. */
-  async create(name: string): Promise<void> {
-    const reply = await transport.call({ op: 'volumeCreate', name });
+  async create(form: VolumeForm): Promise<void> {
+    const reply = await transport.call({ op: 'volumeCreate', form });
     app.go('volumes');
     if (reply.type === 'made' && this.rows.some((row) => row.name === reply.id)) app.selectVolume(reply.id);
   }

@@ -1,7 +1,12 @@
-// A volume's name as it is read: one that nobody chose is cut like an id.
+// How a volume is spoken of.
 
+import type { VolumeKind } from '../generated/VolumeKind';
 import type { VolumeRow } from '../generated/VolumeRow';
 
+/** One that nobody named is cut like an id. */
 export function shortName(row: VolumeRow): string {
   return row.anonymous ? row.name.slice(0, 12) : row.name;
 }
+
+/** Where its files are, if not where most volumes' are. */
+export const KINDS: Record<VolumeKind, string> = { own: '', folder: 'folder', memory: 'memory', nfs: 'NFS', other: 'mounted' };

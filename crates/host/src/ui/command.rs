@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::connect::ConnectForm;
+use super::form::Preview;
 use super::network::NetworkForm;
-use super::run::{Preview, RunForm};
+use super::run::RunForm;
+use super::volume::VolumeForm;
 
 /// A question or an order. The set is closed: a window can do nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +83,28 @@ pub enum Command {
         /// What was filled in.
         form: NetworkForm,
     },
+    /// Check a network's form and tell its command line. Answered with [`Reply::Preview`].
+    NetworkPreview {
+        /// What was filled in.
+        form: NetworkForm,
+    },
+    /// Put a container on a network.
+    NetworkConnect {
+        /// What was filled in.
+        form: ConnectForm,
+    },
+    /// Check a connection's form and tell its command line. Answered with [`Reply::Preview`].
+    ConnectPreview {
+        /// What was filled in.
+        form: ConnectForm,
+    },
+    /// Take a container off a network.
+    NetworkDisconnect {
+        /// The network's id.
+        network: String,
+        /// The container's id.
+        container: String,
+    },
     /// Remove a network nobody is on.
     NetworkRemove {
         /// Its id.
@@ -89,8 +114,13 @@ pub enum Command {
     NetworksPrune,
     /// Make a volume. Answered with [`Reply::Made`].
     VolumeCreate {
-        /// Its name.
-        name: String,
+        /// What was filled in.
+        form: VolumeForm,
+    },
+    /// Check a volume's form and tell its command line. Answered with [`Reply::Preview`].
+    VolumePreview {
+        /// What was filled in.
+        form: VolumeForm,
     },
     /// Remove a volume no container has, and what is in it.
     VolumeRemove {

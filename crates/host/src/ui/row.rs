@@ -1,6 +1,6 @@
 //! A container as one row of a list.
 
-use api::container::{ContainerInspect, ContainerSummary};
+use api::container::{ContainerInspect, ContainerSummary, EndpointSettings};
 use serde::{Deserialize, Serialize};
 
 /// One row.
@@ -48,10 +48,29 @@ pub struct ContainerRow {
     pub network: String,
     /// The networks it is on, or will be when it runs, by name.
     pub networks: Vec<String>,
+    /// What it is called there, and its addresses while it runs.
+    pub endpoints: Vec<Endpoint>,
     /// The volumes it has.
     pub volumes: Vec<VolumeUse>,
     /// Whether it goes away when it ends.
     pub auto_remove: bool,
+}
+
+/// A container's place on a network; texts are empty where there is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The network's name.
+    pub network: String,
+    /// Names by which others there find it besides its own.
+    pub aliases: Vec<String>,
+    /// Without the network's prefix.
+    pub ipv4: String,
+    /// Likewise.
+    pub ipv6: String,
+    /// The hardware's address.
+    pub mac: String,
 }
 
 /// A state as a shape and a colour; the drawings name them.
@@ -120,6 +139,7 @@ impl ContainerRow {
             .collect();
         ports.sort();
         ports.dedup();
+        let networks = summary.network_settings.networks;
         let volumes = summary
             .mounts
             .into_iter()
@@ -135,7 +155,8 @@ impl ContainerRow {
             command: summary.command,
             state: summary.state,
             network: summary.host_config.network_mode,
-            networks: summary.network_settings.networks.into_keys().collect(),
+            networks: networks.keys().cloned().collect(),
+            endpoints: networks.into_iter().map(|(name, place)| Endpoint::of(name, place)).collect(),
             volumes: volumes.collect(),
             name,
             project,
@@ -155,6 +176,9 @@ impl ContainerRow {
         self.oom_killed = state.oom_killed;
         self.error = (!state.error.is_empty()).then(|| state.error.clone());
         self.auto_remove = page.host_config.auto_remove;
+        let networks = page.network_settings.networks.clone();
+        self.networks = networks.keys().cloned().collect();
+        self.endpoints = networks.into_iter().map(|(name, place)| Endpoint::of(name, place)).collect();
         if let Some(health) = &state.health {
             self.failing_streak = u32::try_from(health.failing_streak).unwrap_or(0);
         }
@@ -171,6 +195,18 @@ impl ContainerRow {
             self.ports = exposed(page);
         } else if self.network == "host" {
             self.ports.clear();
+        }
+    }
+}
+
+impl Endpoint {
+    fn of(network: String, settings: EndpointSettings) -> Self {
+        Self {
+            network,
+            aliases: settings.aliases.unwrap_or_default(),
+            ipv4: settings.ip_address,
+            ipv6: settings.global_ipv6_address,
+            mac: settings.mac_address,
         }
     }
 }

@@ -7,6 +7,8 @@ use api::container::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::form::{Preview, Problem, Variable, home, is_volume_name, parse_bytes, parse_cpus, shorten};
+
 /// What a user fills in; texts are as typed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(ts_rs::TS))]
@@ -33,17 +35,6 @@ pub struct RunForm {
     /// Lines that are empty are ignored, and all of them without an address of its own.
     #[serde(default)]
     pub ports: Vec<PortLine>,
-}
-
-/// An environment variable.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(ts_rs::TS))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Variable {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
 }
 
 /// A folder of this computer, or a volume, inside the container.
@@ -126,31 +117,6 @@ pub enum Stage {
     Creating,
     Pulling,
     Starting,
-}
-
-/// A form's command line, and what is wrong with it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(ts_rs::TS))]
-#[serde(rename_all = "camelCase")]
-pub struct Preview {
-    /// The arguments of `cove` or `docker` that do the same, quoted for a shell. The image is at
-    /// [`Self::image_at`].
-    pub words: Vec<String>,
-    /// Which of the words is the image.
-    pub image_at: u32,
-    /// Empty if it can run.
-    pub problems: Vec<Problem>,
-}
-
-/// Something wrong with a field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(ts_rs::TS))]
-#[serde(rename_all = "camelCase")]
-pub struct Problem {
-    /// `image`, `name`, `command`, `network`, `ports.0`, `env.0`, `mounts.0`, `cpus` or `memory`.
-    pub field: String,
-    /// What is wrong, and what would be right.
-    pub message: String,
 }
 
 /// A form that can run: its container, and its command line.
@@ -287,10 +253,7 @@ impl RunForm {
                 continue;
             }
             let field = format!("mounts.{index}");
-            let expanded = match (source.strip_prefix('~'), std::env::var("HOME")) {
-                (Some(rest), Ok(home)) if rest.is_empty() || rest.starts_with('/') => format!("{home}{rest}"),
-                _ => source.to_owned(),
-            };
+            let expanded = home(source);
             if !expanded.starts_with('/') && !is_volume_name(source) {
                 reader.problem(
                     &field,
@@ -341,7 +304,7 @@ impl RunForm {
         } else if image.contains(char::is_whitespace) || image.starts_with(['-', '/', ':']) {
             reader.problem("image", "an image is written as name:tag, such as postgres:17");
         }
-        reader.preview.image_at = u32::try_from(reader.preview.words.len()).unwrap_or(0);
+        reader.preview.image_at = u32::try_from(reader.preview.words.len()).ok();
         reader.word(image);
         image.clone_into(&mut reader.config.image);
         let command = self.command.trim();
@@ -371,15 +334,15 @@ struct Reader {
 
 impl Reader {
     fn word(&mut self, word: &str) {
-        self.preview.words.push(quote(word));
+        self.preview.word(word);
     }
 
     fn option(&mut self, name: &str, value: &str) {
-        self.preview.words.push(format!("{name} {}", quote(value)));
+        self.preview.option(name, value);
     }
 
     fn problem(&mut self, field: &str, message: &str) {
-        self.preview.problems.push(Problem { field: field.to_owned(), message: message.to_owned() });
+        self.preview.problem(field, message);
     }
 
     fn finish(self) -> Plan {
@@ -392,68 +355,9 @@ impl Reader {
     }
 }
 
-/// A word for a shell. `~/` stays outside the quotes, so that it still means the home folder.
-fn quote(word: &str) -> String {
-    if let Some(rest) = word.strip_prefix("~/") {
-        return format!("~/{}", quote(rest));
-    }
-    // shlex is more careful than readers like: it quotes a mere `=`.
-    let safe = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    if !word.is_empty() && word.chars().all(safe) {
-        return word.to_owned();
-    }
-    // Only a zero byte can't be quoted, and no field that got this far means anything with one.
-    shlex::try_quote(word).map_or_else(|_| "''".to_owned(), std::borrow::Cow::into_owned)
-}
-
-/// Whether the engine takes it for a volume's name.
-fn is_volume_name(text: &str) -> bool {
-    text.len() > 1
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
-}
-
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY"].iter().any(|part| name.contains(part))
-}
-
-/// `1.5` in billionths of a processor.
-fn parse_cpus(text: &str) -> Option<i64> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let fraction: i64 = format!("{fraction:0<9}").parse().ok()?;
-    whole.checked_mul(1_000_000_000)?.checked_add(fraction).filter(|nanos| *nanos > 0)
-}
-
-/// `512 MB`, `512m`, `1.5g`, `536870912`. Units are powers of 1024, as Docker's are.
-fn parse_bytes(text: &str) -> Option<i64> {
-    let text = text.to_ascii_lowercase().replace(' ', "");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].trim_end_matches('b').trim_end_matches('i') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        "t" => 1_i64 << 40,
-        _ => return None,
-    };
-    // Nanos of a unit: the same reader as for processors, so no float is involved.
-    let nanos = i128::from(parse_cpus(digits)?);
-    i64::try_from(nanos * i128::from(unit) / 1_000_000_000).ok()
-}
-
-/// Bytes as Docker's command line takes them.
-fn shorten(bytes: i64) -> String {
-    for (unit, letter) in [(1 << 30, 'g'), (1 << 20, 'm'), (1 << 10, 'k')] {
-        if bytes % unit == 0 {
-            return format!("{}{letter}", bytes / unit);
-        }
-    }
-    bytes.to_string()
 }
 
 #[cfg(test)]
@@ -486,7 +390,7 @@ mod tests {
             "run -d --rm --name db --network host -e POSTGRES_PASSWORD -e 'POSTGRES_DB=my scratch' \
              -v /srv/seed:/seed:ro --cpus 1.5 -m 512m postgres:17 postgres -c 'max_connections = 5'"
         );
-        assert_eq!(plan.preview.words[plan.preview.image_at as usize], "postgres:17");
+        assert_eq!(plan.preview.words[plan.preview.image_at.unwrap() as usize], "postgres:17");
         assert_eq!(plan.spec.config.env, ["POSTGRES_PASSWORD=hunter2", "POSTGRES_DB=my scratch"]);
         assert_eq!(plan.spec.config.cmd.unwrap(), ["postgres", "-c", "max_connections = 5"]);
         assert_eq!(plan.spec.host_config.binds.unwrap(), ["/srv/seed:/seed:ro"]);
@@ -536,7 +440,6 @@ mod tests {
         assert_eq!(plan.spec.host_config.binds.unwrap(), ["pgdata:/data"]);
         let form = RunForm { network: Network::Named(" ".into()), ..form };
         assert_eq!(form.plan().unwrap_err().field, "network");
-        assert!(!is_volume_name("a") && !is_volume_name("-x") && !is_volume_name("a/b"));
     }
 
     #[test]
@@ -556,22 +459,8 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_read_as_people_write_them() {
-        let check = |text, expected| assert_eq!(parse_bytes(text), expected, "{text}");
-        check("512 MB", Some(512 << 20));
-        check("512m", Some(512 << 20));
-        check("1.5 GiB", Some(3 << 29));
-        check("65536", Some(65536));
-        check("1 lot", None);
-        check("-1", None);
-        check("", None);
-        check("99999999999t", None);
-    }
-
-    #[test]
     fn what_a_shell_would_read_otherwise_is_quoted() {
         let form = RunForm { command: "sh -c 'echo $HOME; ls *'".into(), ..form() };
         assert!(form.preview().words.join(" ").ends_with("postgres:17 sh -c 'echo $HOME; ls *'"));
-        assert_eq!(quote("~/my seed"), "~/'my seed'");
     }
 }

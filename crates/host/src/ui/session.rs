@@ -7,7 +7,7 @@ use api::client::containers::RemoveContainer;
 use api::client::images::RemoveImage;
 use api::client::{Client, Filters};
 use api::image::Progress;
-use api::volume::CreateVolume;
+use api::network::DisconnectNetwork;
 use futures_util::StreamExt;
 use model::ErrorKind;
 use tokio::sync::broadcast::error::RecvError;
@@ -108,16 +108,22 @@ impl Session {
                 return Ok(Reply::Freed { bytes: answer.space_reclaimed });
             }
             Command::NetworkCreate { form } => {
-                let made = client.create_network(&form.request()).await?;
+                let made = client.create_network(&form.request()?).await?;
                 return Ok(Reply::Made { id: made.id });
             }
             Command::NetworkRemove { id } => {
                 client.remove_network(&id).await.map_err(|error| network::not_removed(error.into()))?;
             }
+            Command::NetworkConnect { form } => {
+                client.connect_network(form.network.trim(), &form.request()?).await?;
+            }
+            Command::NetworkDisconnect { network, container } => {
+                let disconnect = DisconnectNetwork { container, force: false };
+                client.disconnect_network(&network, &disconnect).await?;
+            }
             Command::NetworksPrune => drop(client.prune_networks(&Filters::default()).await?),
-            Command::VolumeCreate { name } => {
-                let wanted = CreateVolume { name: name.trim().to_owned(), ..CreateVolume::default() };
-                return Ok(Reply::Made { id: client.create_volume(&wanted).await?.name });
+            Command::VolumeCreate { form } => {
+                return Ok(Reply::Made { id: client.create_volume(&form.request()?).await?.name });
             }
             Command::VolumeRemove { name } => {
                 let removed = client.remove_volume(&name, false).await;
@@ -129,6 +135,9 @@ impl Session {
                 return Ok(Reply::Freed { bytes: answer.space_reclaimed });
             }
             Command::RunPreview { form } => return Ok(Reply::Preview(form.preview())),
+            Command::NetworkPreview { form } => return Ok(Reply::Preview(form.preview())),
+            Command::ConnectPreview { form } => return Ok(Reply::Preview(form.preview())),
+            Command::VolumePreview { form } => return Ok(Reply::Preview(form.preview())),
         }
         Ok(Reply::Done)
     }
