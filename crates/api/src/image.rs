@@ -123,7 +123,25 @@ pub struct Progress {
     pub error_detail: Option<ErrorDetail>,
     /// What programs want to know of the end of a push.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub aux: Option<PushResult>,
+    pub aux: Option<PushAux>,
+}
+
+/// What a push has to say to programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PushAux {
+    Instead(ManifestPushedInsteadOfIndex),
+    Pushed(PushResult),
+}
+
+/// Not everything that an index names is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestPushedInsteadOfIndex {
+    /// Always true.
+    pub manifest_pushed_instead_of_index: bool,
+    pub original_index: Descriptor,
+    pub selected_manifest: Descriptor,
 }
 
 /// The image as the registry has it now.

@@ -11,7 +11,7 @@ use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use engine::Engine;
 use http::{HeaderValue, StatusCode, header};
-use image_store::{Auth, ImageRecord, Removed};
+use image_store::{Auth, ImageRecord, Removed, SavedForm};
 use model::Reference;
 use tokio::sync::mpsc;
 
@@ -98,23 +98,31 @@ fn glob(pattern: &str, text: &str) -> bool {
 }
 
 /// Refuses a platform that is not the image's.
-pub(super) fn must_be_for(engine: &Engine, name: &str, platform: Option<&model::Platform>) -> ApiResult<()> {
+fn must_be_for(engine: &Engine, name: &str, platform: Option<&model::Platform>) -> ApiResult<()> {
     let Some(wanted) = platform else { return Ok(()) };
     let image = engine.images().resolve(name)?;
-    let found = model::Platform {
-        os: image.os.clone(),
-        architecture: image.architecture.clone(),
-        variant: image.variant.clone(),
-    };
-    if wanted.accepts(&found) {
-        return Ok(());
-    }
-    Err(ApiError {
+    if wanted.accepts(&image.platform()) { Ok(()) } else { Err(is_for_another(name, &image, wanted)) }
+}
+
+/// Has a name mean the image for a platform, where that is here.
+pub(super) async fn choose_platform(engine: &Engine, name: &str, wanted: model::Platform) -> ApiResult<()> {
+    let (images, name) = (engine.images().clone(), name.to_owned());
+    let chosen = tokio::task::spawn_blocking(move || {
+        let image = images.resolve(&name)?;
+        let found = images.for_platform(&name, &wanted)?;
+        found.map(drop).ok_or_else(|| is_for_another(&name, &image, &wanted))
+    });
+    chosen.await.map_err(|_| ApiError::bad("the engine is shutting down"))?
+}
+
+fn is_for_another(name: &str, image: &ImageRecord, wanted: &model::Platform) -> ApiError {
+    let found = image.platform();
+    ApiError {
         status: StatusCode::NOT_FOUND,
         message: format!(
             "image with reference {name} was found but its platform ({found}) does not match the specified platform ({wanted})"
         ),
-    })
+    }
 }
 
 /// `GET /images/NAME/{json,history,get}`.
@@ -124,7 +132,8 @@ pub(super) async fn get_by_name(
     raw: RawQuery,
 ) -> ApiResult<Response> {
     let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
-    must_be_for(&engine, name, asked_platform(&query(raw))?.as_ref())?;
+    let platform = asked_platform(&query(raw))?;
+    must_be_for(&engine, name, platform.as_ref())?;
     match what {
         "json" => Ok(Json(image_inspect(&*engine.images().resolve(name)?)).into_response()),
         "history" => {
@@ -143,7 +152,7 @@ pub(super) async fn get_by_name(
                 .collect();
             Ok(Json(entries).into_response())
         }
-        "get" => save(&engine, vec![name.to_owned()]),
+        "get" => save(&engine, vec![name.to_owned()], saved_form(platform.as_ref())),
         _ => Err(ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() }),
     }
 }
@@ -156,15 +165,20 @@ pub(super) async fn save_many(State(engine): State<Engine>, raw: RawQuery) -> Ap
     for name in &names {
         must_be_for(&engine, name, platform.as_ref())?;
     }
-    save(&engine, names)
+    save(&engine, names, saved_form(platform.as_ref()))
 }
 
-fn save(engine: &Engine, names: Vec<String>) -> ApiResult<Response> {
+/// What is asked for by its platform goes alone.
+fn saved_form(platform: Option<&model::Platform>) -> SavedForm {
+    if platform.is_some() { SavedForm::OnePlatform } else { SavedForm::Whole }
+}
+
+fn save(engine: &Engine, names: Vec<String>, form: SavedForm) -> ApiResult<Response> {
     for name in &names {
         engine.images().resolve(name)?;
     }
     let images = engine.images().clone();
-    Ok(tar_response(move |into| images.save(&names, into).map_err(|error| error.to_string())))
+    Ok(tar_response(move |into| images.save(&names, form, into).map_err(|error| error.to_string())))
 }
 
 /// `POST /images/NAME/{tag,push}`.
