@@ -24,7 +24,8 @@ pub use config::{History, ImageConfig};
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use registry::{
-    Auth, Described, Login, Progress, ProgressKind, PushOptions, Pushed, Registries, SearchResult, docker_config_auth,
+    Auth, Described, Login, Progress, ProgressKind, PushOptions, Pushed, Registries, SearchResult,
+    docker_config_auth,
 };
 pub use snapshot::{Change, ChangeKind, Snapshot};
-pub use store::{Config, HistoryEntry, ImageRecord, ImageStore, Removed};
+pub use store::{Config, HistoryEntry, ImageRecord, ImageStore, ManifestKind, ManifestSummary, Removed};

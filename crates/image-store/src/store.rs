@@ -5,6 +5,7 @@
 //! of containers, `ingest/` what is under way, `trash/` what is being deleted.
 
 mod index;
+mod manifests;
 mod origin;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,6 +22,7 @@ use crate::layer::layer_dir;
 use crate::registry::{Fetcher, Registries};
 use index::Index;
 
+pub use manifests::{ManifestKind, ManifestSummary};
 pub(crate) use origin::{Kept, Node, Origin, Tree, check_entries};
 
 /// Where a store is and how it behaves.

@@ -36,7 +36,11 @@ fn registry_with(
     Ok((Scripted::serve(move |request, _| change(request, kept.answer(request)))?, uploads))
 }
 
-async fn push(store: &ImageStore, name: &str, platform: Option<Platform>) -> Result<Vec<ProgressKind>, Error> {
+async fn push(
+    store: &ImageStore,
+    name: &str,
+    platform: Option<Platform>,
+) -> Result<Vec<ProgressKind>, Error> {
     let reference: Reference = name.parse().map_err(|_| Error::Invalid { what: name.to_owned() })?;
     let told = Arc::new(Mutex::new(Vec::<Progress>::new()));
     let tell = Arc::clone(&told);
@@ -123,10 +127,7 @@ async fn what_was_pulled_for_one_platform_is_pushed_so_and_said() -> Outcome {
 
     let store = open(second.path())?;
     pull(&store, &name, None).await?;
-    assert_eq!(
-        store.resolve(&name)?.repo_digests,
-        [format!("{}/app@{}", registry.host(), index.digest())]
-    );
+    assert_eq!(store.resolve(&name)?.repo_digests, [format!("{}/app@{}", registry.host(), index.digest())]);
     let copy = format!("{}/app:2", registry.host());
     store.tag(&name, &copy.parse()?)?;
     let told = push(&store, &copy, None).await?;
@@ -135,7 +136,10 @@ async fn what_was_pulled_for_one_platform_is_pushed_so_and_said() -> Outcome {
         panic!("{told:?}");
     };
     assert_eq!(original.digest.to_string(), index.digest());
-    assert_eq!((selected.digest.to_string(), original.media_type.as_str()), (index.images[0].digest(), INDEX));
+    assert_eq!(
+        (selected.digest.to_string(), original.media_type.as_str()),
+        (index.images[0].digest(), INDEX)
+    );
 
     // With the other platform there too, it is whole.
     pull(&store, &name, Some(&other())).await?;
@@ -289,8 +293,9 @@ fn hostile_indexes_are_refused_in_words() -> Outcome {
         assert_eq!(left, 0, "{why}");
         Ok(())
     };
-    let index_of =
-        |entries: serde_json::Value| json!({ "schemaVersion": 2, "manifests": entries }).to_string().into_bytes();
+    let index_of = |entries: serde_json::Value| {
+        json!({ "schemaVersion": 2, "manifests": entries }).to_string().into_bytes()
+    };
 
     let many: Vec<_> = (0..5000_u32).map(|number| named(MANIFEST, &number.to_le_bytes())).collect();
     let many = index_of(many.into());

@@ -139,6 +139,17 @@ impl Registry {
         Ok(self.send("GET", &format!("/v2/{repository}/manifests/{version}"), "", &[])?.1)
     }
 
+    /// How many bytes a blob of a digest like `sha256:…` has there.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn blob_length(&self, repository: &str, digest: &str) -> Result<u64> {
+        let (head, _) = self.send("HEAD", &format!("/v2/{repository}/blobs/{digest}"), "", &[])?;
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        Ok(length.context("the registry does not say how long a blob is")?.1.trim().parse()?)
+    }
+
     fn send(&self, method: &str, path: &str, media_type: &str, body: &[u8]) -> Result<(String, String)> {
         let mut stream = TcpStream::connect(self.address)?;
         let head = format!(

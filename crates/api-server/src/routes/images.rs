@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use api::container::ContainerConfig;
 use api::exec::IdResponse;
-use api::image::{DeletedImage, HistoryEntry, Progress, PruneImagesResponse};
+use api::image::{DeletedImage, HistoryEntry, ManifestSummary, Progress, PruneImagesResponse};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
@@ -12,14 +12,14 @@ use axum::response::{IntoResponse, Response};
 use engine::Engine;
 use http::{HeaderValue, StatusCode, header};
 use image_store::{Auth, ImageRecord, Removed, SavedForm};
-use model::Reference;
+use model::{Digest, Reference};
 use tokio::sync::mpsc;
 
 use super::containers::{body, body_reader, drain, tar_response};
 use super::progress::{LINES, Line, failure, json_line, json_stream, teller, told};
 use super::registry::{asked_platform, auth_of};
 use super::system::now;
-use crate::convert::{config_of_image, image_inspect, image_summary, int};
+use crate::convert::{config_of_image, image_inspect, image_summary, int, manifest_summary};
 use crate::endpoints::filters;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
@@ -69,9 +69,26 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
                 })
             })
         })
-        .map(|image| image_summary(image, shared.get(&image.id).copied(), Some(users(image))))
-        .collect();
+        .map(|image| {
+            let mut row = image_summary(image, shared.get(&image.id).copied(), Some(users(image)));
+            if query.flag("manifests") {
+                let name = image.repo_tags.first().cloned().unwrap_or_else(|| image.id.to_string());
+                row.manifests = Some(manifests(&engine, &name)?);
+            }
+            Ok(row)
+        })
+        .collect::<ApiResult<_>>()?;
     Ok(Json(rows).into_response())
+}
+
+/// The entries of the index that a name leads to.
+fn manifests(engine: &Engine, name: &str) -> ApiResult<Vec<ManifestSummary>> {
+    let users = |image: &Digest| {
+        let id = image.to_string();
+        engine.list().filter(|info| info.image_id == id).map(|info| info.id.clone()).collect()
+    };
+    let entries = engine.images().manifests(name)?;
+    Ok(entries.iter().map(|entry| manifest_summary(entry, users)).collect())
 }
 
 /// `*` and `?` within one part of a path.
@@ -132,10 +149,17 @@ pub(super) async fn get_by_name(
     raw: RawQuery,
 ) -> ApiResult<Response> {
     let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
-    let platform = asked_platform(&query(raw))?;
+    let query = query(raw);
+    let platform = asked_platform(&query)?;
     must_be_for(&engine, name, platform.as_ref())?;
     match what {
-        "json" => Ok(Json(image_inspect(&*engine.images().resolve(name)?)).into_response()),
+        "json" => {
+            let mut answer = image_inspect(&*engine.images().resolve(name)?);
+            if query.flag("manifests") {
+                answer.manifests = Some(manifests(&engine, name)?);
+            }
+            Ok(Json(answer).into_response())
+        }
         "history" => {
             let entries: Vec<HistoryEntry> = engine
                 .images()

@@ -154,11 +154,7 @@ fn progress_lines(progress: image_store::Progress) -> Vec<Progress> {
 }
 
 fn aux_line(aux: PushAux) -> Progress {
-    Progress {
-        progress_detail: Some(ProgressDetail::default()),
-        aux: Some(aux),
-        ..Progress::default()
-    }
+    Progress { progress_detail: Some(ProgressDetail::default()), aux: Some(aux), ..Progress::default() }
 }
 
 /// `[=====>     ]  1.2MB/3.4MB`, for clients that print it as it comes.

@@ -1,6 +1,6 @@
 //! The OCI layout in an archive: images, and indexes with all that is there of them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -12,6 +12,11 @@ use super::{
 use crate::config::{Descriptor, Manifest, OCI_CONFIG, OCI_MANIFEST};
 use crate::error::{Error, Result};
 use crate::store::{ImageRecord, ImageStore, Kept, Node, Origin, Tree, parse_config};
+
+/// How many images an archive may have.
+const MAX_IMAGES: usize = 4096;
+/// How long all manifests of an archive may be together, each as often as it is led to.
+const MAX_LENGTH: u64 = 128 << 20;
 
 /// What one entry of `index.json` leads to.
 struct Entry {
@@ -31,10 +36,29 @@ impl ImageStore {
         let find = |digest: &Digest| {
             parts.get(&blob_name(digest)).map(|file| read_manifest(file, digest)).transpose()
         };
-        let mut entries = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
+        let (mut places, mut length) = (HashMap::new(), 0);
         for descriptor in &index.manifests {
+            let digest = descriptor.digest()?;
+            let names = parse_names(names_of(descriptor).into_iter())?;
+            if let Some(known) = places.get(&digest).and_then(|at: &usize| entries.get_mut(*at)) {
+                known.names.extend(names);
+                continue;
+            }
+            if entries.len() == MAX_IMAGES {
+                return Err(Error::corrupt(format!(
+                    "the archive has more than the {MAX_IMAGES} images allowed"
+                )));
+            }
+            places.insert(digest, entries.len());
             let tree = Tree::read(descriptor, &find)?.ok_or_else(|| lacks(&descriptor.digest))?;
-            entries.push(Entry { names: parse_names(names_of(descriptor).into_iter())?, tree });
+            length += tree.length;
+            if length > MAX_LENGTH {
+                return Err(Error::corrupt(format!(
+                    "the manifests in the archive are longer than the {MAX_LENGTH} bytes allowed"
+                )));
+            }
+            entries.push(Entry { names, tree });
         }
         let known: HashSet<Digest> =
             entries.iter().flat_map(|entry| &entry.tree.nodes).map(|node| node.digest).collect();
@@ -57,14 +81,15 @@ impl ImageStore {
     ) -> Result<Vec<String>> {
         let part = |blob: &Descriptor| -> Option<&PathBuf> { parts.get(&blob_name(&blob.digest().ok()?)) };
         let is_here = |node: &Node| node.manifest.blobs().all(|blob| part(blob).is_some());
-        let is_linux = |node: &&Node| {
-            node.descriptor.platform.as_ref().is_none_or(|platform| platform.os == "linux")
-        };
+        let is_linux =
+            |node: &&Node| node.descriptor.platform.as_ref().is_none_or(|platform| platform.os == "linux");
         // What this machine runs; else whatever there is.
         let chosen = entry.tree.image_for(&Platform::host(), is_here);
         let chosen = chosen.or_else(|| entry.tree.images().filter(is_linux).find(|node| is_here(node)));
         // An image without its blobs is told of below; what is none is passed over.
-        let Some(chosen) = chosen.or_else(|| entry.tree.images().find(is_linux)) else { return Ok(Vec::new()) };
+        let Some(chosen) = chosen.or_else(|| entry.tree.images().find(is_linux)) else {
+            return Ok(Vec::new());
+        };
         let file = |blob: &Descriptor| part(blob).ok_or_else(|| lacks(&blob.digest));
         let Some(config) = chosen.image_config() else { return Ok(Vec::new()) };
         let raw = read_checked(file(config)?, &config.digest()?)?;
@@ -77,16 +102,20 @@ impl ImageStore {
         let mut origin = Origin { manifest: Some(chosen.bytes.clone()), ..Origin::default() };
         if let Some(root) = root {
             origin.root = Some(root.digest);
-            for node in entry.tree.nodes.iter().chain(referring) {
-                origin.contents.push((node.digest, node.bytes.clone()));
-                for blob in node.manifest.blobs() {
-                    let Some(file) = part(blob) else { continue };
-                    self.keep_blob(file, blob)?;
-                    origin.blobs.push(blob.clone());
-                }
-            }
+            let nodes: Vec<&Node> = entry.tree.nodes.iter().chain(referring).collect();
+            origin.contents.extend(nodes.iter().map(|node| (node.digest, node.bytes.clone())));
+            let blobs = nodes.iter().flat_map(|node| node.manifest.blobs());
+            origin.blobs.extend(blobs.filter(|blob| part(blob).is_some()).cloned());
         }
-        self.add_loaded(raw, layers, &entry.names, &origin, tell)
+        let kept = origin
+            .blobs
+            .iter()
+            .try_for_each(|blob| part(blob).map_or(Ok(()), |file| self.keep_blob(file, blob)));
+        let added = kept.and_then(|()| self.add_loaded(raw, layers, &entry.names, &origin, tell));
+        if added.is_err() {
+            self.discard_blobs(&origin.blobs);
+        }
+        added
     }
 
     /// Writes an image; what `index.json` is to say of it, and the manifest of the image itself.

@@ -307,11 +307,7 @@ async fn finished<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
 
 /// A node as the registry is to have it.
 pub(super) fn pushed_of(node: &Node) -> Pushed {
-    Pushed {
-        media_type: node.manifest.form().to_owned(),
-        digest: node.digest,
-        size: node.bytes.len() as u64,
-    }
+    Pushed { media_type: node.manifest.form().to_owned(), digest: node.digest, size: node.bytes.len() as u64 }
 }
 
 /// One layer on its way.

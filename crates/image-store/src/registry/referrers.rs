@@ -34,12 +34,15 @@ fn with_referrer(known: Option<&[u8]>, tag: &str, referrer: &Node) -> Result<Opt
             ("mediaType".to_owned(), json!(OCI_INDEX)),
             ("manifests".to_owned(), json!([])),
         ]),
-        Some(bytes) => serde_json::from_slice(bytes)
-            .map_err(|error| Error::corrupt(format!("the index {tag} at the registry is malformed: {error}")))?,
+        Some(bytes) => serde_json::from_slice(bytes).map_err(|error| {
+            Error::corrupt(format!("the index {tag} at the registry is malformed: {error}"))
+        })?,
     };
     let entries = index.get_mut("manifests").and_then(Value::as_array_mut);
     let entries = entries.ok_or_else(|| {
-        Error::corrupt(format!("the registry has something else than an index of referrers under the tag {tag}"))
+        Error::corrupt(format!(
+            "the registry has something else than an index of referrers under the tag {tag}"
+        ))
     })?;
     let digest = referrer.digest.to_string();
     if entries.iter().any(|entry| entry.get("digest").and_then(Value::as_str) == Some(&digest)) {

@@ -114,9 +114,7 @@ impl ImageStore {
         let names = images.iter().flat_map(|image| &image.repo_digests);
         let names = names.filter_map(|name| name.parse::<Reference>().ok());
         let others = names.filter(|known| {
-            known.registry() == target.registry()
-                && known.digest() == Some(*root)
-                && !is_same(known, target)
+            known.registry() == target.registry() && known.digest() == Some(*root) && !is_same(known, target)
         });
         let others: BTreeSet<String> = others.map(|known| known.repository().to_owned()).collect();
         Ok(others.into_iter().collect())

@@ -76,7 +76,8 @@ pub(crate) struct Tree {
     /// Manifests that are named, but not there.
     pub(crate) absent: Vec<Digest>,
     seen: HashSet<Digest>,
-    length: u64,
+    /// Of all its manifests, in bytes.
+    pub(crate) length: u64,
 }
 
 impl Tree {
@@ -261,6 +262,17 @@ impl ImageStore {
             let _ = std::fs::remove_file(&partial);
         }
         kept
+    }
+
+    /// Takes back what was put in its place for an image that then could not be added.
+    pub(crate) fn discard_blobs(&self, blobs: &[Descriptor]) {
+        let _gc = self.gc.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(needed) = self.needed() else { return };
+        for digest in blobs.iter().filter_map(|blob| blob.digest().ok()) {
+            if !needed.blobs.contains(&digest) && !self.is_blob_of_layer(&digest) {
+                let _ = std::fs::remove_file(self.blob_path(&digest));
+            }
+        }
     }
 
     /// The image that a name leads to for a platform, unpacked now where only its blobs are here. The name
