@@ -188,7 +188,7 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PushAux {
-    Instead(ManifestPushedInsteadOfIndex),
+    Instead(Box<ManifestPushedInsteadOfIndex>),
     Pushed(PushResult),
 }
 

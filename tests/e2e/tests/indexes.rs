@@ -58,6 +58,31 @@ fn run_for(daemon: &Daemon, name: &str, architecture: &str) -> Result<()> {
     Ok(())
 }
 
+/// Checks what is told of an index's entries, by the API and by Docker's command line.
+fn assert_listed(daemon: &Daemon, name: &str, index: &Index) -> Result<()> {
+    let inspected: Value =
+        serde_json::from_str(&daemon.ask("GET", &format!("/v1.48/images/{name}/json?manifests=1"), "")?.1)?;
+    let entries = inspected["Manifests"].as_array().context("no manifests")?;
+    let all: Vec<&str> = entries.iter().filter_map(|entry| entry["ID"].as_str()).collect();
+    let children = [index.images[0].digest(), index.images[1].digest(), index.attestation.digest()];
+    assert_eq!(all, children);
+    assert!(entries.iter().all(|entry| entry["Available"] == true), "{entries:?}");
+    let kinds: Vec<&str> = entries.iter().filter_map(|entry| entry["Kind"].as_str()).collect();
+    assert_eq!(kinds, ["image", "image", "attestation"]);
+    assert_eq!(entries[1]["ImageData"]["Platform"]["architecture"], PROCESSORS[1]);
+    assert_eq!(entries[2]["AttestationData"]["For"], children[0]);
+    let plain: Value =
+        serde_json::from_str(&daemon.ask("GET", &format!("/v1.47/images/{name}/json?manifests=1"), "")?.1)?;
+    assert!(plain.get("Manifests").is_none(), "{plain}");
+    // Docker's command line of before 27 has no trees.
+    let said = daemon.docker(&["images", "--tree"])?;
+    if said.code == 0 {
+        let has = |architecture: &str| said.out.contains(&format!("linux/{architecture}"));
+        assert!(PROCESSORS.into_iter().all(has), "{said:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn an_index_goes_between_engines_and_a_registry_unchanged() -> Result<()> {
     let registry = Registry::start()?;
@@ -71,10 +96,12 @@ fn an_index_goes_between_engines_and_a_registry_unchanged() -> Result<()> {
     assert_whole(&registry, "team/multi", "1", &index)?;
     let digests = first.docker_ok(&["image", "inspect", "-f", "{{.RepoDigests}}", &name])?;
     assert_eq!(digests, format!("[{}/team/multi@{}]", registry.host(), index.digest()));
-    // Each platform runs, without a registry; Docker's command line says what is there.
+    // Each platform runs, under a name that no registry has.
+    first.docker_ok(&["tag", &name, "local/multi:1"])?;
     for architecture in [PROCESSORS[1], PROCESSORS[0]] {
-        run_for(&first, &name, architecture)?;
+        run_for(&first, "local/multi:1", architecture)?;
     }
+    assert_listed(&first, &name, &index)?;
 
     // Through a file.
     let file = first.dir().join("saved.tar");

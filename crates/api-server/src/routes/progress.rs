@@ -142,11 +142,11 @@ fn progress_lines(progress: image_store::Progress) -> Vec<Progress> {
                 digest: pushed.digest.to_string(),
                 size: pushed.size,
             };
-            aux_line(PushAux::Instead(ManifestPushedInsteadOfIndex {
+            aux_line(PushAux::Instead(Box::new(ManifestPushedInsteadOfIndex {
                 manifest_pushed_instead_of_index: true,
                 original_index: descriptor(original),
                 selected_manifest: descriptor(selected),
-            }))
+            })))
         }
         ProgressKind::Status(text) => said(&text, None),
     };
