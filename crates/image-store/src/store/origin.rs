@@ -411,7 +411,7 @@ mod tests {
         let part = |from: u32| (from..from + 800).map(|n| named(&n.to_le_bytes()).1).collect::<Vec<_>>();
         let parts = [index_of(&part(0)), index_of(&part(800))];
         let outer = index_of(&[named(&parts[0]).1, named(&parts[1]).1]);
-        let error = read(&named(&outer).1, &[&parts[..], &[outer.clone()]].concat()).unwrap_err();
+        let error = read(&named(&outer).1, &[&parts[..], std::slice::from_ref(&outer)].concat()).unwrap_err();
         assert!(error.contains("more than the 1024"), "{error}");
 
         let lies = Descriptor { size: 7, ..named(&known[0]).1 };
