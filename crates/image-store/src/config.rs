@@ -206,8 +206,15 @@ pub(crate) struct Descriptor {
     pub(crate) platform: Option<RawPlatform>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) artifact_type: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_default")]
     pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// Tools in Go write `null` for a list or map that is empty.
+fn null_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Descriptor {
@@ -254,9 +261,9 @@ pub(crate) struct Manifest {
     pub(crate) artifact_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<Descriptor>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
     pub(crate) layers: Vec<Descriptor>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
     pub(crate) manifests: Vec<Descriptor>,
     /// What this says something of: a signature names what is signed.
     #[serde(skip_serializing_if = "Option::is_none")]

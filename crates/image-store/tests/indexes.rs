@@ -211,7 +211,8 @@ async fn one_platform_is_pushed_when_it_is_asked_for() -> Outcome {
 fn another_platform_is_unpacked_when_it_is_asked_for() -> Outcome {
     let dir = tempfile::tempdir()?;
     let store = open(dir.path())?;
-    load(&store, &Index::of_noise()?.layout("docker.io/library/app:1")?)?;
+    let index = Index::of_noise()?;
+    load(&store, &index.layout("docker.io/library/app:1")?)?;
     let layers = std::fs::read_dir(dir.path().join("layers"))?.count();
     let host = store.resolve("app:1")?;
     let image = store.for_platform("app:1", &other())?.ok_or("it is not there")?;

@@ -101,6 +101,9 @@ fn an_index_goes_between_engines_and_a_registry_unchanged() -> Result<()> {
     for architecture in [PROCESSORS[1], PROCESSORS[0]] {
         run_for(&first, "local/multi:1", architecture)?;
     }
+    run_for(&first, &name, PROCESSORS[1])?;
+    let shown = first.docker_ok(&["image", "inspect", "-f", "{{.Architecture}} {{.RepoDigests}}", &name])?;
+    assert_eq!(shown, format!("{} {digests}", PROCESSORS[1]));
     assert_listed(&first, &name, &index)?;
 
     // Through a file.

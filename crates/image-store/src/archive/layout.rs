@@ -126,7 +126,7 @@ impl ImageStore {
         form: SavedForm,
         writer: &mut ArchiveWriter<impl Write>,
     ) -> Result<(Vec<Descriptor>, Manifest)> {
-        let (plain, manifest) = self.save_manifest(image, writer)?;
+        let (plain, manifest, bytes) = self.save_manifest(image, writer)?;
         let mut descriptors = Vec::new();
         let wanted = |name: &str| match form {
             SavedForm::Whole => self.kept_with(name, image),
@@ -147,6 +147,9 @@ impl ImageStore {
             named.annotations.insert(CONTAINERD_NAME.into(), reference.to_string());
             named.annotations.insert(NAME.into(), reference.tag().unwrap_or("latest").to_owned());
             descriptors.push(named);
+        }
+        if descriptors.iter().any(|descriptor| descriptor.digest == plain.digest) {
+            writer.add(&blob_name(&plain.digest()?), &bytes)?;
         }
         Ok((descriptors, manifest))
     }
@@ -186,12 +189,12 @@ impl ImageStore {
         Ok(kept.tree.root().map(plain))
     }
 
-    /// Writes the manifest of an image's layers as they are kept.
+    /// Writes an image's layers as they are kept; a manifest of them.
     fn save_manifest(
         &self,
         image: &ImageRecord,
         writer: &mut ArchiveWriter<impl Write>,
-    ) -> Result<(Descriptor, Manifest)> {
+    ) -> Result<(Descriptor, Manifest, Vec<u8>)> {
         let mut layers = Vec::new();
         for diff_id in &image.diff_ids {
             let layer = self.known_layer(diff_id).ok_or_else(|| {
@@ -220,14 +223,13 @@ impl ImageStore {
         };
         let bytes = serde_json::to_vec(&manifest).unwrap_or_default();
         let digest = Digest::sha256(<sha2::Sha256 as sha2::Digest>::digest(&bytes).into());
-        writer.add(&blob_name(&digest), &bytes)?;
         let plain = Descriptor {
             media_type: OCI_MANIFEST.into(),
             digest: digest.to_string(),
             size: bytes.len() as u64,
             ..Descriptor::default()
         };
-        Ok((plain, manifest))
+        Ok((plain, manifest, bytes))
     }
 }
 

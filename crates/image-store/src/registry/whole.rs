@@ -72,20 +72,18 @@ impl Push {
         stop: Stop,
     ) -> Result<BlobPush> {
         let digest = named.digest()?;
-        let path = self.store.blob_path(&digest);
-        let file = File::open(&path).doing(|| format!("open {}; pull the image again", path.display()))?;
         if is_told {
             self.tell(&digest, ProgressKind::Preparing);
         }
-        let blob = Blob { digest, size: named.size, content: Content::File(Arc::new(file)) };
-        Ok(BlobPush { push: self.clone(), blob, is_told, sources, stop })
+        Ok(BlobPush { push: self.clone(), digest, size: named.size, is_told, sources, stop })
     }
 }
 
 /// One blob on its way.
 struct BlobPush {
     push: Push,
-    blob: Blob,
+    digest: Digest,
+    size: u64,
     /// Configurations are small, and nobody waits for them.
     is_told: bool,
     sources: Vec<String>,
@@ -94,12 +92,17 @@ struct BlobPush {
 
 impl BlobPush {
     async fn run(self) -> Result<()> {
-        let digest = self.blob.digest;
+        let (digest, size) = (self.digest, self.size);
+        // Only now: an index may lead to more of them than files may be open.
+        let path = self.push.store.blob_path(&digest);
+        let file = File::open(&path)
+            .doing(|| format!("open {}; the image may have been removed meanwhile", path.display()))?;
+        let blob = Blob { digest, size, content: Content::File(Arc::new(file)) };
         let quiet: TellSent = Arc::new(|_| {});
-        let tell = if self.is_told { self.push.teller(digest, self.blob.size) } else { quiet };
+        let tell = if self.is_told { self.push.teller(digest, size) } else { quiet };
         let what = format!("the blob {}", digest.short());
         let target = self.push.target();
-        let outcome = target.send_blob(&self.blob, &what, &self.sources, &self.stop, &tell).await?;
+        let outcome = target.send_blob(&blob, &what, &self.sources, &self.stop, &tell).await?;
         if self.is_told {
             self.push.tell_outcome(&digest, outcome);
         }

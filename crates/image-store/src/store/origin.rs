@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use model::{Digest, Platform};
+use model::{Digest, Platform, Reference};
 
 use super::{ImageRecord, ImageStore, parse_config};
 use crate::config::{Descriptor, Manifest};
@@ -293,13 +293,18 @@ impl ImageStore {
         let files = node.manifest.layers.iter().map(|layer| Ok(self.blob_path(&layer.digest()?)));
         let files = files.collect::<Result<Vec<_>>>()?;
         let layers = self.keep_layers(&parse_config(&raw)?, &files.iter().collect::<Vec<_>>())?;
-        let known = self.index.read().unwrap_or_else(PoisonError::into_inner).stored_name(name);
-        let origin = Origin {
-            manifest: Some(node.bytes.clone()),
-            root: kept.tree.root().map(|root| root.digest),
-            ..Origin::default()
+        let root = kept.tree.root().map(|root| root.digest);
+        let names = {
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            let known = index.stored_name(name);
+            // The name at the registry's digest is of the index: it goes along.
+            let reference = known.as_deref().and_then(|known| known.parse::<Reference>().ok());
+            let by_digest = reference.zip(root).map(|(reference, root)| reference.at(root).to_string());
+            let by_digest = by_digest.and_then(|name| index.stored_name(&name));
+            known.into_iter().chain(by_digest).collect()
         };
-        self.add_image_from(raw, layers, known.into_iter().collect(), &origin).map(Some)
+        let origin = Origin { manifest: Some(node.bytes.clone()), root, ..Origin::default() };
+        self.add_image_from(raw, layers, names, &origin).map(Some)
     }
 
     /// What the roots need.
