@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use image_store::{Config, Error, ImageStore, Progress, ProgressKind, PushOptions, SavedForm};
+use image_store::{Config, Error, ImageStore, Progress, ProgressKind, PushOptions, Pushed, SavedForm};
 use model::{Platform, Reference};
 use serde_json::json;
 use support::image::{Blobs, sha256};
@@ -58,6 +58,14 @@ async fn pull(store: &ImageStore, name: &str, platform: Option<&Platform>) -> Ou
 
 fn load(store: &ImageStore, archive: &[u8]) -> Result<Vec<String>, Error> {
     store.load(archive, |_| {})
+}
+
+/// An index that was not pushed, and what was instead.
+fn instead(told: &[ProgressKind]) -> Option<(&Pushed, &Pushed)> {
+    told.iter().find_map(|kind| match kind {
+        ProgressKind::OnePlatform { original, selected } => Some((original, selected)),
+        _ => None,
+    })
 }
 
 /// Checks that a registry has all of an index under a tag.
@@ -132,9 +140,7 @@ async fn what_was_pulled_for_one_platform_is_pushed_so_and_said() -> Outcome {
     store.tag(&name, &copy.parse()?)?;
     let told = push(&store, &copy, None).await?;
     assert_eq!(uploads.manifest("app", "2").as_ref(), Some(&index.images[0].manifest));
-    let Some(ProgressKind::OnePlatform { original, selected }) = told.last() else {
-        panic!("{told:?}");
-    };
+    let (original, selected) = instead(&told).ok_or("it was not said")?;
     assert_eq!(original.digest.to_string(), index.digest());
     assert_eq!(
         (selected.digest.to_string(), original.media_type.as_str()),
@@ -177,15 +183,15 @@ async fn an_index_goes_through_save_and_load_unchanged() -> Outcome {
     let loaded = open(fourth.path())?;
     load(&loaded, &saved)?;
     let told = push(&loaded, &name, None).await?;
-    assert!(matches!(told.last(), Some(ProgressKind::OnePlatform { original, .. })
-        if original.digest.to_string() == index.digest()));
+    let (original, _) = instead(&told).ok_or("it was not said")?;
+    assert_eq!(original.digest.to_string(), index.digest());
     // Of one platform, when that is asked for.
     let mut saved = Vec::new();
     store.save(std::slice::from_ref(&name), SavedForm::OnePlatform, &mut saved)?;
     let fifth = tempfile::tempdir()?;
     let loaded = open(fifth.path())?;
     load(&loaded, &saved)?;
-    assert!(matches!(push(&loaded, &name, None).await?.last(), Some(ProgressKind::PushedTag { .. })));
+    assert_eq!(instead(&push(&loaded, &name, None).await?), None);
     Ok(())
 }
 
@@ -199,7 +205,7 @@ async fn one_platform_is_pushed_when_it_is_asked_for() -> Outcome {
     load(&store, &index.layout(&name)?)?;
     let told = push(&store, &name, Some(other())).await?;
     assert_eq!(uploads.manifest("app", "1").as_ref(), Some(&index.images[1].manifest));
-    assert!(matches!(told.last(), Some(ProgressKind::PushedTag { .. })), "{told:?}");
+    assert_eq!(instead(&told), None);
     push(&store, &name, Some(Platform::host())).await?;
     assert_eq!(uploads.manifest("app", "1").as_ref(), Some(&index.images[0].manifest));
     let error = push(&store, &name, Some("linux/s390x".parse()?)).await.err().ok_or("it was pushed")?;
@@ -350,5 +356,85 @@ fn hostile_indexes_are_refused_in_words() -> Outcome {
     let store = open(dir.path())?;
     assert_eq!(blobs(dir.path())?, before);
     drop(store);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registry_with_a_hostile_index_is_refused() -> Outcome {
+    let image = Index::of_noise()?.images.remove(0);
+    let host = |mut entry: serde_json::Value| {
+        entry["platform"] = json!({ "os": "linux", "architecture": PROCESSORS[0] });
+        entry
+    };
+    let honest = host(named(MANIFEST, &image.manifest));
+    let mut lies = honest.clone();
+    lies["size"] = json!(1);
+    let inner = json!({ "schemaVersion": 2, "manifests": [honest] }).to_string().into_bytes();
+    let cases = [
+        (vec![honest.clone(); 5000], "5000 entries"),
+        (vec![lies], "not 1 as its index says"),
+        (vec![host(named(INDEX, &inner))], "names no configuration"),
+    ];
+    for (entries, why) in cases {
+        let dir = tempfile::tempdir()?;
+        let index = json!({ "schemaVersion": 2, "manifests": entries }).to_string().into_bytes();
+        let (served, inner) = (image.clone(), inner.clone());
+        let registry = Scripted::serve(move |request, _| {
+            if request.path.ends_with("/manifests/1") {
+                return Answer::new(index.clone());
+            }
+            if request.path.ends_with(&sha256(&inner)) {
+                return Answer::new(inner.clone());
+            }
+            support::registry::honest(&served, request)
+        })?;
+        let store = open(dir.path())?;
+        let before = blobs(dir.path())?;
+        let error = pull(&store, &format!("{}/app:1", registry.host()), None).await.err().ok_or(why)?;
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(blobs(dir.path())?, before);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_of_several_names_with_lists_that_are_null_is_kept() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let (registry, uploads) = registry()?;
+    let image = Index::of_noise()?.images.remove(0);
+    // As tools in Go write what is empty.
+    let config = b"{}".to_vec();
+    let kind = "application/vnd.oci.empty.v1+json";
+    let artifact =
+        json!({ "schemaVersion": 2, "config": named(kind, &config), "layers": null, "manifests": null });
+    let artifact = artifact.to_string().into_bytes();
+    let entries = [named(MANIFEST, &image.manifest), named(MANIFEST, &artifact)];
+    let index =
+        json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }).to_string().into_bytes();
+    let names = ["app:1", "app:2"].map(|name| format!("{}/{name}", registry.host()));
+    let roots = names.clone().map(|name| {
+        let mut root = named(INDEX, &index);
+        root["annotations"] = json!({ "io.containerd.image.name": name });
+        root
+    });
+    let mut parts =
+        vec![index.clone(), artifact.clone(), config, image.manifest.clone(), image.config.clone()];
+    parts.extend(image.layers.iter().map(|layer| layer.bytes.clone()));
+    let store = open(dir.path())?;
+    assert_eq!(load(&store, &layout(&roots, &parts)?)?, names);
+    // Both go in one archive, which has the index once.
+    let mut saved = Vec::new();
+    store.save(&names, SavedForm::Whole, &mut saved)?;
+    let second = tempfile::tempdir()?;
+    let store = open(second.path())?;
+    assert_eq!(load(&store, &saved)?, names);
+    for name in &names {
+        push(&store, name, None).await?;
+    }
+    for tag in ["1", "2"] {
+        assert_eq!(uploads.manifest("app", tag).as_ref(), Some(&index));
+    }
+    let digest = format!("sha256:{}", sha256(&artifact));
+    assert_eq!(uploads.manifest("app", &digest), Some(artifact));
     Ok(())
 }

@@ -169,10 +169,11 @@ impl Push {
         let original = kept.filter(|_| platform.is_none()).and_then(|kept| kept.tree.root());
         let original = original.map(pushed_of).filter(|original| original.digest != pushed.digest);
         let (digest, size) = (pushed.digest, pushed.size);
-        say(ProgressKind::PushedTag { tag: tag.to_owned(), digest, size });
         if let Some(original) = original {
             say(ProgressKind::OnePlatform { original, selected: pushed });
         }
+        // Programs take the last record for that of the push.
+        say(ProgressKind::PushedTag { tag: tag.to_owned(), digest, size });
         Ok(())
     }
 
