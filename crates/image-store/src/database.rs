@@ -208,6 +208,14 @@ impl Database {
         rows.into_iter().map(|(of, bytes)| Ok((digest(&of)?, bytes))).collect()
     }
 
+    /// One index or manifest that is kept.
+    pub(crate) fn content(&self, of: &Digest) -> Result<Option<Vec<u8>>> {
+        self.with("read a kept manifest", |connection| {
+            let mut statement = connection.prepare_cached("SELECT bytes FROM contents WHERE digest = ?1")?;
+            statement.query_row(params![of.to_string()], |row| row.get(0)).optional()
+        })
+    }
+
     pub(crate) fn remove_contents(&self, unneeded: &[Digest]) -> Result<()> {
         self.make_room("remove kept manifests", |connection| {
             let transaction = connection.unchecked_transaction()?;

@@ -50,9 +50,9 @@ impl ImageStore {
     /// # Errors
     /// Where what is kept can't be read.
     pub fn manifests(&self, name: &str) -> Result<Vec<ManifestSummary>> {
-        let Some(kept) = self.kept(name)? else { return Ok(Vec::new()) };
-        let Some(root) = kept.tree.root() else { return Ok(Vec::new()) };
-        let child = |digest: &Digest| kept.tree.nodes.iter().find(|node| node.digest == *digest);
+        let Some(tree) = self.tree(name)? else { return Ok(Vec::new()) };
+        let Some(root) = tree.root() else { return Ok(Vec::new()) };
+        let child = |digest: &Digest| tree.nodes.iter().find(|node| node.digest == *digest);
         let entries = root.manifest.manifests.iter();
         entries
             .map(|entry| {

@@ -185,15 +185,18 @@ pub(crate) struct Needed {
 
 impl ImageStore {
     /// What a name, or an image by its id, leads to, where that is more than one manifest.
-    pub(crate) fn kept(&self, name: &str) -> Result<Option<Kept>> {
+    pub(crate) fn tree(&self, name: &str) -> Result<Option<Tree>> {
         let root = self.index.read().unwrap_or_else(PoisonError::into_inner).origin(name);
         let Some(root) = root else { return Ok(None) };
-        let contents: HashMap<Digest, Vec<u8>> = self.database.contents()?.into_iter().collect();
-        let Some(bytes) = contents.get(&root) else { return Ok(None) };
-        let named = Node::alone(root, bytes.clone())?.descriptor;
-        let Some(tree) = Tree::read(&named, &|digest| Ok(contents.get(digest).cloned()))? else {
-            return Ok(None);
-        };
+        let Some(bytes) = self.database.content(&root)? else { return Ok(None) };
+        let named = Node::alone(root, bytes)?.descriptor;
+        Tree::read(&named, &|digest| self.database.content(digest))
+    }
+
+    /// As [`Self::tree`], with what refers to it.
+    pub(crate) fn kept(&self, name: &str) -> Result<Option<Kept>> {
+        let Some(tree) = self.tree(name)? else { return Ok(None) };
+        let contents = self.database.contents()?;
         let mut known: HashSet<Digest> = tree.nodes.iter().map(|node| node.digest).collect();
         let mut referrers = Vec::new();
         let others = contents.into_iter().filter(|(digest, _)| !known.contains(digest));
@@ -285,15 +288,15 @@ impl ImageStore {
         if wanted.accepts(&image.platform()) {
             return Ok(Some(image));
         }
-        let Some(kept) = self.kept(name)? else { return Ok(None) };
-        let Some(node) = kept.tree.image_for(wanted, |node| self.has_blobs(node)) else { return Ok(None) };
+        let Some(tree) = self.tree(name)? else { return Ok(None) };
+        let Some(node) = tree.image_for(wanted, |node| self.has_blobs(node)) else { return Ok(None) };
         let Some(config) = node.image_config() else { return Ok(None) };
         let path = self.blob_path(&config.digest()?);
         let raw = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
         let files = node.manifest.layers.iter().map(|layer| Ok(self.blob_path(&layer.digest()?)));
         let files = files.collect::<Result<Vec<_>>>()?;
         let layers = self.keep_layers(&parse_config(&raw)?, &files.iter().collect::<Vec<_>>())?;
-        let root = kept.tree.root().map(|root| root.digest);
+        let root = tree.root().map(|root| root.digest);
         let names = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             let known = index.stored_name(name);
