@@ -9,13 +9,14 @@ use crate::shell::{has, in_ci, output, run_command};
 /// To build everything, the window included.
 const BUILD: &[&str] = &["build-essential", "pkg-config", "libwebkit2gtk-4.1-dev"];
 /// To run it.
-const RUN: &[&str] = &["uidmap", "procps", "nftables"];
+const RUN: &[&str] = &["uidmap", "procps", "nftables", "passt"];
 /// To test it.
 const TEST: &[&str] = &[
     "busybox-static",
     "procps",
     "uidmap",
     "nftables",
+    "passt",
     "webkit2gtk-driver",
     "xvfb",
     "xauth",

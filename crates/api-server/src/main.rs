@@ -94,12 +94,17 @@ fn main() -> std::process::ExitCode {
 
 fn start(args: Args) -> Result<()> {
     let level = tracing_subscriber::EnvFilter::try_new(format!(
-        "warn,engine={0},image_store={0},api_server={0},coved={0}",
+        "warn,engine={0},network={0},image_store={0},api_server={0},coved={0}",
         args.log_level
     ))
     .context("invalid --log-level")?;
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
-    rootless::enter()?;
+    if rootless::is_to_enter() {
+        rootless::enter(&places(&args)?.state)?;
+    }
+    if let Err(error) = stdx::process::raise_open_files() {
+        tracing::warn!(%error, "failed to raise the limit of open files");
+    }
     // Two threads serve; what blocks has its own, which go when idle.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -120,7 +125,7 @@ struct Places {
 
 /// The default places of this user.
 fn places(args: &Args) -> Result<Places> {
-    let (root, state) = if rootless::is_rootless() {
+    let (root, state) = if rootless::is_rootless() || rootless::is_to_enter() {
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let data = std::env::var_os("XDG_DATA_HOME")
             .map(PathBuf::from)

@@ -1,6 +1,8 @@
 //! A daemon of an ordinary user: root in a user namespace of its own, with the user's subordinate ids.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{getgid, getuid};
@@ -14,15 +16,46 @@ pub fn is_rootless() -> bool {
     std::env::var_os(MARKER).is_some()
 }
 
-/// Enters a user and a mount namespace and executes this program again there. Returns where
-/// nothing is to be done: as root, or inside already.
+/// Whether this process is to enter one: that of an ordinary user.
+#[must_use]
+pub fn is_to_enter() -> bool {
+    !getuid().is_root() && !is_rootless()
+}
+
+/// Enters a user and a mount namespace and executes this program again there: the user namespace of the
+/// daemon before this one, where `state_dir` has a holder of it, so that its networks and containers can be
+/// changed from here. Returns where nothing is to be done: as root, or inside already.
 ///
 /// # Errors
 /// Where the kernel forbids user namespaces, or the user has no subordinate ids.
-pub fn enter() -> Result<()> {
-    if getuid().is_root() || is_rootless() {
+pub fn enter(state_dir: &Path) -> Result<()> {
+    if !is_to_enter() {
         return Ok(());
     }
+    match network::holder::user_namespace(state_dir) {
+        Ok(None) => make()?,
+        Ok(Some(namespace)) => join(&namespace)?,
+        Err(error) => {
+            tracing::warn!(%error, "the namespaces of the daemon before this one can't be joined");
+            make()?;
+        }
+    }
+    let program = std::env::current_exe().context("failed to find this program")?;
+    let mut command = stdx::process::command(program);
+    command.args(std::env::args_os().skip(1)).env(MARKER, "1");
+    Err(command.exec()).context("failed to execute this program again")
+}
+
+/// Joins a user namespace of this user's, and makes a mount namespace that belongs to it.
+fn join(namespace: &OwnedFd) -> Result<()> {
+    use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))
+        .context("failed to join the user namespace of the daemon before this one")?;
+    unshare(UnshareFlags::NEWNS).context("failed to make a mount namespace")
+}
+
+/// Makes a user and a mount namespace with the user's subordinate ids.
+fn make() -> Result<()> {
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
     let name = user_name(uid).context("the user has no name in /etc/passwd")?;
     let uids = subordinate("/etc/subuid", &name, uid)?;
@@ -39,7 +72,7 @@ pub fn enter() -> Result<()> {
         .stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(theirs)))
         .spawn()
         .context("failed to run the helper that maps ids")?;
-    oci_runtime_unshare()?;
+    unshare_user()?;
     std::io::Write::write_all(&mut &ours, b"go\n").context("failed to reach the helper that maps ids")?;
     let status = child.wait().context("failed to wait for the helper that maps ids")?;
     if !status.success() {
@@ -47,15 +80,12 @@ pub fn enter() -> Result<()> {
             "newuidmap or newgidmap refused ({status}): install the package uidmap and check /etc/subuid and /etc/subgid"
         );
     }
-    let program = std::env::current_exe().context("failed to find this program")?;
-    let mut command = stdx::process::command(program);
-    command.args(std::env::args_os().skip(1)).env(MARKER, "1");
-    Err(command.exec()).context("failed to execute this program again")
+    Ok(())
 }
 
-fn oci_runtime_unshare() -> Result<()> {
+fn unshare_user() -> Result<()> {
     use rustix::thread::UnshareFlags;
-    crate::rootless::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).context(
+    unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).context(
         "failed to make a user namespace: the kernel forbids it to ordinary users (see sysctl kernel.unprivileged_userns_clone \
          and user.max_user_namespaces)",
     )

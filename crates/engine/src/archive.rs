@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use image_store::{ChangeKind, Snapshot};
 use model::mount::MountSource;
@@ -57,8 +58,11 @@ pub enum PathKind {
     Socket,
 }
 
+/// How long a start may hold up who wants to copy.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 impl Engine {
-    /// Describes a path.
+    /// Describes a path. Blocking: a container that starts is waited for.
     ///
     /// # Errors
     /// Where there is no such container or path.
@@ -105,7 +109,6 @@ impl Engine {
         if container.spec().host.readonly_rootfs {
             return Err(Error::Conflict { what: "container rootfs is marked read-only".into() });
         }
-        // Before the place is opened: the layers of one that does not run can't be mounted twice at a time.
         let owner = if how.gives_to_user { self.user_of(&container)? } else { None };
         let place = self.open_place(&container, path)?;
         if !place.is_writable {
@@ -154,11 +157,12 @@ impl Engine {
     }
 
     /// The root as the container sees it.
-    fn open_root(&self, container: &Arc<Container>) -> Result<OwnedFd> {
+    fn open_root(&self, container: &Arc<Container>) -> Result<Arc<OwnedFd>> {
         let state = container.state();
         let Some(run) = state.run() else { return self.open_layers(container) };
         let path = format!("/proc/{}/root", run.pid);
         rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map(Arc::new)
             .doing(|| format!("open the root of container {}", container.short_id()))
     }
 
@@ -198,7 +202,7 @@ impl Engine {
         let opened =
             rustix::fs::open(&source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         // A file that is mounted, or nothing: what the layers have there is the best answer.
-        let Ok(root) = opened else { return whole() };
+        let Ok(root) = opened.map(Arc::new) else { return whole() };
         let follows = if path.ends_with("/.") { "/." } else { "" };
         let shown =
             rest.as_os_str().is_empty().then(|| point.target.rsplit('/').next().unwrap_or("/").to_owned());
@@ -207,20 +211,29 @@ impl Engine {
     }
 
     /// The root by its layers, without the mounts of a running container.
-    fn open_layers(&self, container: &Arc<Container>) -> Result<OwnedFd> {
-        // A running container holds upper and work; the same overlay can't be mounted twice.
-        let pid = container.state().run().map(|run| run.pid);
-        let is_overlay = matches!(self.images.snapshot(&container.id), Some(Snapshot::Overlay { .. }));
-        if let Some(pid) = pid.filter(|_| is_overlay) {
-            let path = format!("/proc/{pid}/root");
-            return rustix::fs::open(
-                &path,
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .doing(|| format!("open {path:?}"));
+    fn open_layers(&self, container: &Arc<Container>) -> Result<Arc<OwnedFd>> {
+        let begun = Instant::now();
+        loop {
+            // A running container holds upper and work; the same overlay can't be mounted twice.
+            let pid = container.state().run().map(|run| run.pid);
+            let is_overlay = matches!(self.images.snapshot(&container.id), Some(Snapshot::Overlay { .. }));
+            if let Some(pid) = pid.filter(|_| is_overlay) {
+                let path = format!("/proc/{pid}/root");
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let opened = rustix::fs::open(&path, flags, Mode::empty());
+                return opened.map(Arc::new).doing(|| format!("open {path:?}"));
+            }
+            let mount = || self.open_layers_of(&container.id, container.spec().rootfs.as_deref());
+            if let Some(layers) = container.share_layers(mount)? {
+                return Ok(layers);
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(Error::Conflict {
+                    what: format!("container {} is being started, try again", container.short_id()),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
-        self.open_layers_of(&container.id, container.spec().rootfs.as_deref())
     }
 
     /// The root of a container that does not run; it may not be there yet as one.
@@ -246,7 +259,7 @@ impl Engine {
 
 /// A path of a container: in what, and where there.
 struct Place {
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     path: String,
     /// What the root of a volume is called in the container.
     shown: Option<String>,

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use model::container::ContainerSpec;
 use oci_runtime::monitor::protocol::Streams;
 use tokio::sync::watch;
 
+use crate::error::Result;
 use crate::exec::ExecProcess;
 use crate::health::Health;
 use crate::info::ContainerInfo;
@@ -29,6 +30,8 @@ pub(crate) struct Container {
     dynamic: Mutex<Dynamic>,
     /// Counts changes of both.
     version: AtomicU64,
+    /// Who has its layers mounted while it does not run.
+    layers: Mutex<Layers>,
     /// What it was shown as last.
     pub(crate) shown: Mutex<Option<Shown>>,
     /// Held by whoever changes the container's state.
@@ -64,6 +67,24 @@ impl DerefMut for Changing<'_> {
         // Before the change: nobody sees the new version without it, because that takes the lock.
         self.version.fetch_add(1, Ordering::Release);
         &mut self.dynamic
+    }
+}
+
+/// The layers of a container that does not run. The kernel lets them be mounted twice at a time, and loses files
+/// then: whoever copies shares one mount, and a start waits for its end.
+#[derive(Debug, Default)]
+struct Layers {
+    shared: Weak<OwnedFd>,
+    is_starting: bool,
+}
+
+/// Keeps others from a container's layers while it starts.
+#[derive(Debug)]
+pub(crate) struct Starting<'a>(&'a Container);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.layers().is_starting = false;
     }
 }
 
@@ -128,6 +149,7 @@ impl Container {
                 cancel_restart: None,
             }),
             version: AtomicU64::new(0),
+            layers: Mutex::default(),
             shown: Mutex::new(None),
             turn: tokio::sync::Mutex::new(()),
             progress: watch::Sender::new(Progress { code, is_running, ..Progress::default() }),
@@ -167,6 +189,38 @@ impl Container {
     /// Grows with every change. What is read after it may be newer, never older.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    fn layers(&self) -> MutexGuard<'_, Layers> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its layers, mounted by `mount` unless somebody has them mounted already. `None` while it starts.
+    pub(crate) fn share_layers(
+        &self,
+        mount: impl FnOnce() -> Result<OwnedFd>,
+    ) -> Result<Option<Arc<OwnedFd>>> {
+        let mut layers = self.layers();
+        if layers.is_starting {
+            return Ok(None);
+        }
+        if let Some(shared) = layers.shared.upgrade() {
+            return Ok(Some(shared));
+        }
+        let mounted = Arc::new(mount()?);
+        layers.shared = Arc::downgrade(&mounted);
+        Ok(Some(mounted))
+    }
+
+    /// Keeps the layers from who would copy to or from them now, for a start; those who do already go on.
+    pub(crate) fn take_layers(&self) -> Starting<'_> {
+        self.layers().is_starting = true;
+        Starting(self)
+    }
+
+    /// Whether anybody copies to or from them.
+    pub(crate) fn are_layers_shared(&self) -> bool {
+        self.layers().shared.strong_count() > 0
     }
 
     pub(crate) fn state(&self) -> State {

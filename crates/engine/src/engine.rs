@@ -97,7 +97,7 @@ impl Engine {
             is_rootless: config.is_rootless,
             forces_copy: false,
         })?;
-        let networks = EngineNetworks::open(&config.root, config.is_rootless, networks)?;
+        let networks = EngineNetworks::open(&config, networks)?;
         let engine = Self(Arc::new(Inner {
             networks,
             monitors: Monitors::new(config.runtime.clone()),
@@ -124,6 +124,7 @@ impl Engine {
         // Tasks that follow containers end with them, not with the engine: no waiting for those.
         let _ = tokio::time::timeout(std::time::Duration::from_millis(200), self.tasks.wait()).await;
         self.sweep_networks().await;
+        self.leave_networks().await;
     }
 
     /// What happens, as it happens.

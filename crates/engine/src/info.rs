@@ -146,6 +146,8 @@ pub struct SystemInfo {
     pub cgroup_version: u8,
     /// Controllers that limits can be set with.
     pub controllers: Vec<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
     /// Bytes.
     pub memory_total: u64,
     /// Processors.
@@ -301,6 +303,7 @@ impl Engine {
                 .filter(|name| self.cgroups.has_controller(name))
                 .map(ToString::to_string)
                 .collect(),
+            warnings: self.networks.warning().into_iter().map(str::to_owned).collect(),
             memory_total: crate::stats::memory_total(),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         })

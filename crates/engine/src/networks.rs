@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use model::network::NetworkSpec;
 use network::dns::Resolvers;
-use network::{Config, Kind, Networks, Range};
+use network::{Config, Kind, Networks, Place, Range};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, now};
@@ -68,9 +68,10 @@ pub(crate) fn is_predefined(name: &str) -> bool {
 /// What an engine has of networks.
 #[derive(Debug)]
 pub(crate) struct EngineNetworks {
-    /// None for a user's engine, or where there is no nft.
+    /// None where there is no nft.
     pub(crate) kernel: Option<Arc<Networks>>,
     pub(crate) resolvers: Arc<Resolvers>,
+    is_rootless: bool,
     /// By id; those that are always there too.
     known: RwLock<BTreeMap<String, Arc<NetworkRecord>>>,
     /// Counts changes of it.
@@ -84,9 +85,10 @@ impl EngineNetworks {
     ///
     /// # Errors
     /// A record that can't be what was once accepted.
-    pub(crate) fn open(root: &Path, is_rootless: bool, records: Vec<NetworkRecord>) -> Result<Self> {
+    pub(crate) fn open(engine: &crate::engine::Config, records: Vec<NetworkRecord>) -> Result<Self> {
+        let root = &engine.root;
         let has_nft = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
-        let has_bridges = !is_rootless && has_nft.iter().any(|path| Path::new(path).exists());
+        let has_bridges = has_nft.iter().any(|path| Path::new(path).exists());
         // Engines side by side must not share a bridge: all but the machine's own have a name from their place.
         let (interface, table) = if root == Path::new("/var/lib/cove") {
             ("cove0".to_owned(), "cove".to_owned())
@@ -98,7 +100,14 @@ impl EngineNetworks {
                 });
             (format!("cv{:010x}", hash & 0xff_ffff_ffff), format!("cove_{:010x}", hash & 0xff_ffff_ffff))
         };
-        let kernel = has_bridges.then(|| Networks::new(table));
+        let place = || {
+            if engine.is_rootless {
+                Place::own(engine.state_dir.clone(), engine.runtime.clone())
+            } else {
+                Place::of_host()
+            }
+        };
+        let kernel = has_bridges.then(|| Networks::new(table, place()));
         let mut known = BTreeMap::new();
         for record in predefined(has_bridges, &interface) {
             known.insert(record.id.clone(), Arc::new(record));
@@ -121,6 +130,7 @@ impl EngineNetworks {
         Ok(Self {
             kernel,
             resolvers: Arc::default(),
+            is_rootless: engine.is_rootless,
             known: RwLock::new(known),
             version: AtomicU64::new(0),
             turn: tokio::sync::Mutex::default(),
@@ -130,13 +140,21 @@ impl EngineNetworks {
     pub(crate) fn kernel(&self) -> Result<Arc<Networks>> {
         self.kernel.clone().ok_or_else(|| {
             Error::unsupported(
-                "networks need root and the program nft (package nftables); host and none are there",
+                "networks need the program nft (package nftables); host and none are there without it",
             )
         })
     }
 
     pub(crate) fn has_bridge(&self) -> bool {
         self.kernel.is_some()
+    }
+
+    /// What networks lack here.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        (self.is_rootless && self.has_bridge() && !network::has_pasta()).then_some(
+            "Containers reach each other, but nothing outside of their networks: \
+             an engine without root needs the program pasta for that (package passt).",
+        )
     }
 
     /// All, those that are always there first, then by name.
@@ -365,6 +383,13 @@ impl Engine {
             attributes,
             at: now(),
         });
+    }
+
+    /// Tells who holds a user's network that the engine ends.
+    pub(crate) async fn leave_networks(&self) {
+        if let Some(kernel) = self.networks.kernel.clone() {
+            let _ = tokio::task::spawn_blocking(move || kernel.leave()).await;
+        }
     }
 
     /// Removes what a daemon before this one left behind.

@@ -3,14 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image_store::Snapshot;
 use model::container::{ContainerSpec, RestartMode};
 use oci_runtime::monitor::protocol::{EXIT_FILE, Event, Exit, Failure, StartRequest, Streams};
 use tokio_util::sync::CancellationToken;
 
-use crate::container::{Container, Progress};
+use crate::container::{Container, Progress, Starting};
 use crate::engine::{Engine, make_private_dir, now};
 use crate::error::{Doing, Error, Result};
 use crate::lifecycle::{Decision, Denied, End, Request, Run, State};
@@ -25,6 +25,26 @@ const LONGEST_DELAY: Duration = Duration::from_secs(60);
 const REFILL_AFTER: Duration = Duration::from_millis(5);
 /// A container that ran so long starts its pauses anew.
 const STABLE_AFTER: u64 = 10_000_000_000;
+
+/// The layers, when nobody copies to or from them any more.
+async fn layers_of(container: &Container) -> Result<Starting<'_>> {
+    /// How long that is waited for.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let begun = Instant::now();
+    let taken = container.take_layers();
+    while container.are_layers_shared() {
+        if begun.elapsed() > PATIENCE {
+            return Err(Error::Conflict {
+                what: format!(
+                    "files are being copied to or from container {}: it can be started after that",
+                    container.short_id()
+                ),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(taken)
+}
 
 impl Engine {
     /// Starts a container. `false`: it runs already.
@@ -98,6 +118,7 @@ impl Engine {
     }
 
     async fn try_start(&self, container: &Arc<Container>) -> Result<(Arc<Link>, i32)> {
+        let _layers = layers_of(container).await?;
         let spec = container.spec();
         let state_dir = self.state_dir(&container.id);
         make_private_dir(&state_dir)?;
@@ -445,7 +466,9 @@ impl Engine {
             let gateway =
                 address.map(|address| address.gateway.unwrap_or_else(|| address.subnet.first_host()));
             let own = host_names(&dynamic.network, &hostname, &spec.domainname);
-            (own, gateway.map(|gateway| gateway.to_string()), resolv_conf(spec, &dynamic.network))
+            let kernel = self.networks.kernel.as_ref();
+            let host = gateway.and_then(|gateway| kernel.and_then(|kernel| kernel.host_address(gateway)));
+            (own, host.map(|host| host.to_string()), resolv_conf(spec, &dynamic.network))
         };
         for entry in &spec.host.extra_hosts {
             // Addresses of IPv6 have colons of their own.

@@ -395,7 +395,9 @@ impl Engine {
     /// The first failure; what was removed before it stays removed.
     pub async fn prune_volumes(&self, matches: impl Fn(&VolumeInfo) -> bool) -> Result<(Vec<String>, u64)> {
         let (mut removed, mut bytes) = (Vec::new(), 0);
-        for info in self.volumes().into_iter().filter(|info| info.users.is_empty() && matches(info)) {
+        // What a volume with options keeps is elsewhere, and no leftover: Docker too never prunes it.
+        let is_left = |info: &VolumeInfo| info.users.is_empty() && info.options.is_empty() && matches(info);
+        for info in self.volumes().into_iter().filter(is_left) {
             let (engine, name) = (self.clone(), info.name.clone());
             let size = tokio::task::spawn_blocking(move || engine.volume_size(&name))
                 .await

@@ -6,6 +6,7 @@
 pub mod container;
 pub mod digest;
 pub mod error_kind;
+pub mod holder;
 pub mod mount;
 pub mod network;
 pub mod platform;

@@ -8,16 +8,23 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::Stdio;
+use std::sync::Arc;
+
+use model::holder::CLIENT_MARK;
 
 use crate::conntrack;
 use crate::error::{Doing, Error, Result};
 use crate::ipam::Subnet;
 use crate::netlink::octets;
 use crate::nfnetlink::{Batch, Element, Nftables, registers};
+use crate::place::Place;
 use crate::ports::Published;
 
 /// The maps of published ports: at every address of this computer, and at one.
 const MAPS: [&str; 4] = ["any4", "one4", "any6", "one6"];
+
+/// The mark of packets that are for a client elsewhere, and are to be taken in here.
+pub(crate) const ANSWER_MARK: u32 = CLIENT_MARK + 1;
 
 /// What the table is to say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +35,8 @@ pub(crate) struct Rules {
     pub(crate) bridges: Vec<BridgeRules>,
     /// Ports, and the container's address that each leads to.
     pub(crate) ports: Vec<(Published, IpAddr)>,
+    /// Whether somebody here speaks to containers in the name of clients elsewhere.
+    pub(crate) has_clients: bool,
 }
 
 /// What concerns one bridge.
@@ -41,21 +50,30 @@ pub(crate) struct BridgeRules {
     pub(crate) is_internal: bool,
     /// Whether what leaves it has this computer's address.
     pub(crate) masquerades: bool,
+    /// Whether its members may not speak to each other: the bridge keeps them apart, and so must this
+    /// computer, which would pass on what one sends to it for another.
+    pub(crate) isolates: bool,
 }
 
 /// The table in the kernel.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Firewall {
+    place: Arc<Place>,
     /// What is in force, and how many rules that are.
     applied: Option<(Rules, usize)>,
 }
 
 impl Firewall {
+    /// Of a place; nothing is made yet.
+    pub(crate) fn new(place: Arc<Place>) -> Self {
+        Self { place, applied: None }
+    }
+
     /// Puts rules in force, all at once; where only ports differ, only those.
     pub(crate) fn apply(&mut self, wanted: &Rules) -> Result<()> {
         let step = || "speak to the firewall";
         // A socket each time: what a failure left unread in one would be taken for the next answer.
-        let nftables = Nftables::open().doing(step)?;
+        let nftables = self.place.nftables().doing(step)?;
         if let Some((applied, _)) = &mut self.applied
             && applied.bridges == wanted.bridges
             && change_ports(&nftables, applied, wanted).is_ok()
@@ -64,10 +82,10 @@ impl Firewall {
             applied.ports.clone_from(&wanted.ports);
             return Ok(());
         }
-        run(&wanted.text())?;
+        run(&self.place, &wanted.text())?;
         let had = self.applied.as_ref().map_or(&[][..], |(applied, _)| &applied.ports);
         forget_flows(&nftables, had, &wanted.ports);
-        let count = Nftables::open().and_then(|nftables| nftables.rules(&wanted.table)).doing(step)?;
+        let count = self.place.nftables().and_then(|nftables| nftables.rules(&wanted.table)).doing(step)?;
         self.applied = Some((wanted.clone(), count));
         Ok(())
     }
@@ -75,7 +93,7 @@ impl Firewall {
     /// Puts back what somebody else changed or took away. Whether anything was.
     pub(crate) fn repair(&mut self) -> Result<bool> {
         let Some((applied, count)) = &self.applied else { return Ok(false) };
-        let nftables = Nftables::open().doing(|| "speak to the firewall")?;
+        let nftables = self.place.nftables().doing(|| "speak to the firewall")?;
         let is_whole = || -> std::io::Result<bool> {
             if nftables.rules(&applied.table)? != *count {
                 return Ok(false);
@@ -106,7 +124,7 @@ impl Firewall {
     pub(crate) fn remove(&mut self, table: &str) -> Result<()> {
         self.applied = None;
         // Named first, so that one that is not there is no failure.
-        run(&format!("table inet {table}\ndelete table inet {table}\n"))
+        run(&self.place, &format!("table inet {table}\ndelete table inet {table}\n"))
     }
 }
 
@@ -202,6 +220,17 @@ impl Rules {
              \x20 }\n",
         );
         self.chains(&mut text);
+        if self.has_clients {
+            // What is said in a client's name has a mark, which its connection keeps; the answers get the other
+            // one, by which they are led to whoever speaks for the client.
+            let _ = write!(
+                text,
+                "  chain clients {{\n    type filter hook output priority mangle; policy accept;\n    \
+                 meta mark {CLIENT_MARK} ct mark set {CLIENT_MARK}\n  }}\n  chain answers {{\n    \
+                 type filter hook prerouting priority mangle; policy accept;\n    \
+                 ct direction reply ct mark {CLIENT_MARK} meta mark set {ANSWER_MARK}\n  }}\n"
+            );
+        }
         text.push_str("}\n");
         text
     }
@@ -211,7 +240,7 @@ impl Rules {
         text.push_str(
             "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n",
         );
-        for BridgeRules { interface, subnets, is_internal, masquerades } in &self.bridges {
+        for BridgeRules { interface, subnets, is_internal, masquerades, .. } in &self.bridges {
             for subnet in subnets {
                 let (ip, local) =
                     if subnet.base().is_ipv4() { ("ip", Some("127.0.0.0/8")) } else { ("ip6", None) };
@@ -231,8 +260,14 @@ impl Rules {
         text.push_str(
             "  }\n  chain forward {\n    type filter hook forward priority filter; policy accept;\n",
         );
-        for BridgeRules { interface, is_internal, .. } in &self.bridges {
-            let _ = writeln!(text, "    iifname \"{interface}\" oifname \"{interface}\" accept");
+        for BridgeRules { interface, is_internal, isolates, .. } in &self.bridges {
+            let within = format!("    iifname \"{interface}\" oifname \"{interface}\"");
+            if *isolates {
+                // But for ports that are published to everybody.
+                let _ = writeln!(text, "{within} ct status dnat accept\n{within} drop");
+            } else {
+                let _ = writeln!(text, "{within} accept");
+            }
             if *is_internal {
                 let _ = writeln!(text, "    iifname \"{interface}\" drop\n    oifname \"{interface}\" drop");
             }
@@ -259,11 +294,11 @@ impl Rules {
 }
 
 /// Runs nft with a script; it is applied as a whole or not at all.
-fn run(script: &str) -> Result<()> {
+fn run(place: &Place, script: &str) -> Result<()> {
     let mut command = stdx::process::command("nft");
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = match command.spawn() {
+    let mut child = match place.run(|| command.spawn()).doing(|| "run nft")? {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::Unsupported {
                 what: "bridge networks need the program nft (package nftables)".into(),
@@ -295,7 +330,7 @@ mod tests {
 
     fn bridge(interface: &str, subnet: &str, is_internal: bool) -> BridgeRules {
         let subnets = vec![subnet.parse().unwrap()];
-        BridgeRules { interface: interface.into(), subnets, is_internal, masquerades: true }
+        BridgeRules { interface: interface.into(), subnets, is_internal, masquerades: true, isolates: false }
     }
 
     #[test]
@@ -309,6 +344,7 @@ mod tests {
                 (published(Ipv4Addr::LOCALHOST, 8081), two),
                 (published(Ipv6Addr::UNSPECIFIED, 8080), "fd00::2".parse().unwrap()),
             ],
+            has_clients: false,
         };
         let text = rules.text();
         for line in [
@@ -324,11 +360,21 @@ mod tests {
     #[test]
     fn an_internal_network_is_left_by_nobody() {
         let rules =
-            Rules { table: "t".into(), bridges: vec![bridge("b", "10.9.0.0/24", true)], ports: vec![] };
+            Rules { table: "t".into(), bridges: vec![bridge("b", "10.9.0.0/24", true)], ..Rules::default() };
         let text = rules.text();
+        assert!(!text.contains("mark"), "{text}");
         assert!(!text.contains("oifname != \"b\" masquerade"), "{text}");
         assert!(text.contains("iifname \"b\" drop"), "{text}");
         assert!(!text.contains("iifname \"b\" accept"), "{text}");
+    }
+
+    #[test]
+    fn members_kept_apart_are_not_joined_by_this_computer() {
+        let apart = BridgeRules { isolates: true, ..bridge("b", "10.9.0.0/24", false) };
+        let rules = Rules { table: "t".into(), bridges: vec![apart], ports: vec![], has_clients: false };
+        let text = rules.text();
+        assert!(text.contains("iifname \"b\" oifname \"b\" drop"), "{text}");
+        assert!(!text.contains("iifname \"b\" oifname \"b\" accept"), "{text}");
     }
 
     #[test]

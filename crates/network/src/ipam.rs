@@ -250,7 +250,7 @@ impl Pool {
         if !self.subnet.is_for_hosts(address) {
             return Err(Error::Invalid {
                 what: format!(
-                    "no configured subnet contains IP address {address}: the network is {}",
+                    "no configured subnet or ip-range contain the IP address {address}: the network is {}",
                     self.subnet
                 ),
             });

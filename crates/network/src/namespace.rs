@@ -22,7 +22,7 @@ pub struct Namespace {
 
 impl Namespace {
     /// Makes one, with `lo` up. A thread of its own enters it and ends: this one stays where it is.
-    fn make() -> Result<Self> {
+    pub(crate) fn make() -> Result<Self> {
         on_a_thread(|| {
             sys::unshare_network().doing(|| "make a network namespace")?;
             let fd = open("/proc/thread-self/ns/net").doing(|| "open the new network namespace")?;
@@ -72,7 +72,11 @@ fn open(path: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn inside<T: Send>(fd: &OwnedFd, function: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+/// Runs a function in a namespace, on a thread of its own.
+pub(crate) fn inside<T: Send>(
+    fd: &OwnedFd,
+    function: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     let ran = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
             rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network))?;

@@ -14,6 +14,7 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_NEWRULE: u16 = 32;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -45,6 +46,8 @@ const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
 
 const IFF_UP: u32 = 1;
 const IFA_F_NODAD: u8 = 2;
@@ -153,6 +156,22 @@ impl Netlink {
             None,
         )?;
         Ok(Self(socket))
+    }
+
+    /// One that hears of changes of interfaces.
+    pub(crate) fn follow_links() -> io::Result<Self> {
+        /// `RTMGRP_LINK`.
+        const LINKS: u32 = 1;
+        let netlink = Self::open()?;
+        rustix::net::bind(&netlink.0, &rustix::net::netlink::SocketAddrNetlink::new(0, LINKS))?;
+        Ok(netlink)
+    }
+
+    /// Waits for a change.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        rustix::net::recv(&self.0, &mut buffer, RecvFlags::empty())?;
+        Ok(())
     }
 
     /// Sends a request and reads its answer: the body of what was asked for, if anything was.
@@ -315,6 +334,33 @@ impl Netlink {
         message.attribute(RTA_GATEWAY, &octets(gateway));
         message.attribute(RTA_OIF, &index.to_ne_bytes());
         self.ask(message).map(drop)
+    }
+
+    /// Takes in whatever has a mark, though it is for somebody else; what is so already is no failure.
+    pub(crate) fn take_in_marked(&self, mark: u32, version_of: IpAddr) -> io::Result<()> {
+        /// A table of nobody's (`/etc/iproute2/rt_tables`), asked before the main one.
+        const TABLE: u8 = 206;
+        const PRIORITY: u32 = 206;
+        const TO_TABLE: u8 = 1;
+        const BOOT: u8 = 3;
+        const OF_HOST: u8 = 254;
+        const LOCAL: u8 = 2;
+        let family = family(version_of);
+        let mut route = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
+        route.0.extend([family, 0, 0, 0, TABLE, BOOT, OF_HOST, LOCAL]);
+        route.0.extend([0; 4]);
+        route.attribute(RTA_OIF, &self.index("lo")?.to_ne_bytes());
+        self.ask(route)?;
+        // `struct fib_rule_hdr`.
+        let mut rule = Message::new(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL);
+        rule.0.extend([family, 0, 0, 0, TABLE, 0, 0, TO_TABLE]);
+        rule.0.extend([0; 4]);
+        rule.attribute(FRA_PRIORITY, &PRIORITY.to_ne_bytes());
+        rule.attribute(FRA_FWMARK, &mark.to_ne_bytes());
+        match self.ask(rule) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Sends nothing else anywhere, for the version of IP of an address; where nothing was, that is no

@@ -18,6 +18,7 @@ use crate::firewall::BridgeRules;
 use crate::ipam::{Pool, Range, Subnet, candidates};
 use crate::namespace::Namespace;
 use crate::netlink::{Netlink, Peer, Stacked};
+use crate::place::Place;
 
 /// What a network is asked to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,17 +190,24 @@ impl Network {
 
     /// What the firewall is to do for it while it is there.
     pub(crate) fn rules(&self) -> Option<BridgeRules> {
-        let Kind::Bridge { interface, masquerades, .. } = &self.config.kind else { return None };
+        let Kind::Bridge { interface, masquerades, isolates } = &self.config.kind else { return None };
         self.up.as_ref().map(|up| BridgeRules {
             interface: interface.clone(),
             subnets: up.pools.iter().map(|(range, _)| range.subnet).collect(),
             is_internal: self.config.is_internal,
             masquerades: *masquerades,
+            isolates: *isolates,
         })
     }
 
     /// Makes its interface, or finds it. `owner` is noted on it.
-    pub(crate) fn make(&mut self, netlink: &Netlink, owner: &str, fallback: Vec<Range>) -> Result<()> {
+    pub(crate) fn make(
+        &mut self,
+        place: &Place,
+        netlink: &Netlink,
+        owner: &str,
+        fallback: Vec<Range>,
+    ) -> Result<()> {
         if self.up.is_some() {
             return Ok(());
         }
@@ -227,7 +235,7 @@ impl Network {
             (Kind::Bridge { .. }, Some(name)) => {
                 bridge(&name)?;
                 let index = netlink.index(&name).doing(step)?;
-                forward(&name, &ranges)?;
+                place.run(|| forward(&name, &ranges)).doing(step)??;
                 for range in &ranges {
                     netlink.add_address(index, range.gateway, range.subnet).doing(step)?;
                 }
@@ -241,10 +249,12 @@ impl Network {
             }
             (Kind::Macvlan { parent, .. } | Kind::Ipvlan { parent, .. }, None) => {
                 let parent = parent.as_deref().unwrap_or_default();
+                let why = match place.holder() {
+                    None => "this computer has no such interface",
+                    Some(_) => "an engine without root has none of the computer's interfaces",
+                };
                 netlink.index(parent).map_err(|_| Error::Invalid {
-                    what: format!(
-                        "invalid subinterface parent {parent:?}: this computer has no such interface"
-                    ),
+                    what: format!("invalid subinterface parent {parent:?}: {why}"),
                 })?
             }
             (Kind::Bridge { .. }, None) => {
@@ -293,7 +303,9 @@ impl Network {
             up.pools.iter().any(|(range, _)| range.subnet.base().is_ipv4() == wanted.is_ipv4())
         };
         if let Some(stray) = wanted.iter().find(|address| !has(address)) {
-            return Err(Error::Invalid { what: format!("no configured subnet contains IP address {stray}") });
+            return Err(Error::Invalid {
+                what: format!("no configured subnet or ip-range contain the IP address {stray}"),
+            });
         }
         let mut assigned: Vec<Address> = Vec::new();
         let mut failure = None;

@@ -4,21 +4,25 @@
 //! the kernel holds is made again from what is wanted; what is wanted is kept by the caller.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use model::holder::Carried;
+
 use crate::error::{Doing, Error, Result};
-use crate::firewall::{Firewall, Rules};
+use crate::firewall::{ANSWER_MARK, Firewall, Rules};
 use crate::ipam::{Range, Subnet, candidates};
 use crate::namespace::{Namespace, Spares};
 use crate::netlink::Netlink;
 use crate::network::{Config, Endpoint, Network, Request, free_subnet, free_subnet6, routes};
 use crate::nfnetlink::Nftables;
-use crate::ports::{Hold, Port, Published};
+use crate::outside::{Outside, own_address};
+use crate::place::Place;
+use crate::ports::{Arrivals, Hold, Port, Protocol, Published};
 
 /// How long the kernel may take to clear up a namespace by itself.
 const LINGERS: Duration = Duration::from_secs(1);
@@ -34,15 +38,18 @@ const GATHERS: Duration = Duration::from_millis(100);
 pub struct Networks {
     /// The firewall's table, and the note on interfaces that says whose they are.
     table: String,
+    place: Arc<Place>,
     state: Mutex<State>,
     spares: Spares,
     reaper: Reaper,
+    outside: Outside,
+    shows_clients: OnceLock<bool>,
     is_watched: AtomicBool,
     /// Whether the rules of a daemon before this one are still in force, and better than a part of ours.
     is_adopting: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     netlink: Option<Netlink>,
     firewall: Firewall,
@@ -52,14 +59,24 @@ struct State {
 }
 
 impl Networks {
-    /// Of an engine whose table has that name; nothing is made yet.
+    /// Of an engine whose table has that name, in their place; nothing is made yet.
     #[must_use]
-    pub fn new(table: String) -> Arc<Self> {
+    pub fn new(table: String, place: Place) -> Arc<Self> {
+        let place = Arc::new(place);
+        let state = State {
+            netlink: None,
+            firewall: Firewall::new(Arc::clone(&place)),
+            networks: BTreeMap::new(),
+            ports: BTreeMap::new(),
+        };
         Arc::new(Self {
             table,
-            state: Mutex::default(),
+            reaper: Reaper::new(Arc::clone(&place)),
+            place,
+            state: Mutex::new(state),
             spares: Spares::default(),
-            reaper: Reaper::default(),
+            outside: Outside::default(),
+            shows_clients: OnceLock::new(),
             is_watched: AtomicBool::new(false),
             is_adopting: AtomicBool::new(true),
         })
@@ -134,7 +151,7 @@ impl Networks {
             return Err(Error::Conflict { what: format!("network {id} has active endpoints") });
         }
         if network.is_up() {
-            let netlink = Netlink::open().doing(|| "remove a network")?;
+            let netlink = self.place.netlink().doing(|| "remove a network")?;
             network.unmake(&netlink);
         }
         state.networks.remove(id);
@@ -181,7 +198,7 @@ impl Networks {
             return Ok(());
         }
         if state.netlink.is_none() {
-            state.netlink = Some(Netlink::open().doing(|| "speak to the network")?);
+            state.netlink = Some(self.place.netlink().doing(|| "speak to the network")?);
         }
         let has_ranges = !network.config.ranges.is_empty();
         // Until the address is there for another engine to see.
@@ -201,7 +218,7 @@ impl Networks {
             }
         };
         let network = networks.get_mut(id).ok_or_else(|| missing(id))?;
-        let made = network.make(netlink, &self.table, fallback);
+        let made = network.make(&self.place, netlink, &self.table, fallback);
         let ruled = made.and_then(|()| self.enforce(state));
         if ruled.is_err()
             && let State { netlink: Some(netlink), networks, .. } = state
@@ -212,6 +229,9 @@ impl Networks {
         }
         ruled?;
         self.watch();
+        if state.networks.get(id).is_some_and(|network| !network.config.is_internal) {
+            self.outside.keep(&self.place);
+        }
         Ok(())
     }
 
@@ -226,7 +246,8 @@ impl Networks {
         if bridges.is_empty() && ports.is_empty() {
             return state.firewall.remove(&self.table);
         }
-        state.firewall.apply(&Rules { table: self.table.clone(), bridges, ports })
+        let has_clients = self.place.holder().is_some();
+        state.firewall.apply(&Rules { table: self.table.clone(), bridges, ports, has_clients })
     }
 
     /// Sends what a container has no other way for to the gateway of one of its networks, or nowhere.
@@ -288,7 +309,7 @@ impl Networks {
                 let removed = if endpoint.interface.is_empty() {
                     namespace.netlink.remove(&endpoint.inner)
                 } else {
-                    Netlink::open().and_then(|netlink| netlink.remove(&endpoint.interface))
+                    self.place.netlink().and_then(|netlink| netlink.remove(&endpoint.interface))
                 };
                 removed.doing(|| format!("remove the container's interface {}", endpoint.inner))
             }
@@ -305,9 +326,11 @@ impl Networks {
             return Ok(Vec::new());
         }
         let (has_v4, has_v6) = (endpoint.v4().is_some(), endpoint.v6().is_some());
+        let is_relayed = self.place.holder().is_some();
+        let arrivals = if is_relayed { Arrivals::AreRead } else { Arrivals::AreLedOn };
         let mut holds = Vec::new();
         for port in ports {
-            holds.extend(Hold::take(port, has_v4, has_v6)?);
+            holds.extend(Hold::take(port, has_v4, has_v6, arrivals)?);
         }
         let published = holds.iter().map(|hold| hold.published.clone()).collect();
         self.lead(key, holds, endpoint)?;
@@ -319,7 +342,8 @@ impl Networks {
     /// # Errors
     /// What the kernel refuses.
     pub fn adopt_ports(&self, key: &str, ports: &[Published], endpoint: &Endpoint) -> Result<()> {
-        self.lead(key, ports.iter().map(Hold::again).collect(), endpoint)
+        let again = if self.place.holder().is_some() { Hold::elsewhere } else { Hold::again };
+        self.lead(key, ports.iter().map(again).collect(), endpoint)
     }
 
     /// Lets the ports of a container lead to its place on another network.
@@ -336,22 +360,75 @@ impl Networks {
             let address = if hold.published.address.is_ipv4() { endpoint.v4() } else { endpoint.v6() };
             address.map(|address| address.address)
         };
-        let held = holds.into_iter().filter_map(|hold| target(&hold).map(|target| (hold, target))).collect();
+        let mut held = Vec::new();
+        for hold in holds {
+            match target(&hold) {
+                Some(target) => held.push((hold, target)),
+                // Its network does not speak that version of IP.
+                None => self.close_port(&hold.published),
+            }
+        }
         let mut state = self.state();
         state.ports.insert(key.to_owned(), held);
-        let ruled = self.enforce(&mut state);
-        if ruled.is_err() {
-            state.ports.remove(key);
+        let led = self
+            .enforce(&mut state)
+            .and_then(|()| self.carry(state.ports.entry(key.to_owned()).or_default()));
+        if led.is_err()
+            && let Some(held) = state.ports.remove(key)
+        {
+            held.iter().for_each(|(hold, _)| self.close_port(&hold.published));
+            // What is left of the rules leads nowhere.
+            let _ = self.enforce(&mut state);
         }
-        ruled
+        led
+    }
+
+    /// Lets who holds a user's network carry what arrives at ports.
+    fn carry(&self, held: &mut [(Hold, IpAddr)]) -> Result<()> {
+        let Some(holder) = self.place.holder() else { return Ok(()) };
+        for (hold, target) in held {
+            let Some(port) = carried(&hold.published) else { continue };
+            let target = SocketAddr::new(*target, hold.published.inner);
+            let carried = match hold.socket.take() {
+                Some(socket) => holder.listen(port, target, &socket, self.shows_clients()),
+                None => holder.lead(port, target, self.shows_clients()),
+            };
+            carried.doing(|| format!("publish {}/{}", port.outer, hold.published.protocol))?;
+        }
+        Ok(())
+    }
+
+    /// Whether containers see the addresses of those who come to a port that is carried to them.
+    fn shows_clients(&self) -> bool {
+        *self.shows_clients.get_or_init(|| {
+            let led = self.place.netlink().and_then(|netlink| {
+                // Where there is no IPv6, nobody comes by it.
+                let _ = netlink.take_in_marked(ANSWER_MARK, IpAddr::from([0; 16]));
+                netlink.take_in_marked(ANSWER_MARK, IpAddr::from([0; 4]))
+            });
+            if let Err(error) = &led {
+                tracing::warn!(%error, "containers see their gateway's address in place of their clients'");
+            }
+            led.is_ok()
+        })
+    }
+
+    /// Closes a port that is carried.
+    fn close_port(&self, published: &Published) {
+        if let Some(holder) = self.place.holder()
+            && let Some(port) = carried(published)
+            && let Err(error) = holder.close(port)
+        {
+            tracing::warn!(%error, port = %port.outer, "failed to close a published port");
+        }
     }
 
     /// Takes the ports of a container back.
     pub fn unpublish(&self, key: &str) {
         let mut state = self.state();
-        if state.ports.remove(key).is_some_and(|ports| !ports.is_empty())
-            && let Err(error) = self.enforce(&mut state)
-        {
+        let Some(ports) = state.ports.remove(key).filter(|ports| !ports.is_empty()) else { return };
+        ports.iter().for_each(|(hold, _)| self.close_port(&hold.published));
+        if let Err(error) = self.enforce(&mut state) {
             tracing::warn!(%error, "failed to take a published port back");
         }
     }
@@ -362,7 +439,10 @@ impl Networks {
         let mut state = self.state();
         // Whoever is still there has been taken note of by now.
         self.is_adopting.store(false, Ordering::Relaxed);
-        let swept = Netlink::open().and_then(|netlink| {
+        if !self.place.is_there() {
+            return;
+        }
+        let swept = self.place.netlink().and_then(|netlink| {
             let State { networks, .. } = &mut *state;
             for network in
                 networks.values_mut().filter(|network| network.endpoints.is_empty() && network.is_up())
@@ -387,6 +467,26 @@ impl Networks {
         if let Err(error) = outcome {
             tracing::debug!(%error, "failed to clear up networks");
         }
+        if let Some(holder) = self.place.holder()
+            && let Err(error) = holder.close_others()
+        {
+            tracing::warn!(%error, "failed to close the published ports of containers that are gone");
+        }
+    }
+
+    /// Tells whoever holds the networks' namespace that the engine ends. Blocking.
+    pub fn leave(&self) {
+        self.outside.end();
+        if let Some(holder) = self.place.holder() {
+            holder.leave();
+        }
+    }
+
+    /// Where a container finds this computer: at its gateway, or, where that is not this computer, at an address
+    /// that this computer has towards others.
+    #[must_use]
+    pub fn host_address(&self, gateway: IpAddr) -> Option<IpAddr> {
+        if self.place.holder().is_some() { own_address() } else { Some(gateway) }
     }
 
     /// Puts the firewall's rules back when somebody flushes them, from now on.
@@ -395,7 +495,7 @@ impl Networks {
             return;
         }
         let networks = Arc::downgrade(self);
-        let followed = Nftables::open().and_then(|nftables| nftables.follow().map(|()| nftables));
+        let followed = self.place.nftables().and_then(|nftables| nftables.follow().map(|()| nftables));
         let spawned = followed.and_then(|nftables| {
             std::thread::Builder::new().name("firewall".into()).spawn(move || watch(&networks, &nftables))
         });
@@ -417,6 +517,16 @@ fn watch(networks: &Weak<Networks>, nftables: &Nftables) {
             Err(error) => tracing::warn!(%error, "failed to put the firewall's rules back"),
         }
     }
+}
+
+/// A published port as its holder knows it.
+fn carried(published: &Published) -> Option<model::holder::Port> {
+    let carried = match published.protocol {
+        Protocol::Tcp => Carried::Tcp,
+        Protocol::Udp => Carried::Udp,
+        Protocol::Sctp => return None,
+    };
+    Some(model::holder::Port { carried, outer: SocketAddr::new(published.address, published.outer) })
 }
 
 fn missing(id: &str) -> Error {
@@ -449,14 +559,22 @@ fn turn_to_choose() -> Option<OwnedFd> {
 
 /// Removes interfaces that their namespaces have most likely taken along by then: asking for it at once
 /// would wait tens of milliseconds for the kernel's grace periods, with the lock that every start needs.
-#[derive(Debug, Default)]
-struct Reaper(OnceLock<SyncSender<(Instant, String)>>);
+#[derive(Debug)]
+struct Reaper {
+    place: Arc<Place>,
+    inbox: OnceLock<SyncSender<(Instant, String)>>,
+}
 
 impl Reaper {
+    fn new(place: Arc<Place>) -> Self {
+        Self { place, inbox: OnceLock::new() }
+    }
+
     fn remove_later(&self, name: String) {
-        let sender = self.0.get_or_init(|| {
+        let sender = self.inbox.get_or_init(|| {
             let (sender, inbox) = sync_channel(QUEUE);
-            let spawned = std::thread::Builder::new().name("veth".into()).spawn(move || reap(&inbox));
+            let place = Arc::clone(&self.place);
+            let spawned = std::thread::Builder::new().name("veth".into()).spawn(move || reap(&place, &inbox));
             if let Err(error) = spawned {
                 tracing::warn!(%error, "failed to start the thread that removes interfaces");
             }
@@ -468,10 +586,10 @@ impl Reaper {
 }
 
 /// Ends when the networks are dropped.
-fn reap(inbox: &Receiver<(Instant, String)>) {
+fn reap(place: &Place, inbox: &Receiver<(Instant, String)>) {
     for (at, name) in inbox {
         std::thread::sleep(LINGERS.saturating_sub(at.elapsed()));
-        if let Err(error) = Netlink::open().and_then(|netlink| netlink.remove(&name)) {
+        if let Err(error) = place.netlink().and_then(|netlink| netlink.remove(&name)) {
             tracing::warn!(interface = name, %error, "failed to remove a container's interface");
         }
     }

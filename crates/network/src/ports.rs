@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
+use model::holder::Port as Carried;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
@@ -69,12 +70,22 @@ pub struct Published {
     pub outer: u16,
 }
 
-/// A port kept from everybody else: bound, and never read from.
+/// A port kept from everybody else: bound, and read from by nobody, or by who holds a user's network.
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) published: Published,
-    /// None: somebody took it while no daemon ran; the rule stands all the same.
-    _socket: Option<OwnedFd>,
+    /// None: who holds a user's network has it, or somebody took it while no daemon ran; the rule stands all
+    /// the same.
+    pub(crate) socket: Option<OwnedFd>,
+}
+
+/// What becomes of what arrives at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrivals {
+    /// The firewall's rules lead it on: the socket only keeps others out.
+    AreLedOn,
+    /// It is read from the socket.
+    AreRead,
 }
 
 /// How often a random port is tried that is free for one version of IP, but not for the other.
@@ -82,7 +93,13 @@ const TRIES: usize = 16;
 
 impl Hold {
     /// Takes a port, or one of a range, for the versions of IP that the container speaks.
-    pub(crate) fn take(port: &Port, has_v4: bool, has_v6: bool) -> Result<Vec<Self>> {
+    pub(crate) fn take(port: &Port, has_v4: bool, has_v6: bool, arrivals: Arrivals) -> Result<Vec<Self>> {
+        if arrivals == Arrivals::AreRead && port.protocol == Protocol::Sctp {
+            return Err(Error::Unsupported {
+                what: "publishing ports of SCTP needs root; an engine without it has those of TCP and UDP"
+                    .into(),
+            });
+        }
         let addresses: Vec<IpAddr> = match port.address {
             Some(address) => vec![address],
             None => [(has_v4, Ipv4Addr::UNSPECIFIED.into()), (has_v6, Ipv6Addr::UNSPECIFIED.into())]
@@ -100,18 +117,18 @@ impl Hold {
         let (from, to) = port.outer;
         if from == 0 {
             // The kernel knows which are free; the rules hold for any number.
-            let mut outcome = Self::all(port, &addresses, 0);
+            let mut outcome = Self::all(port, &addresses, 0, arrivals);
             for _ in 1..TRIES {
                 if outcome.is_ok() || addresses.len() < 2 {
                     break;
                 }
-                outcome = Self::all(port, &addresses, 0);
+                outcome = Self::all(port, &addresses, 0, arrivals);
             }
             return outcome;
         }
         let mut failure = None;
         for outer in from..=to.max(from) {
-            match Self::all(port, &addresses, outer) {
+            match Self::all(port, &addresses, outer, arrivals) {
                 Ok(holds) => return Ok(holds),
                 Err(error) => failure = Some(error),
             }
@@ -120,12 +137,12 @@ impl Hold {
     }
 
     /// The same number at each address; the first's choice where it is 0.
-    fn all(port: &Port, addresses: &[IpAddr], outer: u16) -> Result<Vec<Self>> {
+    fn all(port: &Port, addresses: &[IpAddr], outer: u16, arrivals: Arrivals) -> Result<Vec<Self>> {
         let mut outer = outer;
         let mut holds = Vec::new();
         for address in addresses {
             let at = SocketAddr::new(*address, outer);
-            let bound = bind(port.protocol, at).and_then(|socket| {
+            let bound = bind(port.protocol, at, arrivals).and_then(|socket| {
                 let address = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
                 Ok((socket, address.port()))
             });
@@ -133,7 +150,7 @@ impl Hold {
             outer = chosen;
             let published =
                 Published { inner: port.inner, protocol: port.protocol, address: *address, outer };
-            holds.push(Self { published, _socket: Some(socket) });
+            holds.push(Self { published, socket: Some(socket) });
         }
         Ok(holds)
     }
@@ -141,15 +158,33 @@ impl Hold {
     /// Takes a port again that a container has.
     pub(crate) fn again(published: &Published) -> Self {
         let at = SocketAddr::new(published.address, published.outer);
-        let socket = bind(published.protocol, at).map_err(|error| refused(published.protocol, at, &error));
+        let socket = bind(published.protocol, at, Arrivals::AreLedOn)
+            .map_err(|error| refused(published.protocol, at, &error));
         if let Err(error) = &socket {
             tracing::warn!(%error, "a published port was taken while no daemon ran");
         }
-        Self { published: published.clone(), _socket: socket.ok() }
+        Self { published: published.clone(), socket: socket.ok() }
+    }
+
+    /// One that who holds a user's network has, or is to open again.
+    pub(crate) fn elsewhere(published: &Published) -> Self {
+        Self { published: published.clone(), socket: None }
     }
 }
 
-fn bind(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
+/// A socket for a port that who holds a user's network has lost.
+pub(crate) fn bind_for_holder(port: Carried) -> io::Result<OwnedFd> {
+    let protocol = match port.carried {
+        model::holder::Carried::Tcp => Protocol::Tcp,
+        model::holder::Carried::Udp => Protocol::Udp,
+    };
+    bind(protocol, port.outer, Arrivals::AreRead)
+        .map_err(|error| io::Error::other(refused(protocol, port.outer, &error).to_string()))
+}
+
+fn bind(protocol: Protocol, at: SocketAddr, arrivals: Arrivals) -> io::Result<OwnedFd> {
+    // As many as the kernel lets wait.
+    const BACKLOG: i32 = 4096;
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let (kind, above) = match protocol {
         Protocol::Tcp => (SocketType::STREAM, rustix::net::ipproto::TCP),
@@ -163,7 +198,8 @@ fn bind(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
     }
     // Of IPv6, what comes by the loopback is not led on, and must be refused rather than left to wait: a
     // socket that is only bound does that, and keeps others out as long as it does not share its address.
-    let listens = protocol != Protocol::Udp && at.is_ipv4();
+    let is_read = arrivals == Arrivals::AreRead;
+    let listens = protocol != Protocol::Udp && (at.is_ipv4() || is_read);
     if listens {
         // A connection of before that lingers is no owner.
         rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -171,7 +207,7 @@ fn bind(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
     rustix::net::bind(&socket, &at)?;
     if listens {
         // Bound alone, a port can be bound again by whoever reuses addresses; one that listens can't.
-        rustix::net::listen(&socket, 1)?;
+        rustix::net::listen(&socket, if is_read { BACKLOG } else { 1 })?;
     }
     Ok(socket)
 }
@@ -188,11 +224,25 @@ fn refused(protocol: Protocol, at: SocketAddr, error: &io::Error) -> Error {
         io::ErrorKind::AddrNotAvailable => Error::Invalid {
             what: format!("cannot publish {text}: this computer does not have that address"),
         },
+        io::ErrorKind::PermissionDenied if (1..1024).contains(&at.port()) => Error::Unsupported {
+            what: format!(
+                "cannot publish {text}: ports below {} are root's; choose a higher one, or let everybody have them: \
+                 sysctl net.ipv4.ip_unprivileged_port_start={}",
+                first_of_everybody(),
+                at.port()
+            ),
+        },
         _ if protocol == Protocol::Sctp && error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
             Error::Unsupported { what: format!("cannot publish {text}: this kernel has no SCTP") }
         }
         _ => Error::Os { doing: format!("publish {text}"), source: io::Error::from(error.kind()) },
     }
+}
+
+/// The first port that needs no privilege (Linux's ip-sysctl.rst).
+fn first_of_everybody() -> String {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    text.map_or_else(|_| "1024".into(), |text| text.trim().to_owned())
 }
 
 /// The process that has a port, as far as this one may see it (proc_net(5)).
@@ -232,8 +282,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let outer = listener.local_addr().unwrap().port();
         let address = Some(Ipv4Addr::LOCALHOST.into());
-        let take =
-            |outer| Hold::take(&Port { inner: 80, protocol: Protocol::Tcp, address, outer }, true, false);
+        let take = |outer| {
+            let port = Port { inner: 80, protocol: Protocol::Tcp, address, outer };
+            Hold::take(&port, true, false, Arrivals::AreLedOn)
+        };
         let error = take((outer, outer)).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, Error::Taken { .. }), "{text}");
@@ -251,10 +303,10 @@ mod tests {
     fn every_address_is_that_of_both_versions() {
         let port = Port { inner: 80, protocol: Protocol::Tcp, address: None, outer: (0, 0) };
         let outer = |holds: Vec<Hold>| holds.iter().map(|hold| hold.published.outer).collect::<Vec<_>>();
-        let both = outer(Hold::take(&port, true, true).unwrap());
+        let both = outer(Hold::take(&port, true, true, Arrivals::AreLedOn).unwrap());
         assert!(matches!(both.as_slice(), [a, b] if a == b), "{both:?}");
-        assert_eq!(outer(Hold::take(&port, true, false).unwrap()).len(), 1);
+        assert_eq!(outer(Hold::take(&port, true, false, Arrivals::AreRead).unwrap()).len(), 1);
         let six = Port { address: Some(Ipv6Addr::LOCALHOST.into()), ..port };
-        assert!(matches!(Hold::take(&six, true, false), Err(Error::Invalid { .. })));
+        assert!(matches!(Hold::take(&six, true, false, Arrivals::AreLedOn), Err(Error::Invalid { .. })));
     }
 }

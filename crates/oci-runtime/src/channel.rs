@@ -3,14 +3,11 @@
 //! Each message is one packet, perhaps with a descriptor. The child's end closes on exec, so that
 //! the parent reads the end of the stream exactly when the program runs.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use stdx::socket::{receive_with_fds, send_with_fds};
 
 use crate::error::{Doing, Error, Result};
 
@@ -40,9 +37,6 @@ pub(crate) enum Message {
 /// One end.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
-
-/// How many descriptors cross in one packet: cgroup v1 has 13 controllers.
-const MAX_FDS: usize = 16;
 
 /// The longest error text that crosses whole.
 const MAX_MESSAGE: usize = 4096;
@@ -132,37 +126,4 @@ impl Channel {
     fn send_bytes(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         send_with_fds(self.0.as_fd(), bytes, fd.as_slice())
     }
-}
-
-/// Sends bytes, and descriptors beside them.
-pub(crate) fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
-    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-}
-
-/// Receives bytes and the descriptors beside them, up to [`MAX_FDS`].
-pub(crate) fn receive_with_fds(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        match recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other?,
-        }
-    };
-    let mut fds = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
-    Ok((received.bytes, fds))
 }

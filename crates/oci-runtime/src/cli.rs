@@ -26,7 +26,7 @@ Usage: cove-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND [
   ps ID       list its processes                   events ID   print its statistics
   pause ID    freeze its processes                 resume ID   let them go on
   update ID   change its limits                    spec        write an example config.json
-  features    print what is supported, as JSON     monitor     used by coved
+  features    print what is supported, as JSON     monitor, netns-holder: used by coved
 
 Examples:
   cove-runtime run --bundle ./bundle web
@@ -106,6 +106,7 @@ fn run(args: &mut Args, log: &mut Log) -> Result<i32> {
         "update" => update(&root, args).map(|()| 0),
         "spec" => features::spec(args).map(|()| 0),
         "monitor" => crate::monitor::main(),
+        "netns-holder" => crate::holder::main(crate::holder::state_dir(args.next_word())?),
         "features" => {
             features::features();
             Ok(0)

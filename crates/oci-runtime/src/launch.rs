@@ -331,5 +331,5 @@ fn send_listener(
         "state": state,
     });
     let bytes = serde_json::to_vec(&message).unwrap_or_default();
-    crate::channel::send_with_fds(socket.as_fd(), &bytes, &[fd.as_fd()]).doing(step)
+    stdx::socket::send_with_fds(socket.as_fd(), &bytes, &[fd.as_fd()]).doing(step)
 }

@@ -14,6 +14,7 @@ pub mod container;
 mod devices;
 pub mod error;
 pub mod filesystem;
+mod holder;
 mod hooks;
 pub mod launch;
 pub mod monitor;

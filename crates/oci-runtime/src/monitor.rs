@@ -21,9 +21,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use stdx::fs::Durability;
+use stdx::socket::{receive_with_fds, send_with_fds};
 
 use crate::cgroup::{Cgroups, Layout, Missing};
-use crate::channel::{receive_with_fds, send_with_fds};
 use crate::container;
 use crate::error::{Doing, Error, Result};
 use crate::launch::{Exec, Launch, exec, launch};

@@ -6,6 +6,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
@@ -553,4 +554,188 @@ pub fn loopback_up() -> io::Result<()> {
     request[16..18].copy_from_slice(&IFF_UP.to_ne_bytes());
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which `request` is as large as.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, request.as_ptr()) }.into()).map(drop)
+}
+
+/// Sets an option of a socket whose value is a number.
+///
+/// # Errors
+/// setsockopt(2)'s.
+pub fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = length_of::<libc::c_int>();
+    // SAFETY: the kernel reads `length` bytes, which is what `value` has, and which lives until it returns.
+    let ret = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    check(ret.into()).map(drop)
+}
+
+fn length_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(libc::socklen_t::MAX)
+}
+
+fn family(number: libc::c_int) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(number).unwrap_or_default()
+}
+
+/// Room for an address of either version of IP.
+#[repr(C)]
+union Name {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl Name {
+    fn new(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(address) => Self {
+                v4: libc::sockaddr_in {
+                    sin_family: family(libc::AF_INET),
+                    sin_port: address.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+                    sin_zero: [0; 8],
+                },
+            },
+            SocketAddr::V6(address) => Self {
+                v6: libc::sockaddr_in6 {
+                    sin6_family: family(libc::AF_INET6),
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                    sin6_scope_id: address.scope_id(),
+                },
+            },
+        }
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        // SAFETY: both begin with the family, and all bytes were given a value by `new`.
+        let family = unsafe { self.v6.sin6_family };
+        match libc::c_int::from(family) {
+            libc::AF_INET => {
+                // SAFETY: the family says so; any bytes make one.
+                let v4 = unsafe { self.v4 };
+                Ok((Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes()), u16::from_be(v4.sin_port)).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the family says so; any bytes make one.
+                let v6 = unsafe { self.v6 };
+                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                Ok(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// Room for one control message of either version of IP, aligned as the kernel wants it.
+type Control = [u64; 8];
+
+/// Receives a datagram: its length, its sender, and the address it was sent to, where the socket was asked to
+/// tell (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
+///
+/// # Errors
+/// recvmsg(2)'s.
+pub fn receive_datagram(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, SocketAddr, Option<IpAddr>)> {
+    let mut name = Name::new(SocketAddr::from(([0_u16; 8], 0)));
+    let mut control: Control = [0; 8];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zero is a message header without anything.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = (&raw mut name).cast();
+    header.msg_namelen = length_of::<Name>();
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: the header's pointers lead to live locals of the lengths beside them.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
+    let length = usize::try_from(check(received as libc::c_long)?).unwrap_or_default();
+    // SAFETY: the header is the one that the kernel has filled in.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: null, or it leads into `control`, which is aligned for it and lives.
+    let message = unsafe { first.as_ref() };
+    let to = message.and_then(|message| {
+        // SAFETY: the message's data follow its header in `control`.
+        let data = unsafe { libc::CMSG_DATA(first) };
+        match (message.cmsg_level, message.cmsg_type) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: that is what the kernel puts there; the read needs no alignment.
+                let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+                Some(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into())
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: that is what the kernel puts there; the read needs no alignment.
+                let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+                Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into())
+            }
+            _ => None,
+        }
+    });
+    Ok((length, name.address()?, to))
+}
+
+/// Sends a datagram, from one of this computer's addresses if that is given.
+///
+/// # Errors
+/// sendmsg(2)'s.
+pub fn send_datagram(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    to: SocketAddr,
+    from: Option<IpAddr>,
+) -> io::Result<()> {
+    let mut name = Name::new(to);
+    let mut control: Control = [0; 8];
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: all zero is a message header without anything.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = (&raw mut name).cast();
+    header.msg_namelen =
+        if to.is_ipv4() { length_of::<libc::sockaddr_in>() } else { length_of::<libc::sockaddr_in6>() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    if let Some(from) = from {
+        let (level, kind, length) = match from {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO, size_of::<libc::in_pktinfo>()),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, size_of::<libc::in6_pktinfo>()),
+        };
+        let length = u32::try_from(length).unwrap_or_default();
+        header.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: computes a number.
+        header.msg_controllen = unsafe { libc::CMSG_SPACE(length) } as _;
+        // SAFETY: computes a number.
+        let whole = unsafe { libc::CMSG_LEN(length) };
+        // SAFETY: the header has room for one message, so this leads to its beginning.
+        let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+        let head = libc::cmsghdr { cmsg_len: whole as _, cmsg_level: level, cmsg_type: kind };
+        // SAFETY: `first` leads to the beginning of `control`, which is large and aligned enough.
+        unsafe { first.write(head) };
+        // SAFETY: as above; the data follow.
+        let data = unsafe { libc::CMSG_DATA(first) };
+        match from {
+            IpAddr::V4(from) => {
+                let spec = libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) };
+                let any = libc::in_addr { s_addr: 0 };
+                let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec, ipi_addr: any };
+                // SAFETY: `control` has room for it, and the write needs no alignment.
+                unsafe { data.cast::<libc::in_pktinfo>().write_unaligned(info) };
+            }
+            IpAddr::V6(from) => {
+                let ipi6_addr = libc::in6_addr { s6_addr: from.octets() };
+                let info = libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 0 };
+                // SAFETY: `control` has room for it, and the write needs no alignment.
+                unsafe { data.cast::<libc::in6_pktinfo>().write_unaligned(info) };
+            }
+        }
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the header's pointers lead to live locals of the lengths beside them; nothing is written to them.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) };
+    check(sent as libc::c_long).map(drop)
 }

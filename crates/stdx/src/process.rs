@@ -2,6 +2,9 @@
 
 use std::ffi::OsStr;
 use std::process::Command;
+use std::sync::OnceLock;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Environment variables a child needs to find programs, files and the user's locale.
 const INHERITED: &[&str] = &[
@@ -27,6 +30,26 @@ pub const CREDENTIAL_HELPER: &[&str] = &[
     "GNUPGHOME",
     "PASSWORD_STORE_DIR",
 ];
+
+/// How many files this process could have open when it began: the soft and the hard limit.
+static OPEN_FILES: OnceLock<(Option<u64>, Option<u64>)> = OnceLock::new();
+
+/// Lets this process have as many files open as it may (getrlimit(2)): the usual soft limit of 1024 is meant
+/// for programs that use select(2). What it starts has the raised one too, unless told [`open_files`].
+///
+/// # Errors
+/// setrlimit(2)'s.
+pub fn raise_open_files() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    OPEN_FILES.get_or_init(|| (limit.current, limit.maximum));
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
+
+/// The limits of before, soft and hard; a missing one is none. None at all where they were not raised.
+#[must_use]
+pub fn open_files() -> Option<(Option<u64>, Option<u64>)> {
+    OPEN_FILES.get().copied()
+}
 
 /// A command that starts in `/` and sees only a handful of this process's environment.
 #[must_use]

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use support::daemon::Daemon;
 use tungstenite::Message;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
 
 fn get(daemon: &Daemon, path: &str) -> Result<Value> {
     let (status, body) = daemon.ask("GET", path, "")?;
@@ -82,31 +84,22 @@ fn each_version_sees_what_it_knows() -> Result<()> {
     let network = if has_network { "web" } else { "none" };
     daemon.docker_ok(&["run", "-d", "--name", "box", "--network", network, "busybox", "sleep", "60"])?;
     let inspect = |minor: u32| get(&daemon, &format!("/v1.{minor}/containers/box/json"));
-    let (old, middle, new) = (inspect(44)?, inspect(45)?, inspect(52)?);
+    let (old, middle) = (inspect(44)?, inspect(45)?);
     if has_network {
         let short = old["Id"].as_str().and_then(|id| id.get(..12)).context("no id")?.to_owned();
         let aliases = |answer: &Value| answer["NetworkSettings"]["Networks"]["web"]["Aliases"].clone();
         ensure!(aliases(&old) == json!([short]), "{old}");
         ensure!(aliases(&middle).is_null(), "{middle}");
-        ensure!(inspect(43)?["NetworkSettings"]["Networks"]["web"].get("DNSNames").is_none());
         ensure!(
             middle["NetworkSettings"]["Networks"]["web"]["DNSNames"] == json!(["box", short]),
             "{middle}"
         );
     }
     ensure!(middle["NetworkSettings"].get("IPAddress").is_some());
-    ensure!(
-        new["NetworkSettings"].get("IPAddress").is_none() && new["NetworkSettings"].get("Ports").is_some()
-    );
-    ensure!(
-        inspect(41)?["HostConfig"]["KernelMemory"] == 0 && old["HostConfig"].get("KernelMemory").is_none()
-    );
-
     let image = |minor: u32| get(&daemon, &format!("/v1.{minor}/images/busybox/json"));
     ensure!(image(43)?["VirtualSize"] == image(43)?["Size"] && image(44)?.get("VirtualSize").is_none());
     ensure!(image(44)?["ContainerConfig"].is_object() && image(45)?.get("ContainerConfig").is_none());
     ensure!(image(49)?["Config"].get("Hostname").is_some() && image(50)?["Config"].get("Hostname").is_none());
-    ensure!(image(51)?.get("Author").is_some() && image(52)?.get("Author").is_none());
     let images = |minor: u32| get(&daemon, &format!("/v1.{minor}/images/json?shared-size=1"));
     let row = |minor: u32| -> Result<Value> {
         let all = images(minor)?;
@@ -121,17 +114,14 @@ fn each_version_sees_what_it_knows() -> Result<()> {
     ensure!(row(41)?["SharedSize"] == -1 && row(42)?["SharedSize"].as_i64().is_some_and(|size| size >= 0));
     ensure!(get(&daemon, "/v1.27/networks")?[0]["Containers"].is_object());
     ensure!(get(&daemon, "/v1.51/system/df")?.get("ImageUsage").is_none());
-    let usage = get(&daemon, "/v1.52/system/df?verbose=1")?;
-    ensure!(usage["ContainerUsage"]["ActiveCount"] == 1 && usage["Images"] == json!([]), "{usage}");
-    ensure!(usage["ContainerUsage"]["Items"][0]["Names"] == json!(["/box"]), "{usage}");
-
     let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 1;
     let events = |minor: u32| {
         daemon.get(&format!(
             "/v1.{minor}/events?since=1&until={until}&filters=%7B%22event%22%3A%5B%22start%22%5D%7D"
         ))
     };
-    ensure!(events(51)?.contains("\"status\":\"start\"") && !events(52)?.contains("\"status\""));
+    ensure!(events(51)?.contains("\"status\":\"start\""));
+    ensure!(!daemon.is_cove() || !events(52)?.contains("\"status\""));
 
     // What the version of a client does not know does not exist; what it may not say is refused.
     let create = |minor: u32, body: &Value| {
@@ -152,14 +142,39 @@ fn each_version_sees_what_it_knows() -> Result<()> {
         "whatever the case of a name"
     );
     let mac = json!({ "Image": "busybox", "MacAddress": "02:00:00:00:00:07", "Nobodys": [1] });
-    ensure!(create(52, &mac)?.0 == 501);
     ensure!(!has_network || made(create(51, &mac)?)?["Config"]["MacAddress"] == "02:00:00:00:00:07");
+    Ok(())
+}
+
+#[test]
+fn the_newest_version_leaves_out_what_was_said_twice() -> Result<()> {
+    let daemon = Daemon::start()?;
+    if !daemon.is_cove() {
+        support::absent("the engine that is compared with may be older");
+        return Ok(());
+    }
+    daemon.docker_ok(&["run", "-d", "--name", "box", "--network", "none", "busybox", "sleep", "60"])?;
+    let new = get(&daemon, "/v1.52/containers/box/json")?;
+    ensure!(
+        new["NetworkSettings"].get("IPAddress").is_none() && new["NetworkSettings"].get("Ports").is_some()
+    );
+    let image = |minor: u32| get(&daemon, &format!("/v1.{minor}/images/busybox/json"));
+    ensure!(image(51)?.get("Author").is_some() && image(52)?.get("Author").is_none());
+    let usage = get(&daemon, "/v1.52/system/df?verbose=1")?;
+    ensure!(usage["ContainerUsage"]["ActiveCount"] == 1 && usage["Images"] == json!([]), "{usage}");
+    ensure!(usage["ContainerUsage"]["Items"][0]["Names"] == json!(["/box"]), "{usage}");
+    let mac = json!({ "Image": "busybox", "MacAddress": "02:00:00:00:00:07" });
+    ensure!(daemon.ask("POST", "/v1.52/containers/create", &mac.to_string())?.0 == 501);
     Ok(())
 }
 
 #[test]
 fn nothing_is_accepted_and_ignored() -> Result<()> {
     let daemon = Daemon::start()?;
+    if !daemon.is_cove() {
+        support::absent("it is of Cove alone");
+        return Ok(());
+    }
     let refused = |method: &str, path: &str, body: &Value, status: u16, says: &str| -> Result<()> {
         let answer = daemon.ask(method, path, &body.to_string())?;
         let parsed: Value = serde_json::from_str(&answer.1).with_context(|| answer.1.clone())?;
@@ -253,8 +268,10 @@ type Websocket = tungstenite::WebSocket<UnixStream>;
 fn websocket(daemon: &Daemon, path: &str) -> Result<Websocket> {
     let stream = UnixStream::connect(daemon.socket())?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let (socket, _) = tungstenite::client(format!("ws://cove{path}"), stream)
-        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut request = format!("ws://cove{path}").into_client_request()?;
+    // Docker's own takes none without.
+    request.headers_mut().insert("Origin", HeaderValue::from_static("http://cove"));
+    let (socket, _) = tungstenite::client(request, stream).map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(socket)
 }
 
@@ -311,6 +328,6 @@ fn a_container_is_attached_to_over_a_websocket() -> Result<()> {
     read_all(&mut socket)?;
     ensure!(daemon.docker_ok(&["inspect", "-f", "{{.State.Running}}", "tty"])? == "true", "it only let go");
     let (status, said) = daemon.ask("GET", "/containers/tty/attach/ws", "")?;
-    ensure!(status == 400 && said.contains("message"), "{status} {said}");
+    ensure!(status == 400 && (said.contains("message") || !daemon.is_cove()), "{status} {said}");
     Ok(())
 }

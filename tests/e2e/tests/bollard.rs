@@ -11,9 +11,10 @@ use bollard::models::{
     VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, EventsOptionsBuilder,
-    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StatsOptionsBuilder,
-    UploadToContainerOptionsBuilder, WaitContainerOptions,
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, DataUsageOptions, EventsOptionsBuilder,
+    InspectNetworkOptions, ListContainersOptionsBuilder, ListVolumesOptions, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptions, StatsOptionsBuilder, UploadToContainerOptionsBuilder,
+    WaitContainerOptions,
 };
 use futures_util::{StreamExt, TryStreamExt};
 use support::daemon::Daemon;
@@ -50,9 +51,6 @@ async fn a_container_is_made_watched_and_removed() -> Result<()> {
         .await?;
     ensure!(docker.ping().await? == "OK");
     ensure!(docker.version().await?.os.as_deref() == Some("linux"));
-    let events = docker.events(Some(
-        EventsOptionsBuilder::default().filters(&HashMap::from([("type", vec!["container"])])).build(),
-    ));
     let body = ContainerCreateBody {
         image: Some("busybox".into()),
         cmd: words("sh -c"),
@@ -96,7 +94,9 @@ async fn a_container_is_made_watched_and_removed() -> Result<()> {
         "{list:?}"
     );
     remove(&docker, "one").await?;
-    let seen: Vec<_> = events.take(4).try_collect().await?;
+    let of_containers = HashMap::from([("type", vec!["container"])]);
+    let past = EventsOptionsBuilder::default().filters(&of_containers).since("0").build();
+    let seen: Vec<_> = docker.events(Some(past)).take(4).try_collect().await?;
     let seen: Vec<_> = seen.iter().filter_map(|event| event.action.as_deref()).collect();
     ensure!(seen == ["create", "start", "die", "destroy"], "{seen:?}");
     let gone = docker.inspect_container("one", None).await;
@@ -197,19 +197,30 @@ async fn networks_volumes_and_ports_are_had() -> Result<()> {
             NetworkConnectRequest { container: "three".into(), ..NetworkConnectRequest::default() },
         )
         .await?;
-    let members = docker.inspect_network("net", None).await?.containers.context("no members")?;
+    let members = docker
+        .inspect_network("net", None::<InspectNetworkOptions>)
+        .await?
+        .containers
+        .context("no members")?;
     ensure!(members.len() == 1);
     ensure!(
-        docker.list_volumes(None).await?.volumes.is_some_and(|list| list.iter().any(|one| one.name == "vol"))
+        docker
+            .list_volumes(None::<ListVolumesOptions>)
+            .await?
+            .volumes
+            .is_some_and(|list| list.iter().any(|one| one.name == "vol"))
     );
-    let in_use = docker.remove_volume("vol", None).await;
+    let in_use = docker.remove_volume("vol", None::<RemoveVolumeOptions>).await;
     ensure!(
         matches!(&in_use, Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. })),
         "{in_use:?}"
     );
     remove(&docker, "three").await?;
-    docker.remove_volume("vol", None).await?;
+    docker.remove_volume("vol", None::<RemoveVolumeOptions>).await?;
     docker.remove_network("net").await?;
-    ensure!(docker.df(None).await?.image_usage.is_some() && docker.info().await?.images.is_some());
+    ensure!(
+        docker.df(None::<DataUsageOptions>).await?.image_usage.is_some()
+            && docker.info().await?.images.is_some()
+    );
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `cove` itself: the verbs, their exit codes, and what is printed.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use support::daemon::Daemon;
 
 #[test]
@@ -22,6 +22,52 @@ fn a_container_is_run_watched_and_removed() -> Result<()> {
     assert_eq!(daemon.cove(&["wait", "web"])?.out, "137");
     assert_eq!(daemon.cove(&["rm", "web"])?.code, 0);
     assert_eq!(daemon.docker(&["ps", "-aq"])?.out, "");
+    Ok(())
+}
+
+#[test]
+fn several_copy_at_once_while_it_starts() -> Result<()> {
+    const WRITERS: usize = 4;
+    const FILES: usize = 200;
+    let daemon = Daemon::start()?;
+    let dir = daemon.dir().join("given");
+    std::fs::create_dir(&dir)?;
+    for at in 0..FILES {
+        std::fs::write(dir.join(at.to_string()), b"x")?;
+    }
+    let script = "while [ ! -e /end ]; do busybox sleep 0.05; done";
+    let make = ["create", "--name", "box", "--network", "none", "busybox", "sh", "-c", script];
+    daemon.docker_ok(&make)?;
+    let dir = dir.display().to_string();
+    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+        let (daemon, dir) = (&daemon, &dir);
+        let copies = (0..WRITERS).map(|at| {
+            scope.spawn(move || -> Result<()> {
+                for turn in 0..3 {
+                    daemon.docker_ok(&["cp", dir, &format!("box:/{at}-{turn}")])?;
+                }
+                Ok(())
+            })
+        });
+        let copies: Vec<_> = copies.collect();
+        let started = scope.spawn(move || daemon.docker_ok(&["start", "box"]).map(drop));
+        copies
+            .into_iter()
+            .chain([started])
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked"))))
+            .collect()
+    });
+    outcomes.into_iter().collect::<Result<Vec<_>>>()?;
+    let count = daemon.docker_ok(&["exec", "box", "sh", "-c", "cat /?-?/* | busybox wc -c"])?;
+    ensure!(count.trim() == (WRITERS * 3 * FILES).to_string(), "{count}");
+    // The daemon opens many files; its containers begin with the limit that it began with.
+    let own = std::fs::read_to_string("/proc/self/limits")?;
+    let soft = own.lines().find(|line| line.starts_with("Max open files")).context("no limit")?;
+    let soft = soft.split_whitespace().nth(3).context("no limit")?;
+    ensure!(daemon.docker_ok(&["exec", "box", "sh", "-c", "ulimit -n"])? == soft);
+    ensure!(
+        daemon.docker_ok(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", "ulimit -n"])? == soft
+    );
     Ok(())
 }
 

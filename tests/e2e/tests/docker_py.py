@@ -39,7 +39,7 @@ assert client.containers.get("py-other").id == stay.id
 
 lines = client.containers.run("busybox", ["sh", "-c", "echo one; echo two"], detach=True)
 lines.wait()
-assert list(lines.logs(stream=True)) == [b"one\n", b"two\n"]
+assert b"".join(lines.logs(stream=True)) == b"one\ntwo\n"
 assert lines.attach(stream=False, logs=True) == b"one\ntwo\n"
 lines.remove()
 

@@ -53,7 +53,10 @@ fn refused(daemon: &Daemon, args: &[&str]) -> Result<Said> {
 
 /// Where a volume's files are.
 fn data(daemon: &Daemon, name: &str) -> PathBuf {
-    daemon.dir().join("root/volumes").join(name).join("_data")
+    if daemon.is_cove() {
+        return daemon.dir().join("root/volumes").join(name).join("_data");
+    }
+    daemon.docker_ok(&["volume", "inspect", "-f", "{{.Mountpoint}}", name]).unwrap_or_default().into()
 }
 
 fn names(daemon: &Daemon) -> Result<Vec<String>> {
@@ -125,7 +128,8 @@ fn a_volume_keeps_its_files_from_container_to_container() -> Result<()> {
     assert_eq!(daemon.docker(&["volume", "rm", "kept"])?.code, 1);
     ok(&["volume", "rm", "-f", "kept"])?;
     daemon.wait_for("the files' removal", || {
-        daemon.entries("root/volumes") == ["made"] && daemon.entries("root/trash").is_empty()
+        !daemon.is_cove()
+            || daemon.entries("root/volumes") == ["made"] && daemon.entries("root/trash").is_empty()
     })?;
     Ok(())
 }
@@ -192,7 +196,7 @@ fn an_empty_volume_takes_what_the_image_has_at_its_place() -> Result<()> {
     assert_eq!(run(&daemon, &["-v", "own:/data", "app:1", "ls", "/data"])?, "mine");
     // The engine's own files beside the volumes' are never seen.
     for name in ["full", "own", "bare"] {
-        assert_eq!(daemon.entries(&format!("root/volumes/{name}")), ["_data"]);
+        assert!(!daemon.is_cove() || daemon.entries(&format!("root/volumes/{name}")) == ["_data"]);
     }
     Ok(())
 }
@@ -235,7 +239,9 @@ fn mounts_of_every_type_and_option_reach_the_container() -> Result<()> {
         "busybox",
     ];
     daemon.docker_ok(&[&args[..], &["cat", "/i/data/sub/deep"]].concat())?;
-    daemon.docker_ok(&["rmi", "gone:1", "app:1"])?;
+    if daemon.is_cove() {
+        daemon.docker_ok(&["rmi", "gone:1", "app:1"])?;
+    }
     assert_eq!(daemon.docker_ok(&["start", "-a", "holds"])?, "deep");
     daemon.docker_ok(&["rm", "holds"])?;
     assert_eq!(daemon.entries("root/snapshots"), Vec::<String>::new());
@@ -339,6 +345,10 @@ fn a_volume_may_be_a_file_system_or_a_directory_of_the_host() -> Result<()> {
 
     create("memory", &["type=tmpfs", "device=tmpfs", "o=size=8m,uid=1000,mode=750"])?;
     assert_eq!(run(&daemon, &["-v", "memory:/v", "busybox", "stat", "-c", "%u %a", "/v"])?, "1000 750");
+    if !daemon.is_cove() {
+        // From here on, it is known to differ (docs/differences.md).
+        return Ok(());
+    }
     assert_eq!(run(&daemon, &["-v", "memory:/data", "app:1", "cat", "/data/sub/deep"])?, "deep");
     ok(&["run", "-d", "--name", "has", "--network", "none", "-v", "memory:/v", "busybox", "sleep", "100"])?;
     let second = refused(&daemon, &["-v", "memory:/v", "busybox", "true"])?;
@@ -372,10 +382,13 @@ fn what_is_wrong_is_refused_and_nothing_is_left_of_it() -> Result<()> {
     let volume = data(&daemon, "there");
     std::os::unix::fs::symlink("/etc", volume.join("absolute"))?;
     std::os::unix::fs::symlink("../../../..", volume.join("climbing"))?;
+    if daemon.is_cove() {
+        let climbs = refused(&daemon, &["-v", "new:/a/../b", "busybox", "true"])?;
+        assert!(climbs.err.contains("must not climb"), "{climbs:?}");
+    }
     for (args, why) in [
         (&["-v", "new:/x", "-v", "other:/x/"][..], "Duplicate mount point: /x"),
         (&["-v", "new:/x", "--tmpfs", "/x"], "Duplicate mount point: /x"),
-        (&["-v", "new:/a/../b"], "must not climb"),
         (&["-v", "new:/"], "destination can't be '/'"),
         (&["-v", "new:x"], "mount path must be absolute"),
         (&["-v", "new:/x:sometimes"], "invalid mode: sometimes"),
@@ -399,23 +412,31 @@ fn what_is_wrong_is_refused_and_nothing_is_left_of_it() -> Result<()> {
         ),
     ] {
         let said = refused(&daemon, &[args, &["busybox", "true"]].concat())?;
-        assert!(said.err.contains(why), "{args:?}: {said:?}");
+        // Others may refuse it in other words.
+        assert!(said.err.contains(why) || !daemon.is_cove(), "{args:?}: {said:?}");
     }
     for name in ["../climbs", "/etc", "a/b", ".", "..", "a", &"x".repeat(300)] {
         let said = daemon.docker(&["volume", "create", name])?;
         assert_eq!(said.code, 1, "{name}: {said:?}");
         let binds = serde_json::json!({ "Image": "busybox", "HostConfig": { "Binds": [format!("{name}x:/x:ro:z")] } });
-        assert!(post(&daemon, "/containers/create", &binds)?.starts_with("HTTP/1.1 400"));
+        let answer = post(&daemon, "/containers/create", &binds)?;
+        assert!(answer.starts_with("HTTP/1.1 400") || !daemon.is_cove(), "{answer}");
     }
     let climbing = serde_json::json!({ "Image": "busybox", "HostConfig": { "Binds": ["../climbs:/x"] } });
     let answer = post(&daemon, "/containers/create", &climbing)?;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("includes invalid characters"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("includes invalid characters") || !daemon.is_cove(), "{answer}");
     let mixed = serde_json::json!({ "Image": "busybox", "HostConfig": { "Mounts": [
         { "Type": "bind", "Source": "/tmp", "Target": "/x", "VolumeOptions": { "NoCopy": true } } ] } });
     let answer = post(&daemon, "/containers/create", &mixed)?;
-    assert!(answer.contains("field VolumeOptions must not be specified"), "{answer}");
-    assert!(daemon.get("/volumes/..%2f..%2fetc")?.starts_with("HTTP/1.1 404"));
+    assert!(answer.contains("VolumeOptions must not be specified on mount type"), "{answer}");
+    // Docker leads such a path elsewhere first.
+    assert!(daemon.get("/volumes/..%2f..%2fetc")?.starts_with("HTTP/1.1 404") || !daemon.is_cove());
 
+    if !daemon.is_cove() {
+        // Docker leaves volumes that a refused creation has made.
+        return Ok(());
+    }
     assert_eq!(names(&daemon)?, ["there"]);
     assert_eq!(daemon.entries("root/volumes"), ["there"]);
     assert_eq!(daemon.docker_ok(&["ps", "-aq"])?, "");
@@ -459,6 +480,10 @@ fn the_mounts_of_another_container_are_taken_over() -> Result<()> {
 #[test]
 fn events_tell_of_volumes() -> Result<()> {
     let daemon = daemon()?;
+    if !daemon.is_cove() {
+        support::absent("it is of Cove alone");
+        return Ok(());
+    }
     run(&daemon, &["-v", "told:/v", "busybox", "true"])?;
     daemon.docker_ok(&["volume", "rm", "told"])?;
     daemon.docker_ok(&["volume", "prune", "-f"])?;
@@ -494,6 +519,10 @@ fn events_tell_of_volumes() -> Result<()> {
 #[test]
 fn cove_speaks_of_volumes_as_docker_does() -> Result<()> {
     let daemon = daemon()?;
+    if !daemon.is_cove() {
+        support::absent("it is of Cove alone");
+        return Ok(());
+    }
     let ok = |args: &[&str]| -> Result<String> {
         let said = daemon.cove(args)?;
         assert_eq!(said.code, 0, "cove {args:?}: {said:?}");
@@ -576,6 +605,10 @@ fn cove_speaks_of_volumes_as_docker_does() -> Result<()> {
 #[test]
 fn volumes_outlive_the_daemon() -> Result<()> {
     let mut daemon = daemon()?;
+    if !daemon.is_cove() {
+        support::absent("it is of Cove alone");
+        return Ok(());
+    }
     daemon.docker_ok(&[
         "volume",
         "create",
@@ -635,6 +668,10 @@ fn count(daemon: &Daemon, name: &str) -> Result<usize> {
 #[test]
 fn a_copy_that_a_crash_cut_off_is_never_taken_for_whole() -> Result<()> {
     let mut daemon = daemon()?;
+    if !daemon.is_cove() {
+        support::absent("it is of Cove alone");
+        return Ok(());
+    }
     // Cut off in the copy: the volume is empty, and is filled anew.
     daemon.docker_ok(&["volume", "create", "halved"])?;
     daemon.docker_ok(&["volume", "create", "moved"])?;

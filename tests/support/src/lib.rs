@@ -5,6 +5,7 @@ pub mod image;
 pub mod index;
 pub mod registry;
 pub mod runtime;
+pub mod user;
 
 use std::path::Path;
 

@@ -22,9 +22,7 @@ fn mount_spec(mount: Mount, minor: u32) -> ApiResult<MountSpec> {
         ("cluster", "ClusterOptions", mount.cluster_options.is_some()),
     ];
     if let Some((_, field, _)) = others.iter().find(|(of, _, is_there)| *is_there && *of != kind) {
-        return Err(ApiError::bad(format!(
-            "invalid mount config for type \"{kind}\": field {field} must not be specified"
-        )));
+        return Err(ApiError::bad(format!("{field} must not be specified on mount type \"{kind}\"")));
     }
     let bind = mount.bind_options.unwrap_or_default();
     let volume = mount.volume_options.unwrap_or_default();
@@ -108,10 +106,7 @@ mod tests {
         assert_eq!(mount(&spec), volume);
         let wrong = Mount { r#type: "bind".into(), ..volume };
         let refused = mount_spec(wrong, 51).unwrap_err().message;
-        assert_eq!(
-            refused,
-            "invalid mount config for type \"bind\": field VolumeOptions must not be specified"
-        );
+        assert_eq!(refused, "VolumeOptions must not be specified on mount type \"bind\"");
         let old = Mount { r#type: "bind".into(), read_only: true, ..Mount::default() };
         assert!(mount_spec(old.clone(), 43).unwrap().is_readonly_non_recursive);
         assert!(!mount_spec(old, 44).unwrap().is_readonly_non_recursive);

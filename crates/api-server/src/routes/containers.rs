@@ -702,8 +702,13 @@ pub(super) async fn stat_archive(
 ) -> ApiResult<Response> {
     let (_, path) = archive_path(raw)?;
     let mut response = Response::new(Body::empty());
-    insert_stat(&mut response, &engine.stat_path(&id, &path)?);
+    insert_stat(&mut response, &stat(engine, id, path).await?);
     Ok(response)
+}
+
+async fn stat(engine: Engine, id: String, path: String) -> ApiResult<PathInfo> {
+    let found = tokio::task::spawn_blocking(move || engine.stat_path(&id, &path)).await;
+    Ok(found.map_err(|_| ApiError::bad("the engine is shutting down"))??)
 }
 
 pub(super) async fn get_archive(
@@ -712,7 +717,7 @@ pub(super) async fn get_archive(
     raw: RawQuery,
 ) -> ApiResult<Response> {
     let (_, path) = archive_path(raw)?;
-    let info = engine.stat_path(&id, &path)?;
+    let info = stat(engine.clone(), id.clone(), path.clone()).await?;
     let mut response =
         tar_response(move |into| engine.read_archive(&id, &path, into).map_err(|error| error.chain()));
     insert_stat(&mut response, &info);

@@ -147,6 +147,7 @@ pub(super) async fn info(State(engine): State<Engine>) -> ApiResult<Response> {
         live_restore_enabled: true,
         init_binary: String::new(),
         security_options: security,
+        warnings: system.warnings,
         ..Info::default()
     };
     Ok(Json(info).into_response())
@@ -257,6 +258,8 @@ pub(super) async fn events(
     let query = Query::parse(&raw.0.unwrap_or_default());
     let filters = Filters::parse(&query, filters::EVENTS)?;
     let (since, until) = (query.time("since")?, query.time("until")?);
+    // From the beginning, unlike of a log, is something else than from now on.
+    let since = query.get("since").filter(|text| !text.is_empty()).map(|_| since.unwrap_or(0));
     let (past, mut live) = engine.events().subscribe();
     let past: Vec<_> = past
         .into_iter()

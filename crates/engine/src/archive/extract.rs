@@ -104,6 +104,7 @@ fn one(
     let at = parent(dir, path.parent().unwrap_or(Path::new("")))?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut header = entry.header().clone();
+    fill_blanks(&mut header);
     if let Some((uid, gid)) = owner {
         header.set_uid(uid.into());
         header.set_gid(gid.into());
@@ -189,6 +190,22 @@ fn remove_tree(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         }
     }
     Ok(rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Some writers leave fields blank that they have nothing for; that is 0, as other readers take it.
+fn fill_blanks(header: &mut tar::Header) {
+    let is_blank = |field: &[u8]| field.iter().all(|byte| matches!(byte, 0 | b' '));
+    let old = header.as_old();
+    let (uid, gid, mtime) = (is_blank(&old.uid), is_blank(&old.gid), is_blank(&old.mtime));
+    if uid {
+        header.set_uid(0);
+    }
+    if gid {
+        header.set_gid(0);
+    }
+    if mtime {
+        header.set_mtime(0);
+    }
 }
 
 fn apply_owner(

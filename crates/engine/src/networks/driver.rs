@@ -254,7 +254,7 @@ mod tests {
 
     fn completed(change: impl FnOnce(&mut NetworkSpec)) -> Result<Config> {
         let mut record = record(change);
-        complete(&mut record, &Networks::new("test".into()))?;
+        complete(&mut record, &Networks::new("test".into(), network::Place::of_host()))?;
         config(&record)
     }
 

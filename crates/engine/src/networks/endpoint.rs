@@ -46,7 +46,7 @@ pub(crate) fn normalize(
         "" | "default" => {
             spec.host.network_mode = "none".into();
             warnings.push(
-                "There is no bridge network here, which needs root and the program nft (package nftables): \
+                "There is no bridge network here, which needs the program nft (package nftables): \
                  the container has no network. Use --network host to share the host's."
                     .into(),
             );
@@ -93,6 +93,9 @@ pub(crate) fn normalize(
         };
         warnings.extend(reason.map(|reason| format!("Published ports are discarded: {reason}.")));
     }
+    let has_way_out =
+        wanted.keys().any(|name| networks.find(name).is_ok_and(|record| !record.spec.is_internal));
+    warnings.extend(networks.warning().filter(|_| has_way_out).map(str::to_owned));
     spec.host.networks = wanted;
     Ok(())
 }

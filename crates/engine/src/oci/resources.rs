@@ -170,6 +170,12 @@ pub(super) fn rlimits(ulimits: &[Ulimit]) -> Result<Vec<Rlimit>> {
         "sigpending",
         "stack",
     ];
+    let is_given = ulimits.iter().any(|limit| limit.name == "nofile");
+    // What the daemon has raised is for itself.
+    let open_files = stdx::process::open_files().filter(|_| !is_given).map(|(soft, hard)| {
+        let bound = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        Ok(Rlimit { r#type: "RLIMIT_NOFILE".into(), soft: bound(soft), hard: bound(hard) })
+    });
     ulimits
         .iter()
         .map(|limit| {
@@ -189,5 +195,6 @@ pub(super) fn rlimits(ulimits: &[Ulimit]) -> Result<Vec<Rlimit>> {
                 hard: bound(limit.hard),
             })
         })
+        .chain(open_files)
         .collect()
 }

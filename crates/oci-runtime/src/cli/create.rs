@@ -163,7 +163,7 @@ fn publish(file: &Path, options: &Options, record: &Record, launched: &Launched)
 pub(super) fn send_terminal(socket: &Path, master: BorrowedFd<'_>) -> Result<()> {
     let step = || format!("hand the terminal to {socket:?}");
     let stream = std::os::unix::net::UnixStream::connect(socket).doing(step)?;
-    crate::channel::send_with_fds(stream.as_fd(), b"/dev/ptmx", &[master]).doing(step)
+    stdx::socket::send_with_fds(stream.as_fd(), b"/dev/ptmx", &[master]).doing(step)
 }
 
 /// A pipe with a name, open at both ends, that the program waits on.

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use model::ErrorKind;
 use serde::{Deserialize, Serialize};
+use stdx::socket::{receive_with_fds, send_with_fds};
 
-use crate::channel::{receive_with_fds, send_with_fds};
 use crate::error::Error;
 use crate::rootfs::Overlay;
 use crate::seccomp;
