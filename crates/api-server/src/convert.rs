@@ -8,7 +8,7 @@ mod network;
 mod summary;
 
 pub(crate) use create::{config_of_image, container_spec, limits, restart_policy};
-pub(crate) use image::{image_inspect, image_summary};
+pub(crate) use image::{image_inspect, image_summary, manifest_summary};
 pub(crate) use inspect::container_inspect;
 pub(crate) use network::{endpoint_spec, network, network_spec};
 pub(crate) use summary::{container_ports, container_summary, status_text};

@@ -28,6 +28,62 @@ pub struct ImageSummary {
     pub labels: BTreeMap<String, String>,
     /// -1 where it was not asked for.
     pub containers: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Vec<ManifestSummary>>,
+}
+
+/// One entry of the index that an image came by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ManifestSummary {
+    #[serde(rename = "ID")]
+    pub id: String,
+    pub descriptor: PlatformDescriptor,
+    pub available: bool,
+    pub size: ManifestSize,
+    /// `image`, `attestation` or `unknown`.
+    pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_data: Option<ManifestImage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attestation_data: Option<ManifestAttestation>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlatformDescriptor {
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<DistributionPlatform>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ManifestSize {
+    pub total: i64,
+    pub content: i64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ManifestImage {
+    pub platform: DistributionPlatform,
+    pub containers: Vec<String>,
+    pub size: UnpackedSize,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UnpackedSize {
+    pub unpacked: i64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ManifestAttestation {
+    pub r#for: String,
 }
 
 /// The answer of `GET /images/{name}/json`.
@@ -57,6 +113,8 @@ pub struct ImageInspect {
     #[serde(rename = "RootFS")]
     pub root_fs: RootFs,
     pub metadata: ImageMetadata,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Vec<ManifestSummary>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +181,25 @@ pub struct Progress {
     pub error_detail: Option<ErrorDetail>,
     /// What programs want to know of the end of a push.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub aux: Option<PushResult>,
+    pub aux: Option<PushAux>,
+}
+
+/// What a push has to say to programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PushAux {
+    Instead(Box<ManifestPushedInsteadOfIndex>),
+    Pushed(PushResult),
+}
+
+/// Not everything that an index names is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestPushedInsteadOfIndex {
+    /// Always true.
+    pub manifest_pushed_instead_of_index: bool,
+    pub original_index: Descriptor,
+    pub selected_manifest: Descriptor,
 }
 
 /// The image as the registry has it now.

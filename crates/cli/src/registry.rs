@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use api::client::Client;
-use api::image::AuthRequest;
+use api::image::{AuthRequest, PushAux};
 use clap::Args;
 use credentials::{Auth, DockerConfig, Kept, docker_config_auth, key_of, registry_of};
 use futures_util::StreamExt;
@@ -58,6 +58,12 @@ pub(crate) async fn push(client: &Client, args: PushArgs) -> Outcome {
             return Err(Failure::new(error));
         }
         view.show(&line);
+        if let Some(PushAux::Instead(instead)) = &line.aux {
+            printer::note(format_args!(
+                "Not all multiplatform-content is present and only the available single-platform image was pushed\n{} -> {}",
+                instead.original_index.digest, instead.selected_manifest.digest
+            ));
+        }
     }
     if args.quiet {
         let full = format!("{}/{}", reference.registry(), reference.repository());

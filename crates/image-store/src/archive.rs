@@ -3,6 +3,8 @@
 //! An archive may list its parts in any order, so loading goes twice: first every plain part is
 //! spread into a directory of its own (blobs by their digest), then the index tells what they mean.
 
+mod layout;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,11 +15,13 @@ use model::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 use tar::{Archive, Builder, EntryType, Header};
 
-use crate::config::{Descriptor, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
+use crate::config::{ConfigFile, Descriptor, Manifest, OCI_INDEX};
 use crate::database::LayerRow;
 use crate::error::{Doing, Error, Result};
 use crate::layer::{self, copy_hashed, layer_dir};
-use crate::store::{ImageRecord, ImageStore, parse_config};
+use crate::store::{ImageRecord, ImageStore, Origin, parse_config};
+
+pub use layout::SavedForm;
 
 /// A line of Docker's `manifest.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -78,34 +82,6 @@ impl ImageStore {
         Ok(loaded)
     }
 
-    fn load_oci(&self, parts: &Parts, index: &Manifest, tell: &impl Fn(&str)) -> Result<Vec<String>> {
-        let mut loaded = Vec::new();
-        let blob = |descriptor: &Descriptor| -> Result<&PathBuf> {
-            let name = format!("blobs/sha256/{}", descriptor.digest()?.hex());
-            parts
-                .get(&name)
-                .ok_or_else(|| Error::corrupt(format!("the archive lacks {name}, which its index names")))
-        };
-        for descriptor in &index.manifests {
-            let mut names: Vec<&String> =
-                [CONTAINERD_NAME, NAME].iter().filter_map(|key| descriptor.annotations.get(*key)).collect();
-            // A bare tag (`1.2`), as skopeo writes it, names no repository.
-            names.retain(|name| name.contains(['/', ':']) && name.parse::<Reference>().is_ok());
-            names.truncate(1);
-            let mut manifest = Manifest::parse(&read_checked(blob(descriptor)?, &descriptor.digest()?)?)?;
-            if manifest.is_index() {
-                let Some(chosen) = manifest.select(&model::Platform::host()) else { continue };
-                manifest = Manifest::parse(&read_checked(blob(chosen)?, &chosen.digest()?)?)?;
-            }
-            let Ok(config) = manifest.image_config() else { continue };
-            let raw = read_checked(blob(config)?, &config.digest()?)?;
-            let files = manifest.layers.iter().map(&blob).collect::<Result<Vec<_>>>()?;
-            let names = parse_names(names.into_iter())?;
-            loaded.extend(self.load_image(raw, &files, &names, tell)?);
-        }
-        Ok(loaded)
-    }
-
     /// Keeps an image's layers, then the image.
     pub(crate) fn load_image(
         &self,
@@ -114,7 +90,12 @@ impl ImageStore {
         names: &[Reference],
         tell: &impl Fn(&str),
     ) -> Result<Vec<String>> {
-        let config = parse_config(&raw)?;
+        let layers = self.keep_layers(&parse_config(&raw)?, files)?;
+        self.add_loaded(raw, layers, names, &Origin::default(), tell)
+    }
+
+    /// Keeps the layers of an image, the lowest first.
+    pub(crate) fn keep_layers(&self, config: &ConfigFile, files: &[&PathBuf]) -> Result<Vec<LayerRow>> {
         if config.rootfs.diff_ids.len() != files.len() {
             return Err(Error::corrupt(format!(
                 "the archive has {} layers of an image, its configuration {}",
@@ -129,8 +110,20 @@ impl ImageStore {
                 None => self.keep_layer(file, Some(diff_id))?,
             });
         }
+        Ok(layers)
+    }
+
+    /// Adds an image whose layers are there, and tells of it.
+    fn add_loaded(
+        &self,
+        raw: Vec<u8>,
+        layers: Vec<LayerRow>,
+        names: &[Reference],
+        origin: &Origin,
+        tell: &impl Fn(&str),
+    ) -> Result<Vec<String>> {
         let stored = names.iter().map(ToString::to_string).collect();
-        let image = self.add_image(raw, layers, stored)?;
+        let image = self.add_image_from(raw, layers, stored, origin)?;
         if names.is_empty() {
             tell(&format!("Loaded image ID: {}", image.id));
             return Ok(vec![image.id.to_string()]);
@@ -187,7 +180,7 @@ impl ImageStore {
     ///
     /// # Errors
     /// Where there is no such image, or it can't be written.
-    pub fn save(&self, names: &[String], into: impl Write) -> Result<()> {
+    pub fn save(&self, names: &[String], form: SavedForm, into: impl Write) -> Result<()> {
         let mut wanted: Vec<(std::sync::Arc<ImageRecord>, Vec<Reference>)> = Vec::new();
         for name in names {
             let image = self.resolve(name)?;
@@ -203,7 +196,7 @@ impl ImageStore {
         let mut writer = ArchiveWriter { builder: Builder::new(into), written: Vec::new() };
         let (mut docker, mut manifests) = (Vec::new(), Vec::new());
         for (image, references) in &wanted {
-            let (entry, descriptors) = self.save_image(image, references, &mut writer)?;
+            let (entry, descriptors) = self.save_image(image, references, form, &mut writer)?;
             docker.push(entry);
             manifests.extend(descriptors);
         }
@@ -218,51 +211,10 @@ impl ImageStore {
         &self,
         image: &ImageRecord,
         references: &[Reference],
+        form: SavedForm,
         writer: &mut ArchiveWriter<impl Write>,
     ) -> Result<(DockerEntry, Vec<Descriptor>)> {
-        let mut layers = Vec::new();
-        for diff_id in &image.diff_ids {
-            let layer = self.known_layer(diff_id).ok_or_else(|| {
-                Error::corrupt(format!("the layer {diff_id} of {} is missing", image.id.short()))
-            })?;
-            writer.add_file(&blob_name(&layer.blob), &self.blob_path(&layer.blob), layer.blob_size)?;
-            layers.push(Descriptor {
-                media_type: layer.media_type.clone(),
-                digest: layer.blob.to_string(),
-                size: layer.blob_size,
-                ..Descriptor::default()
-            });
-        }
-        writer.add(&blob_name(&image.id), &image.raw_config)?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: OCI_MANIFEST.into(),
-            config: Some(Descriptor {
-                media_type: OCI_CONFIG.into(),
-                digest: image.id.to_string(),
-                size: image.raw_config.len() as u64,
-                ..Descriptor::default()
-            }),
-            layers,
-            ..Manifest::default()
-        };
-        let bytes = serde_json::to_vec(&manifest).unwrap_or_default();
-        let digest = Digest::sha256(<sha2::Sha256 as sha2::Digest>::digest(&bytes).into());
-        writer.add(&blob_name(&digest), &bytes)?;
-        let plain = Descriptor {
-            media_type: OCI_MANIFEST.into(),
-            digest: digest.to_string(),
-            size: bytes.len() as u64,
-            ..Descriptor::default()
-        };
-        let named = |reference: &Reference| {
-            let mut descriptor = plain.clone();
-            descriptor.annotations.insert(CONTAINERD_NAME.into(), reference.to_string());
-            descriptor.annotations.insert(NAME.into(), reference.tag().unwrap_or("latest").to_owned());
-            descriptor
-        };
-        let descriptors =
-            if references.is_empty() { vec![plain.clone()] } else { references.iter().map(named).collect() };
+        let (descriptors, manifest) = self.save_oci(image, references, form, writer)?;
         let entry = DockerEntry {
             config: blob_name(&image.id),
             repo_tags: Some(references.iter().map(Reference::familiar).collect()),
@@ -398,6 +350,18 @@ fn read_small(path: &Path) -> Result<Vec<u8>> {
         )));
     }
     Ok(bytes)
+}
+
+/// A manifest or index; registries take none that is larger.
+fn read_manifest(path: &Path, digest: &Digest) -> Result<Vec<u8>> {
+    const MAX: u64 = 4 << 20;
+    let length = std::fs::metadata(path).doing(|| format!("read {}", path.display()))?.len();
+    if length > MAX {
+        return Err(Error::corrupt(format!(
+            "the manifest {digest} in the archive has {length} bytes; {MAX} are allowed"
+        )));
+    }
+    read_checked(path, digest)
 }
 
 fn read_checked(path: &Path, digest: &Digest) -> Result<Vec<u8>> {

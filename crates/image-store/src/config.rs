@@ -204,8 +204,17 @@ pub(crate) struct Descriptor {
     pub(crate) size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) platform: Option<RawPlatform>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) artifact_type: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_default")]
     pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// Tools in Go write `null` for a list or map that is empty.
+fn null_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Descriptor {
@@ -213,6 +222,12 @@ impl Descriptor {
         self.digest
             .parse()
             .map_err(|error| Error::corrupt(format!("the manifest names a blob badly: {error}")))
+    }
+
+    /// Whether an index says that this tells of another of its entries, as BuildKit's attestations do.
+    pub(crate) fn is_attestation(&self) -> bool {
+        let is_unknown = |platform: &RawPlatform| platform.os == "unknown";
+        self.annotations.contains_key(REFERENCE_TYPE) || self.platform.as_ref().is_some_and(is_unknown)
     }
 }
 
@@ -246,11 +261,18 @@ pub(crate) struct Manifest {
     pub(crate) artifact_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<Descriptor>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
     pub(crate) layers: Vec<Descriptor>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
     pub(crate) manifests: Vec<Descriptor>,
+    /// What this says something of: a signature names what is signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<Descriptor>,
 }
+
+/// In an index's entry: what it is to another entry, and to which.
+pub(crate) const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+pub(crate) const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -279,6 +301,20 @@ impl Manifest {
         self.config.is_none() && self.layers.is_empty() && !self.manifests.is_empty()
     }
 
+    /// What it is sent as: OCI lets a manifest leave that out.
+    pub(crate) fn form(&self) -> &str {
+        match self.media_type.as_str() {
+            "" if self.is_index() => OCI_INDEX,
+            "" => OCI_MANIFEST,
+            form => form,
+        }
+    }
+
+    /// What it names beside manifests.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.config.iter().chain(&self.layers)
+    }
+
     /// The configuration's descriptor; artifacts that are no images are refused.
     pub(crate) fn image_config(&self) -> Result<&Descriptor> {
         let config =
@@ -295,8 +331,7 @@ impl Manifest {
     /// The manifest of an index for a platform: the first that fits, the exact variant before others.
     pub(crate) fn select(&self, wanted: &Platform) -> Option<&Descriptor> {
         self.manifests.iter().find(|descriptor| {
-            let is_attestation = descriptor.annotations.contains_key("vnd.docker.reference.type");
-            !is_attestation
+            !descriptor.is_attestation()
                 && descriptor.platform.as_ref().is_none_or(|platform| wanted.accepts(&platform.platform()))
         })
     }

@@ -42,6 +42,20 @@ pub(crate) struct LayerRow {
     pub(crate) implied: Arc<[PathBuf]>,
 }
 
+/// What is known of a new image.
+#[derive(Debug, Default)]
+pub(crate) struct NewImage<'a> {
+    pub(crate) config: &'a [u8],
+    pub(crate) layers: &'a [LayerRow],
+    pub(crate) names: &'a [String],
+    /// The manifest it came with, byte for byte.
+    pub(crate) manifest: Option<&'a [u8]>,
+    /// What its names lead to, where that is more than one manifest.
+    pub(crate) root: Option<Digest>,
+    /// Indexes and manifests, by their digests.
+    pub(crate) contents: &'a [(Digest, Vec<u8>)],
+}
+
 /// A name (or `name@digest`) and what it means.
 #[derive(Debug)]
 pub(crate) struct NameRow {
@@ -56,6 +70,8 @@ const SCHEMA: &str = "
                                        media_type TEXT NOT NULL, blob_size INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS implied (diff_id TEXT PRIMARY KEY, paths BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS manifests (image TEXT PRIMARY KEY, manifest BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS contents (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS origins (name TEXT PRIMARY KEY, root TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS packed (diff_id TEXT PRIMARY KEY, blob TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
 ";
 const VERSION: i64 = 1;
@@ -172,17 +188,49 @@ impl Database {
             .collect()
     }
 
+    /// What names, and images by their ids, came by.
+    pub(crate) fn origins(&self) -> Result<Vec<(String, Digest)>> {
+        let rows = self.with("read what images came by", |connection| {
+            let mut statement = connection.prepare("SELECT name, root FROM origins")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, String)>>>()
+        })?;
+        rows.into_iter().map(|(name, root)| Ok((name, digest(&root)?))).collect()
+    }
+
+    /// The indexes and manifests that are kept.
+    pub(crate) fn contents(&self) -> Result<Vec<(Digest, Vec<u8>)>> {
+        let rows = self.with("read the kept manifests", |connection| {
+            let mut statement = connection.prepare("SELECT digest, bytes FROM contents")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, Vec<u8>)>>>()
+        })?;
+        rows.into_iter().map(|(of, bytes)| Ok((digest(&of)?, bytes))).collect()
+    }
+
+    /// One index or manifest that is kept.
+    pub(crate) fn content(&self, of: &Digest) -> Result<Option<Vec<u8>>> {
+        self.with("read a kept manifest", |connection| {
+            let mut statement = connection.prepare_cached("SELECT bytes FROM contents WHERE digest = ?1")?;
+            statement.query_row(params![of.to_string()], |row| row.get(0)).optional()
+        })
+    }
+
+    pub(crate) fn remove_contents(&self, unneeded: &[Digest]) -> Result<()> {
+        self.make_room("remove kept manifests", |connection| {
+            let transaction = connection.unchecked_transaction()?;
+            for digest in unneeded {
+                transaction.execute("DELETE FROM contents WHERE digest = ?1", params![digest.to_string()])?;
+            }
+            transaction.commit()
+        })
+    }
+
     /// Adds an image with its layers and, at once, its names.
-    pub(crate) fn add_image(
-        &self,
-        id: &Digest,
-        config: &[u8],
-        layers: &[LayerRow],
-        names: &[String],
-    ) -> Result<()> {
+    pub(crate) fn add_image(&self, id: &Digest, image: &NewImage<'_>) -> Result<()> {
         self.with("add an image", |connection| {
             let transaction = connection.unchecked_transaction()?;
-            for layer in layers {
+            for layer in image.layers {
                 transaction.execute(
                     "INSERT OR IGNORE INTO layers VALUES (?1, ?2, ?3, ?4, ?5)",
                     params![
@@ -200,33 +248,38 @@ impl Database {
                     )?;
                 }
             }
+            let id = id.to_string();
             transaction
-                .execute("INSERT OR REPLACE INTO images VALUES (?1, ?2)", params![id.to_string(), config])?;
-            for name in names {
+                .execute("INSERT OR REPLACE INTO images VALUES (?1, ?2)", params![id, image.config])?;
+            if let Some(manifest) = image.manifest {
                 transaction
-                    .execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, id.to_string()])?;
+                    .execute("INSERT OR REPLACE INTO manifests VALUES (?1, ?2)", params![id, manifest])?;
+            }
+            for (digest, bytes) in image.contents {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO contents VALUES (?1, ?2)",
+                    params![digest.to_string(), bytes],
+                )?;
+            }
+            for name in image.names {
+                write_name(&transaction, name, &id, image.root.as_ref())?;
+            }
+            if let Some(root) = &image.root {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO origins VALUES (?1, ?2)",
+                    params![id, root.to_string()],
+                )?;
             }
             transaction.commit()
         })
     }
 
-    pub(crate) fn set_name(&self, name: &str, image: &Digest) -> Result<()> {
+    /// Gives a name to an image, with what that name leads to beside it.
+    pub(crate) fn set_name(&self, name: &str, image: &Digest, root: Option<&Digest>) -> Result<()> {
         self.with("name an image", |connection| {
-            connection
-                .execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, image.to_string()])
-                .map(drop)
-        })
-    }
-
-    /// Notes the manifest an image came with, byte for byte.
-    pub(crate) fn set_manifest(&self, image: &Digest, manifest: &[u8]) -> Result<()> {
-        self.with("note a manifest", |connection| {
-            connection
-                .execute(
-                    "INSERT OR REPLACE INTO manifests VALUES (?1, ?2)",
-                    params![image.to_string(), manifest],
-                )
-                .map(drop)
+            let transaction = connection.unchecked_transaction()?;
+            write_name(&transaction, name, &image.to_string(), root)?;
+            transaction.commit()
         })
     }
 
@@ -275,8 +328,10 @@ impl Database {
             let transaction = connection.unchecked_transaction()?;
             for name in names {
                 transaction.execute("DELETE FROM names WHERE name = ?1", params![name])?;
+                transaction.execute("DELETE FROM origins WHERE name = ?1", params![name])?;
             }
             if let Some(id) = image {
+                transaction.execute("DELETE FROM origins WHERE name = ?1", params![id.to_string()])?;
                 transaction.execute("DELETE FROM images WHERE id = ?1", params![id.to_string()])?;
                 transaction.execute("DELETE FROM manifests WHERE image = ?1", params![id.to_string()])?;
             }
@@ -297,6 +352,22 @@ impl Database {
             transaction.commit()
         })
     }
+}
+
+/// Within a transaction.
+fn write_name(
+    connection: &Connection,
+    name: &str,
+    image: &str,
+    root: Option<&Digest>,
+) -> rusqlite::Result<()> {
+    connection.execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, image])?;
+    match root {
+        Some(root) => connection
+            .execute("INSERT OR REPLACE INTO origins VALUES (?1, ?2)", params![name, root.to_string()]),
+        None => connection.execute("DELETE FROM origins WHERE name = ?1", params![name]),
+    }
+    .map(drop)
 }
 
 /// Paths are any bytes but NUL, which ends each.

@@ -18,12 +18,14 @@ mod snapshot;
 mod store;
 mod welcome;
 
+pub use archive::SavedForm;
 pub use commit::CommitOptions;
 pub use config::{History, ImageConfig};
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use registry::{
-    Auth, Described, Login, Progress, ProgressKind, PushOptions, Registries, SearchResult, docker_config_auth,
+    Auth, Described, Login, Progress, ProgressKind, PushOptions, Pushed, Registries, SearchResult,
+    docker_config_auth,
 };
 pub use snapshot::{Change, ChangeKind, Snapshot};
-pub use store::{Config, HistoryEntry, ImageRecord, ImageStore, Removed};
+pub use store::{Config, HistoryEntry, ImageRecord, ImageStore, ManifestKind, ManifestSummary, Removed};

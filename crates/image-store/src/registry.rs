@@ -6,7 +6,9 @@ mod fetch;
 mod pace;
 mod proof;
 mod push;
+mod referrers;
 mod upload;
+mod whole;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,12 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use model::{Digest, Platform, Reference};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::config::{Descriptor, Manifest};
 use crate::database::LayerRow;
 use crate::error::{Error, Result};
-use crate::store::{ImageRecord, ImageStore, parse_config};
+use crate::store::{ImageRecord, ImageStore, Origin, check_entries, parse_config};
 use client::Client;
 
 pub use account::{Described, Found as SearchResult, Login};
@@ -73,6 +76,17 @@ pub struct Progress {
     pub kind: ProgressKind,
 }
 
+/// A manifest or index as a registry is to have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// What it is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
 /// What happened to a layer, or to the whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgressKind {
@@ -117,6 +131,13 @@ pub enum ProgressKind {
     LayerExists,
     /// The registry took the layer from this other repository of its own.
     Mounted(String),
+    /// Not everything that an index names is here, so only the image for one platform was pushed.
+    OnePlatform {
+        /// The index.
+        original: Pushed,
+        /// What was pushed instead.
+        selected: Pushed,
+    },
     /// The registry has taken the image under a tag.
     PushedTag {
         /// The tag.
@@ -198,6 +219,24 @@ struct Found {
     manifest: Manifest,
     /// The manifest as it came.
     raw: Vec<u8>,
+    /// The index that led to it, as it came.
+    index: Option<Vec<u8>>,
+}
+
+impl Found {
+    /// What is kept beside the image.
+    fn origin(&self, store: &ImageStore, config: &[u8]) -> Result<Origin> {
+        let mut origin = Origin { manifest: Some(self.raw.clone()), ..Origin::default() };
+        if let Some(index) = &self.index {
+            let descriptor = self.manifest.image_config()?;
+            store.keep_blob_from(config, descriptor)?;
+            let digest = Digest::sha256(Sha256::digest(&self.raw).into());
+            origin.root = Some(self.digest);
+            origin.contents = vec![(self.digest, index.clone()), (digest, self.raw.clone())];
+            origin.blobs = vec![descriptor.clone()];
+        }
+        Ok(origin)
+    }
 }
 
 impl ImageStore {
@@ -235,16 +274,15 @@ impl ImageStore {
         if reference.tag().is_some() && reference.digest().is_none() {
             names.push(reference.to_string());
         }
-        let (store, manifest) = (self.clone(), found.raw);
+        let (store, digest) = (self.clone(), found.digest);
         let added = move || {
-            let image = store.add_image(raw, layers, names)?;
-            store.database.set_manifest(&image.id, &manifest)?;
-            Ok(image)
+            let origin = found.origin(&store, &raw)?;
+            store.add_image_from(raw, layers, names, &origin)
         };
         let image = tokio::task::spawn_blocking(added)
             .await
             .map_err(|_| Error::Unavailable { what: "the engine is shutting down".into() })??;
-        tell(Progress { id: String::new(), kind: ProgressKind::Digest(found.digest) });
+        tell(Progress { id: String::new(), kind: ProgressKind::Digest(digest) });
         let news =
             if before == Some(image.id) { "Image is up to date for" } else { "Downloaded newer image for" };
         let status = format!("Status: {news} {}", reference.familiar());
@@ -287,7 +325,9 @@ impl ImageStore {
         let (digest, mut bytes) =
             client.manifest(&repository, &version, reference.digest(), auth.as_ref()).await?;
         let mut manifest = Manifest::parse(&bytes)?;
+        let mut index = None;
         if manifest.is_index() {
+            check_entries(&manifest)?;
             let chosen = manifest.select(wanted).ok_or_else(|| {
                 let offered: Vec<String> = manifest
                     .manifests
@@ -304,11 +344,20 @@ impl ImageStore {
                 }
             })?;
             let inner = chosen.digest()?;
-            (_, bytes) = client.manifest(&repository, &inner.to_string(), Some(inner), auth.as_ref()).await?;
+            let (_, child) =
+                client.manifest(&repository, &inner.to_string(), Some(inner), auth.as_ref()).await?;
+            if child.len() as u64 != chosen.size {
+                return Err(Error::corrupt(format!(
+                    "the manifest {inner} has {} bytes, not {} as its index says",
+                    child.len(),
+                    chosen.size
+                )));
+            }
+            index = Some(std::mem::replace(&mut bytes, child));
             manifest = Manifest::parse(&bytes)?;
         }
         manifest.image_config()?;
-        Ok(Found { client, repository, auth, digest, manifest, raw: bytes })
+        Ok(Found { client, repository, auth, digest, manifest, raw: bytes, index })
     }
 
     async fn fetch_config(&self, found: &Found) -> Result<Vec<u8>> {

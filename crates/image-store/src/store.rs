@@ -5,20 +5,25 @@
 //! of containers, `ingest/` what is under way, `trash/` what is being deleted.
 
 mod index;
+mod manifests;
+mod origin;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use model::{Digest, Reference};
+use model::{Digest, Platform, Reference};
 
 use crate::config::{ConfigFile, History, ImageConfig};
-use crate::database::{Database, LayerRow};
+use crate::database::{Database, LayerRow, NewImage};
 use crate::error::{Doing, Error, Result};
 use crate::layer::layer_dir;
 use crate::registry::{Fetcher, Registries};
 use index::Index;
+
+pub use manifests::{ManifestKind, ManifestSummary};
+pub(crate) use origin::{Kept, Node, Origin, Tree, check_entries};
 
 /// Where a store is and how it behaves.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +87,18 @@ pub struct ImageRecord {
     pub history: Vec<History>,
     /// The configuration as it came, byte for byte.
     pub raw_config: Vec<u8>,
+}
+
+impl ImageRecord {
+    /// What it is for.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        Platform {
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
+        }
+    }
 }
 
 /// What a removal took away.
@@ -177,13 +194,14 @@ impl ImageStore {
         if target.digest().is_some() {
             return Err(Error::invalid("refusing to create a tag with a digest reference"));
         }
-        self.name_image(target.to_string(), &image.id)
+        let root = self.index.read().unwrap_or_else(PoisonError::into_inner).origin(source);
+        self.name_image(target.to_string(), &image.id, root)
     }
 
-    /// Gives a name, with a tag or a digest, to an image.
-    pub(crate) fn name_image(&self, name: String, image: &Digest) -> Result<()> {
-        self.database.set_name(&name, image)?;
-        self.index.write().unwrap_or_else(PoisonError::into_inner).set_name(name, *image);
+    /// Gives a name, with a tag or a digest, to an image and the index that it leads to.
+    pub(crate) fn name_image(&self, name: String, image: &Digest, root: Option<Digest>) -> Result<()> {
+        self.database.set_name(&name, image, root.as_ref())?;
+        self.index.write().unwrap_or_else(PoisonError::into_inner).set_name(name, *image, root);
         Ok(())
     }
 
@@ -373,6 +391,7 @@ impl ImageStore {
                 .collect();
             index.layers.values().filter(|layer| !needed.contains(&layer.diff_id)).cloned().collect()
         };
+        let kept = self.needed()?;
         let mut freed = 0;
         for layer in unneeded {
             // The record goes first: a layer without one is swept, one without its tree would be an error.
@@ -381,7 +400,7 @@ impl ImageStore {
                 let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
                 index.layers.remove(&layer.diff_id);
                 index.layers.values().any(|other| other.blob == layer.blob)
-            };
+            } || kept.blobs.contains(&layer.blob);
             self.discard(&layer_dir(&self.config.root, &layer.diff_id));
             if !is_blob_needed {
                 let _ = std::fs::remove_file(self.blob_path(&layer.blob));
@@ -389,7 +408,7 @@ impl ImageStore {
             }
             freed += layer.size;
         }
-        Ok(freed)
+        Ok(freed + self.collect_contents(&kept)?)
     }
 
     fn discard_unneeded_implied(&self, pinned: &[Vec<Digest>]) {
@@ -435,11 +454,15 @@ impl ImageStore {
                 let _ = std::fs::remove_file(&path);
             }
         }
+        // Where what is needed can't be read, nothing is taken for unneeded.
+        let kept = self.needed().inspect_err(|error| tracing::warn!(%error, "blobs are not swept"));
         let blobs: HashSet<String> = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-            index.layers.values().map(|layer| layer.blob.hex().to_owned()).collect()
+            let layers = index.layers.values().map(|layer| &layer.blob);
+            layers.chain(kept.iter().flat_map(|kept| &kept.blobs)).map(Digest::hex).collect()
         };
-        for path in names("blobs/sha256") {
+        let swept = if kept.is_ok() { names("blobs/sha256") } else { Vec::new() };
+        for path in swept {
             // Of an image that was not finished: whoever pulls it again goes on from there.
             if let Some(name) = path.file_name().and_then(|name| name.to_str())
                 && !blobs.contains(name)
@@ -467,6 +490,17 @@ impl ImageStore {
         layers: Vec<LayerRow>,
         names: Vec<String>,
     ) -> Result<Arc<ImageRecord>> {
+        self.add_image_from(raw, layers, names, &Origin::default())
+    }
+
+    /// As [`Self::add_image`], with what else it came with.
+    pub(crate) fn add_image_from(
+        &self,
+        raw: Vec<u8>,
+        layers: Vec<LayerRow>,
+        names: Vec<String>,
+        origin: &Origin,
+    ) -> Result<Arc<ImageRecord>> {
         let id = Digest::sha256(<sha2::Sha256 as sha2::Digest>::digest(&raw).into());
         let diff_ids = parse_config(&raw)?.rootfs.diff_ids;
         let _gc = self.gc.lock().unwrap_or_else(PoisonError::into_inner);
@@ -476,15 +510,31 @@ impl ImageStore {
                 what: format!("the layer {} was removed meanwhile: try again", gone.short()),
             });
         }
+        if let Some(gone) = origin.blobs.iter().find(|blob| !self.has_blob(blob)) {
+            return Err(Error::Unavailable {
+                what: format!("the blob {} was removed meanwhile: try again", gone.digest),
+            });
+        }
         self.make_implied(&diff_ids, &layers)?;
-        self.database.add_image(&id, &raw, &layers, &names)?;
+        let row = NewImage {
+            config: &raw,
+            layers: &layers,
+            names: &names,
+            manifest: origin.manifest.as_deref(),
+            root: origin.root,
+            contents: &origin.contents,
+        };
+        self.database.add_image(&id, &row)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         for layer in layers {
             index.layers.entry(layer.diff_id).or_insert(layer);
         }
         index.add(id, raw)?;
         for name in names {
-            index.set_name(name, id);
+            index.set_name(name, id, origin.root);
+        }
+        if let Some(root) = origin.root {
+            index.set_origin(&id, root);
         }
         index.images.get(&id).cloned().ok_or_else(|| Error::NoSuchImage { name: id.to_string() })
     }
@@ -494,8 +544,12 @@ impl ImageStore {
         self.index.read().unwrap_or_else(PoisonError::into_inner).layers.get(diff_id).cloned()
     }
 
-    /// Whether a layer here came from this blob.
+    /// Whether a layer here came from this blob, or an index leads to it.
     pub(crate) fn needs_blob(&self, blob: &Digest) -> bool {
+        self.is_blob_of_layer(blob) || self.needed().is_ok_and(|needed| needed.blobs.contains(blob))
+    }
+
+    fn is_blob_of_layer(&self, blob: &Digest) -> bool {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         index.layers.values().any(|layer| layer.blob == *blob)
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use image_store::{Config, Error, ImageRecord, ImageStore, Progress, ProgressKind, Registries};
+use image_store::{Config, Error, ImageRecord, ImageStore, Progress, ProgressKind, Registries, SavedForm};
 use model::Reference;
 use support::image::{Blobs, Compression, Layer, header, noise};
 use support::registry::{Answer, Scripted, honest};
@@ -207,7 +207,7 @@ async fn an_image_that_lies_about_a_blob_takes_it_from_no_other() -> Outcome {
     pull(&store, &name).await?;
     let refused = pull(&store, &format!("{}/liar:1", registry.host())).await;
     assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
-    store.save(&[name], std::io::sink())?;
+    store.save(&[name], SavedForm::Whole, std::io::sink())?;
     Ok(())
 }
 

@@ -160,9 +160,15 @@ impl Blobs {
     /// An OCI image of these layers with this `config`.
     #[must_use]
     pub fn new(layers: Vec<Layer>, config: &serde_json::Value) -> Self {
+        Self::for_processor(if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, layers, config)
+    }
+
+    /// As [`Self::new`], for any processor.
+    #[must_use]
+    pub fn for_processor(architecture: &str, layers: Vec<Layer>, config: &serde_json::Value) -> Self {
         let diff_ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
         let config = serde_json::json!({
-            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+            "architecture": architecture,
             "os": "linux",
             "created": "2026-01-01T00:00:00Z",
             "config": config,

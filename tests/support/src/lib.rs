@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod image;
+pub mod index;
 pub mod registry;
 pub mod runtime;
 pub mod user;

@@ -131,10 +131,29 @@ impl Registry {
         self.send("PUT", &format!("/v2/{repository}/manifests/{tag}"), media_type, bytes).map(drop)
     }
 
+    /// A manifest or index as it is there, byte for byte.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn manifest(&self, repository: &str, version: &str) -> Result<String> {
+        Ok(self.send("GET", &format!("/v2/{repository}/manifests/{version}"), "", &[])?.1)
+    }
+
+    /// How many bytes a blob of a digest like `sha256:…` has there.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn blob_length(&self, repository: &str, digest: &str) -> Result<u64> {
+        let (head, _) = self.send("HEAD", &format!("/v2/{repository}/blobs/{digest}"), "", &[])?;
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        Ok(length.context("the registry does not say how long a blob is")?.1.trim().parse()?)
+    }
+
     fn send(&self, method: &str, path: &str, media_type: &str, body: &[u8]) -> Result<(String, String)> {
         let mut stream = TcpStream::connect(self.address)?;
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: {media_type}\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: {ACCEPT}\r\nContent-Type: {media_type}\r\nContent-Length: {}\r\n\r\n",
             self.host(),
             body.len()
         );
@@ -149,6 +168,9 @@ impl Registry {
         Ok((head.to_owned(), body.to_owned()))
     }
 }
+
+const ACCEPT: &str =
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, */*";
 
 impl Drop for Registry {
     fn drop(&mut self) {

@@ -1,8 +1,12 @@
 //! Images on the wire.
 
 use api::container::{ContainerConfig, Empty, GraphDriver, HealthConfig};
-use api::image::{ImageInspect, ImageMetadata, ImageSummary, RootFs};
-use image_store::{ImageConfig, ImageRecord};
+use api::image::{
+    DistributionPlatform, ImageInspect, ImageMetadata, ImageSummary, ManifestAttestation, ManifestImage,
+    ManifestSize, ManifestSummary, PlatformDescriptor, RootFs, UnpackedSize,
+};
+use image_store::{ImageConfig, ImageRecord, ManifestKind};
+use model::Digest;
 
 use super::int;
 
@@ -24,6 +28,43 @@ pub(crate) fn image_summary(
         containers: containers.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX)),
         ..ImageSummary::default()
     }
+}
+
+/// One entry of the index that an image came by. `users`: the containers of an image.
+pub(crate) fn manifest_summary(
+    entry: &image_store::ManifestSummary,
+    users: impl Fn(&Digest) -> Vec<String>,
+) -> ManifestSummary {
+    let platform = entry.platform.as_ref().map(|platform| DistributionPlatform {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        variant: platform.variant.clone(),
+    });
+    let mut summary = ManifestSummary {
+        id: entry.digest.to_string(),
+        available: entry.is_available,
+        size: ManifestSize { total: int(entry.content_size), content: int(entry.content_size) },
+        ..ManifestSummary::default()
+    };
+    match &entry.kind {
+        ManifestKind::Image { id, unpacked } => {
+            summary.kind = "image".into();
+            summary.size.total = summary.size.total.saturating_add(int(*unpacked));
+            summary.image_data = Some(ManifestImage {
+                platform: platform.clone().unwrap_or_default(),
+                containers: id.as_ref().map(users).unwrap_or_default(),
+                size: UnpackedSize { unpacked: int(*unpacked) },
+            });
+        }
+        ManifestKind::Attestation { of } => {
+            summary.kind = "attestation".into();
+            summary.attestation_data = of.map(|of| ManifestAttestation { r#for: of.to_string() });
+        }
+        ManifestKind::Unknown => summary.kind = "unknown".into(),
+    }
+    let (media_type, digest, size) = (entry.media_type.clone(), entry.digest.to_string(), entry.size);
+    summary.descriptor = PlatformDescriptor { media_type, digest, size, platform };
+    summary
 }
 
 /// The answer of `GET /images/{name}/json`.

@@ -54,8 +54,6 @@ const BUILDER: &str =
     "images are not built by the engine; build with another tool and load or push the image";
 const PLUGINS: &str = "there are no plugins";
 const SWARM: &str = "Cove has no swarm: it runs containers on this computer";
-const MANIFESTS: &str =
-    "an index is not kept, only the image of one platform; so Docker's store without containerd";
 const CHECKPOINT: &str = "checkpoints are experimental in Docker and not there";
 
 impl Endpoint {
@@ -187,8 +185,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             query("filters"),
             query("shared-size").since(42),
             ignored("digests", "they are always given"),
-            ignored("manifests", MANIFESTS),
-            ignored("identity", MANIFESTS),
+            query("manifests").since(47),
+            ignored("identity", "signatures are kept with images, but not judged"),
             query("filter").until(40),
         ])
         .filters(filters::IMAGES),
@@ -203,7 +201,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     ]),
     Endpoint::done("POST", "/images/load").query(&[
         ignored("quiet", "no progress is told that could be left out"),
-        refused("platform", "an archive is loaded as it is"),
+        refused("platform", "an archive is loaded with all its platforms"),
     ]),
     Endpoint::done("GET", "/images/get").query(&[query("names"), query("platform").since(48)]),
     Endpoint::done("POST", "/images/prune").query(FILTERS).filters(filters::PRUNED_IMAGES),
@@ -211,16 +209,20 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         .query(&[query("term"), query("limit"), query("filters")])
         .filters(filters::SEARCH),
     Endpoint::done("GET", "/images/{name...}/json")
-        .query(&[ignored("manifests", MANIFESTS), query("platform").since(49)]),
+        .query(&[query("manifests").since(48), query("platform").since(49)]),
     Endpoint::done("GET", "/images/{name...}/history").query(&[query("platform").since(48)]),
     Endpoint::done("GET", "/images/{name...}/get").query(&[query("platform").since(48)]),
-    Endpoint::refused("GET", "/images/{name...}/attestations", "attestations are not kept with images"),
+    Endpoint::refused(
+        "GET",
+        "/images/{name...}/attestations",
+        "attestations are kept with images, but not read",
+    ),
     Endpoint::done("POST", "/images/{name...}/push").query(&[query("tag"), query("platform").since(46)]),
     Endpoint::done("POST", "/images/{name...}/tag").query(&[query("repo"), query("tag")]),
     Endpoint::done("DELETE", "/images/{name...}").query(&[
         query("force"),
         ignored("noprune", "there are no images between others that could be kept"),
-        refused("platforms", "an image has one platform"),
+        refused("platforms", "all platforms of an image go together"),
     ]),
     Endpoint::done("POST", "/commit")
         .query(&[

@@ -215,7 +215,7 @@ pub(super) async fn make(
     }
     if let Some(platform) = query.get("platform") {
         let wanted = platform.parse().map_err(|error| ApiError::bad(format!("{error}")))?;
-        super::images::must_be_for(engine, &body.docker.config.image, Some(&wanted))?;
+        super::images::choose_platform(engine, &body.docker.config.image, wanted).await?;
     }
     let mut spec = container_spec(body.docker, minor)?;
     spec.rootfs = body.rootfs;

@@ -4,22 +4,22 @@ use std::collections::HashMap;
 
 use api::container::ContainerConfig;
 use api::exec::IdResponse;
-use api::image::{DeletedImage, HistoryEntry, Progress, PruneImagesResponse};
+use api::image::{DeletedImage, HistoryEntry, ManifestSummary, Progress, PruneImagesResponse};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use engine::Engine;
 use http::{HeaderValue, StatusCode, header};
-use image_store::{Auth, ImageRecord, Removed};
-use model::Reference;
+use image_store::{Auth, ImageRecord, Removed, SavedForm};
+use model::{Digest, Reference};
 use tokio::sync::mpsc;
 
 use super::containers::{body, body_reader, drain, tar_response};
 use super::progress::{LINES, Line, failure, json_line, json_stream, teller, told};
 use super::registry::{asked_platform, auth_of};
 use super::system::now;
-use crate::convert::{config_of_image, image_inspect, image_summary, int};
+use crate::convert::{config_of_image, image_inspect, image_summary, int, manifest_summary};
 use crate::endpoints::filters;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
@@ -69,9 +69,26 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
                 })
             })
         })
-        .map(|image| image_summary(image, shared.get(&image.id).copied(), Some(users(image))))
-        .collect();
+        .map(|image| {
+            let mut row = image_summary(image, shared.get(&image.id).copied(), Some(users(image)));
+            if query.flag("manifests") {
+                let name = image.repo_tags.first().cloned().unwrap_or_else(|| image.id.to_string());
+                row.manifests = Some(manifests(&engine, &name)?);
+            }
+            Ok(row)
+        })
+        .collect::<ApiResult<_>>()?;
     Ok(Json(rows).into_response())
+}
+
+/// The entries of the index that a name leads to.
+fn manifests(engine: &Engine, name: &str) -> ApiResult<Vec<ManifestSummary>> {
+    let users = |image: &Digest| {
+        let id = image.to_string();
+        engine.list().filter(|info| info.image_id == id).map(|info| info.id.clone()).collect()
+    };
+    let entries = engine.images().manifests(name)?;
+    Ok(entries.iter().map(|entry| manifest_summary(entry, users)).collect())
 }
 
 /// `*` and `?` within one part of a path.
@@ -98,23 +115,31 @@ fn glob(pattern: &str, text: &str) -> bool {
 }
 
 /// Refuses a platform that is not the image's.
-pub(super) fn must_be_for(engine: &Engine, name: &str, platform: Option<&model::Platform>) -> ApiResult<()> {
+fn must_be_for(engine: &Engine, name: &str, platform: Option<&model::Platform>) -> ApiResult<()> {
     let Some(wanted) = platform else { return Ok(()) };
     let image = engine.images().resolve(name)?;
-    let found = model::Platform {
-        os: image.os.clone(),
-        architecture: image.architecture.clone(),
-        variant: image.variant.clone(),
-    };
-    if wanted.accepts(&found) {
-        return Ok(());
-    }
-    Err(ApiError {
+    if wanted.accepts(&image.platform()) { Ok(()) } else { Err(is_for_another(name, &image, wanted)) }
+}
+
+/// Has a name mean the image for a platform, where that is here.
+pub(super) async fn choose_platform(engine: &Engine, name: &str, wanted: model::Platform) -> ApiResult<()> {
+    let (images, name) = (engine.images().clone(), name.to_owned());
+    let chosen = tokio::task::spawn_blocking(move || {
+        let image = images.resolve(&name)?;
+        let found = images.for_platform(&name, &wanted)?;
+        found.map(drop).ok_or_else(|| is_for_another(&name, &image, &wanted))
+    });
+    chosen.await.map_err(|_| ApiError::bad("the engine is shutting down"))?
+}
+
+fn is_for_another(name: &str, image: &ImageRecord, wanted: &model::Platform) -> ApiError {
+    let found = image.platform();
+    ApiError {
         status: StatusCode::NOT_FOUND,
         message: format!(
             "image with reference {name} was found but its platform ({found}) does not match the specified platform ({wanted})"
         ),
-    })
+    }
 }
 
 /// `GET /images/NAME/{json,history,get}`.
@@ -124,9 +149,17 @@ pub(super) async fn get_by_name(
     raw: RawQuery,
 ) -> ApiResult<Response> {
     let (name, what) = rest.rsplit_once('/').unwrap_or((rest.as_str(), ""));
-    must_be_for(&engine, name, asked_platform(&query(raw))?.as_ref())?;
+    let query = query(raw);
+    let platform = asked_platform(&query)?;
+    must_be_for(&engine, name, platform.as_ref())?;
     match what {
-        "json" => Ok(Json(image_inspect(&*engine.images().resolve(name)?)).into_response()),
+        "json" => {
+            let mut answer = image_inspect(&*engine.images().resolve(name)?);
+            if query.flag("manifests") {
+                answer.manifests = Some(manifests(&engine, name)?);
+            }
+            Ok(Json(answer).into_response())
+        }
         "history" => {
             let entries: Vec<HistoryEntry> = engine
                 .images()
@@ -143,7 +176,7 @@ pub(super) async fn get_by_name(
                 .collect();
             Ok(Json(entries).into_response())
         }
-        "get" => save(&engine, vec![name.to_owned()]),
+        "get" => save(&engine, vec![name.to_owned()], saved_form(platform.as_ref())),
         _ => Err(ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() }),
     }
 }
@@ -156,15 +189,20 @@ pub(super) async fn save_many(State(engine): State<Engine>, raw: RawQuery) -> Ap
     for name in &names {
         must_be_for(&engine, name, platform.as_ref())?;
     }
-    save(&engine, names)
+    save(&engine, names, saved_form(platform.as_ref()))
 }
 
-fn save(engine: &Engine, names: Vec<String>) -> ApiResult<Response> {
+/// What is asked for by its platform goes alone.
+fn saved_form(platform: Option<&model::Platform>) -> SavedForm {
+    if platform.is_some() { SavedForm::OnePlatform } else { SavedForm::Whole }
+}
+
+fn save(engine: &Engine, names: Vec<String>, form: SavedForm) -> ApiResult<Response> {
     for name in &names {
         engine.images().resolve(name)?;
     }
     let images = engine.images().clone();
-    Ok(tar_response(move |into| images.save(&names, into).map_err(|error| error.to_string())))
+    Ok(tar_response(move |into| images.save(&names, form, into).map_err(|error| error.to_string())))
 }
 
 /// `POST /images/NAME/{tag,push}`.

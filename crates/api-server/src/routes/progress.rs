@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use api::image::{ErrorDetail, Progress, ProgressDetail, PushResult};
+use api::image::{
+    Descriptor, ErrorDetail, ManifestPushedInsteadOfIndex, Progress, ProgressDetail, PushAux, PushResult,
+};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -130,16 +132,29 @@ fn progress_lines(progress: image_store::Progress) -> Vec<Progress> {
         ProgressKind::Mounted(from) => bare(&format!("Mounted from {from}"), id),
         ProgressKind::PushedTag { tag, digest, size } => {
             let aux = PushResult { tag: tag.clone(), digest: digest.to_string(), size };
-            let aux = Progress {
-                progress_detail: Some(ProgressDetail::default()),
-                aux: Some(aux),
-                ..Progress::default()
+            let line = said(&format!("{tag}: digest: {digest} size: {size}"), None);
+            return vec![line, aux_line(PushAux::Pushed(aux))];
+        }
+        // Clients have the words for it.
+        ProgressKind::OnePlatform { original, selected } => {
+            let descriptor = |pushed: image_store::Pushed| Descriptor {
+                media_type: pushed.media_type,
+                digest: pushed.digest.to_string(),
+                size: pushed.size,
             };
-            return vec![said(&format!("{tag}: digest: {digest} size: {size}"), None), aux];
+            aux_line(PushAux::Instead(Box::new(ManifestPushedInsteadOfIndex {
+                manifest_pushed_instead_of_index: true,
+                original_index: descriptor(original),
+                selected_manifest: descriptor(selected),
+            })))
         }
         ProgressKind::Status(text) => said(&text, None),
     };
     vec![line]
+}
+
+fn aux_line(aux: PushAux) -> Progress {
+    Progress { progress_detail: Some(ProgressDetail::default()), aux: Some(aux), ..Progress::default() }
 }
 
 /// `[=====>     ]  1.2MB/3.4MB`, for clients that print it as it comes.

@@ -19,11 +19,11 @@ use tokio::sync::Semaphore;
 
 use super::client::Client;
 use super::upload::{Blob, Content, Outcome, Stop, Target, TellSent};
-use super::{Auth, Progress, ProgressKind, Tell, known_auth};
+use super::{Auth, Progress, ProgressKind, Pushed, Tell, known_auth};
 use crate::config::{DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, Manifest, OCI_CONFIG, OCI_MANIFEST};
 use crate::database::LayerRow;
 use crate::error::{Doing, Error, Result};
-use crate::store::{ImageRecord, ImageStore};
+use crate::store::{ImageRecord, ImageStore, Node};
 
 /// How many layers are sent at once.
 const PARALLEL: usize = 5;
@@ -33,7 +33,7 @@ const TELL_EVERY: u64 = 512 * 1024;
 /// How something is pushed.
 #[derive(Debug, Clone, Default)]
 pub struct PushOptions {
-    /// Refuse to push an image for another.
+    /// Push what is for this alone; refuse where that is not here.
     pub platform: Option<Platform>,
     /// The login; the one of Docker's configuration where unset.
     pub auth: Option<Auth>,
@@ -77,7 +77,6 @@ impl ImageStore {
             let named: Reference =
                 format!("{full}:{tag}").parse().map_err(|error| Error::invalid(format!("{error}")))?;
             let image = self.resolve(&named.to_string())?;
-            check_platform(&image, &named, options.platform.as_ref())?;
             let push = Push {
                 store: self.clone(),
                 client: Arc::clone(&client),
@@ -86,8 +85,7 @@ impl ImageStore {
                 image,
                 tell: Arc::clone(&tell),
             };
-            let (digest, size) = push.run(&tag).await?;
-            tell(Progress { id: String::new(), kind: ProgressKind::PushedTag { tag, digest, size } });
+            push.run(&tag, options.platform.as_ref()).await?;
         }
         Ok(())
     }
@@ -115,26 +113,22 @@ impl ImageStore {
         Ok(others.into_iter().collect())
     }
 
-    /// Notes where an image is now, unless it was removed meanwhile.
-    fn note_pushed(&self, image: &Digest, name: &Reference) -> Result<()> {
+    /// Notes where an image, or the index that leads to it, is now, unless it was removed meanwhile.
+    fn note_pushed(&self, image: &Digest, name: &Reference, root: Option<Digest>) -> Result<()> {
         let _gc = self.gc.lock().unwrap_or_else(PoisonError::into_inner);
         if self.resolve(&image.to_string()).is_ok() {
-            self.name_image(name.to_string(), image)?;
+            self.name_image(name.to_string(), image, root)?;
         }
         Ok(())
     }
 }
 
-fn is_same(one: &Reference, other: &Reference) -> bool {
+pub(super) fn is_same(one: &Reference, other: &Reference) -> bool {
     one.registry() == other.registry() && one.repository() == other.repository()
 }
 
 fn check_platform(image: &ImageRecord, name: &Reference, wanted: Option<&Platform>) -> Result<()> {
-    let own = Platform {
-        os: image.os.clone(),
-        architecture: image.architecture.clone(),
-        variant: image.variant.clone(),
-    };
+    let own = image.platform();
     match wanted {
         Some(wanted) if !wanted.accepts(&own) => Err(Error::NotFound {
             what: format!("{} is for {own}: there is no image here for {wanted} to push", name.familiar()),
@@ -144,18 +138,48 @@ fn check_platform(image: &ImageRecord, name: &Reference, wanted: Option<&Platfor
 }
 
 /// One image on its way under one name.
-struct Push {
-    store: ImageStore,
+#[derive(Clone)]
+pub(super) struct Push {
+    pub(super) store: ImageStore,
     client: Arc<Client>,
     auth: Option<Auth>,
-    reference: Reference,
-    image: Arc<ImageRecord>,
+    pub(super) reference: Reference,
+    pub(super) image: Arc<ImageRecord>,
     tell: Tell,
 }
 
 impl Push {
-    /// The manifest's digest and size.
-    async fn run(&self, tag: &str) -> Result<(Digest, u64)> {
+    /// Pushes the index, where all that it names is here; else, or if it is asked for, what is for one
+    /// platform.
+    async fn run(&self, tag: &str, platform: Option<&Platform>) -> Result<()> {
+        let (store, name) = (self.store.clone(), self.reference.to_string());
+        let kept = finished(tokio::task::spawn_blocking(move || store.kept(&name))).await?;
+        let kept = kept.as_ref();
+        let pushed = match (kept, platform) {
+            (Some(kept), None) if self.store.is_whole(&kept.tree) => self.push_whole(tag, kept).await?,
+            (Some(kept), Some(wanted)) => {
+                match kept.tree.image_for(wanted, |node| self.store.has_blobs(node)) {
+                    Some(node) => self.push_child(tag, node).await?,
+                    None => self.push_image(tag, platform).await?,
+                }
+            }
+            _ => self.push_image(tag, platform).await?,
+        };
+        let say = |kind| (self.tell)(Progress { id: String::new(), kind });
+        let original = kept.filter(|_| platform.is_none()).and_then(|kept| kept.tree.root());
+        let original = original.map(pushed_of).filter(|original| original.digest != pushed.digest);
+        let (digest, size) = (pushed.digest, pushed.size);
+        if let Some(original) = original {
+            say(ProgressKind::OnePlatform { original, selected: pushed });
+        }
+        // Programs take the last record for that of the push.
+        say(ProgressKind::PushedTag { tag: tag.to_owned(), digest, size });
+        Ok(())
+    }
+
+    /// Pushes what is for the image's own platform.
+    async fn push_image(&self, tag: &str, platform: Option<&Platform>) -> Result<Pushed> {
+        check_platform(&self.image, &self.reference, platform)?;
         let layers = self.send_layers().await?;
         let target = self.target();
         let config = Blob {
@@ -172,21 +196,23 @@ impl Push {
         let bytes = bytes::Bytes::from(bytes);
         let digest = Digest::sha256(Sha256::digest(&bytes).into());
         target.send_manifest(tag, &media_type, &bytes, &digest).await?;
-        let (store, image, name) = (self.store.clone(), self.image.id, self.reference.at(digest));
-        tokio::task::spawn_blocking(move || store.note_pushed(&image, &name))
-            .await
-            .map_err(|_| Error::Unavailable { what: "the engine is shutting down".into() })??;
-        Ok((digest, bytes.len() as u64))
+        self.note(digest, None).await?;
+        Ok(Pushed { media_type, digest, size: bytes.len() as u64 })
     }
 
-    fn target(&self) -> Target<'_> {
+    /// Notes that the registry has the image under this digest.
+    pub(super) async fn note(&self, digest: Digest, root: Option<Digest>) -> Result<()> {
+        let (store, image, name) = (self.store.clone(), self.image.id, self.reference.at(digest));
+        finished(tokio::task::spawn_blocking(move || store.note_pushed(&image, &name, root))).await
+    }
+
+    pub(super) fn target(&self) -> Target<'_> {
         Target { client: &self.client, repository: self.reference.repository(), auth: self.auth.as_ref() }
     }
 
     /// Sends all of them; what the manifest is to say of each, the lowest first.
     async fn send_layers(&self) -> Result<Vec<Descriptor>> {
-        let mut tasks = tokio::task::JoinSet::new();
-        let permits = Arc::new(Semaphore::new(PARALLEL));
+        let mut tasks = Vec::new();
         let mut seen = BTreeSet::new();
         let stop = Stop::default();
         // The highest first, as Docker tells of them.
@@ -210,50 +236,79 @@ impl Push {
                 file: Arc::new(file),
                 stop: stop.clone(),
             };
-            let permits = Arc::clone(&permits);
-            tasks.spawn(async move {
-                let _permit = permits.acquire().await;
-                if layer.stop.is_asked() { Err(Stop::error()) } else { layer.run().await }
-            });
+            tasks.push(layer.run());
         }
-        let (mut sent, mut failure) = (Vec::new(), None);
-        while let Some(done) = tasks.join_next().await {
-            let done = done
-                .map_err(|error| Error::Unavailable { what: format!("a push was cut off: {error}") })
-                .and_then(|done| done);
-            match done {
-                Ok(layer) => sent.push(layer),
-                Err(error) => {
-                    // The first counts; the others end because of it.
-                    failure.get_or_insert(error);
-                    stop.ask();
-                }
-            }
-        }
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
+        let sent = side_by_side(tasks, &stop).await?;
         let of =
             |diff_id: &Digest| sent.iter().find(|(known, _)| known == diff_id).map(|(_, sent)| sent.clone());
         Ok(self.image.diff_ids.iter().filter_map(of).collect())
     }
 
-    fn tell(&self, diff_id: &Digest, kind: ProgressKind) {
-        (self.tell)(Progress { id: diff_id.short(), kind });
+    pub(super) fn tell(&self, id: &Digest, kind: ProgressKind) {
+        (self.tell)(Progress { id: id.short(), kind });
+    }
+
+    /// Tells now and then how much of something was sent.
+    pub(super) fn teller(&self, id: Digest, total: u64) -> TellSent {
+        let (push, told) = (self.clone(), Mutex::new(0));
+        Arc::new(move |current| {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            // After a break it may be less than before.
+            if current >= *told + TELL_EVERY || current < *told || current == total {
+                *told = current;
+                push.tell(&id, ProgressKind::Pushing { current, total });
+            }
+        })
+    }
+
+    pub(super) fn tell_outcome(&self, id: &Digest, outcome: Outcome) {
+        let kind = match outcome {
+            Outcome::Existed => ProgressKind::LayerExists,
+            Outcome::Mounted(source) => ProgressKind::Mounted(source),
+            Outcome::Uploaded => ProgressKind::Pushed,
+        };
+        self.tell(id, kind);
     }
 }
 
-impl Clone for Push {
-    fn clone(&self) -> Self {
-        Self {
-            store: self.store.clone(),
-            client: Arc::clone(&self.client),
-            auth: self.auth.clone(),
-            reference: self.reference.clone(),
-            image: Arc::clone(&self.image),
-            tell: Arc::clone(&self.tell),
+/// Does all, a few at a time. After a failure the others are asked to end.
+pub(super) async fn side_by_side<T: Send + 'static>(
+    work: Vec<impl Future<Output = Result<T>> + Send + 'static>,
+    stop: &Stop,
+) -> Result<Vec<T>> {
+    let mut tasks = tokio::task::JoinSet::new();
+    let permits = Arc::new(Semaphore::new(PARALLEL));
+    for one in work {
+        let (permits, stop) = (Arc::clone(&permits), stop.clone());
+        tasks.spawn(async move {
+            let _permit = permits.acquire().await;
+            if stop.is_asked() { Err(Stop::error()) } else { one.await }
+        });
+    }
+    let (mut all, mut failure) = (Vec::new(), None);
+    while let Some(done) = tasks.join_next().await {
+        let done = done
+            .map_err(|error| Error::Unavailable { what: format!("a push was cut off: {error}") })
+            .and_then(|done| done);
+        match done {
+            Ok(done) => all.push(done),
+            Err(error) => {
+                // The first counts; the others end because of it.
+                failure.get_or_insert(error);
+                stop.ask();
+            }
         }
     }
+    failure.map_or(Ok(all), Err)
+}
+
+async fn finished<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
+    task.await.map_err(|_| Error::Unavailable { what: "the engine is shutting down".into() })?
+}
+
+/// A node as the registry is to have it.
+pub(super) fn pushed_of(node: &Node) -> Pushed {
+    Pushed { media_type: node.manifest.form().to_owned(), digest: node.digest, size: node.bytes.len() as u64 }
 }
 
 /// One layer on its way.
@@ -288,30 +343,12 @@ impl LayerPush {
     }
 
     async fn send(&self, blob: &Blob) -> Result<()> {
-        let (diff_id, total) = (self.row.diff_id, blob.size);
-        let told = Mutex::new(0);
-        let push = self.push.clone();
-        let tell: TellSent = Arc::new(move |current| {
-            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-            // After a break it may be less than before.
-            if current >= *told + TELL_EVERY || current < *told || current == total {
-                *told = current;
-                push.tell(&diff_id, ProgressKind::Pushing { current, total });
-            }
-        });
+        let diff_id = self.row.diff_id;
+        let tell = self.push.teller(diff_id, blob.size);
         let what = format!("the layer {}", diff_id.short());
         let outcome = self.push.target().send_blob(blob, &what, &self.sources, &self.stop, &tell).await?;
-        self.tell_outcome(outcome);
+        self.push.tell_outcome(&diff_id, outcome);
         Ok(())
-    }
-
-    fn tell_outcome(&self, outcome: Outcome) {
-        let kind = match outcome {
-            Outcome::Existed => ProgressKind::LayerExists,
-            Outcome::Mounted(source) => ProgressKind::Mounted(source),
-            Outcome::Uploaded => ProgressKind::Pushed,
-        };
-        self.push.tell(&self.row.diff_id, kind);
     }
 
     /// Sends it compressed, which takes no work where the registry has that from an earlier push.
@@ -323,7 +360,7 @@ impl LayerPush {
             let what = format!("the layer {}", diff_id.short());
             // What fails now is tried again, and told of, when the layer is sent.
             if let Ok(Some(outcome)) = self.push.target().find_blob(&digest, &what, &self.sources).await {
-                self.tell_outcome(outcome);
+                self.push.tell_outcome(&diff_id, outcome);
                 return Ok(Descriptor { media_type: GZIP.into(), ..descriptor(&digest, size) });
             }
         }

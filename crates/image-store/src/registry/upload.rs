@@ -366,14 +366,15 @@ impl Target<'_> {
         let _ = tokio::time::timeout(self.client.stall, asked).await;
     }
 
-    /// Names a manifest at the registry.
+    /// Names a manifest at the registry, by a tag or its digest. Whether the registry itself keeps account of
+    /// what the manifest refers to.
     pub(super) async fn send_manifest(
         &self,
         tag: &str,
         media_type: &str,
         bytes: &bytes::Bytes,
         digest: &Digest,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let place = Place::Path(format!("/v2/{}/manifests/{tag}", self.repository));
         let what = format!("the manifest of {}:{tag}", self.name());
         let mut attempt = 0;
@@ -383,7 +384,8 @@ impl Target<'_> {
                 |url: &str| self.client.http.put(url).header(CONTENT_TYPE, media_type).body(bytes.clone());
             let outcome = match self.at(&place, &gauge, &build).await {
                 Ok(response) if response.status().is_success() => {
-                    return self.check_digest(response.headers(), digest, &what);
+                    self.check_digest(response.headers(), digest, &what)?;
+                    return Ok(response.headers().contains_key("oci-subject"));
                 }
                 Ok(response) => self.refused(response, &what).await,
                 Err(error) => error,

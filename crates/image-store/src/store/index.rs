@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub(crate) struct Index {
     pub(crate) images: HashMap<Digest, Arc<ImageRecord>>,
     names: Names,
+    /// What names, and images by their ids, came by, where that is more than one manifest.
+    origins: HashMap<String, Digest>,
     pub(crate) layers: HashMap<Digest, LayerRow>,
 }
 
@@ -26,8 +28,9 @@ impl Index {
             index.add(image.id, image.config)?;
         }
         for row in database.names()? {
-            index.set_name(row.name, row.image);
+            index.set_name(row.name, row.image, None);
         }
+        index.origins.extend(database.origins()?);
         Ok(index)
     }
 
@@ -63,7 +66,11 @@ impl Index {
     }
 
     /// Gives a name to an image, taking it from another.
-    pub(super) fn set_name(&mut self, name: String, id: Digest) {
+    pub(super) fn set_name(&mut self, name: String, id: Digest, root: Option<Digest>) {
+        match root {
+            Some(root) => drop(self.origins.insert(name.clone(), root)),
+            None => drop(self.origins.remove(&name)),
+        }
         let before = self.names.insert(name, id);
         if let Some(before) = before {
             self.refresh(&before);
@@ -71,7 +78,23 @@ impl Index {
         self.refresh(&id);
     }
 
+    pub(super) fn set_origin(&mut self, image: &Digest, root: Digest) {
+        self.origins.insert(image.to_string(), root);
+    }
+
+    /// What a name, or the id of an image, leads to where that is more than one manifest.
+    pub(super) fn origin(&self, name: &str) -> Option<Digest> {
+        let id = || self.resolve(name).ok().map(|image| image.id.to_string());
+        self.origins.get(&self.stored_name(name).or_else(id)?).copied()
+    }
+
+    /// What anything here came by.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Digest> {
+        self.origins.values()
+    }
+
     pub(super) fn remove_name(&mut self, name: &str) {
+        self.origins.remove(name);
         if let Some(id) = self.names.remove(name) {
             self.refresh(&id);
         }
@@ -79,7 +102,15 @@ impl Index {
 
     pub(super) fn remove_image(&mut self, id: &Digest) {
         self.images.remove(id);
-        self.names.retain(|_, image| image != id);
+        self.origins.remove(&id.to_string());
+        let origins = &mut self.origins;
+        self.names.retain(|name, image| {
+            let is_kept = image != id;
+            if !is_kept {
+                origins.remove(name);
+            }
+            is_kept
+        });
     }
 
     pub(super) fn names_of(&self, id: &Digest) -> Vec<String> {
@@ -98,24 +129,31 @@ impl Index {
         }
     }
 
+    /// A name as it is kept, where it is one.
+    pub(super) fn stored_name(&self, name: &str) -> Option<String> {
+        self.known_name(name).map(|(name, _)| name.clone())
+    }
+
+    /// The name as it is kept, and the image's id.
+    fn known_name(&self, name: &str) -> Option<(&String, &Digest)> {
+        let reference = name.parse::<Reference>().ok()?;
+        let is_there = |(_, id): &(&String, &Digest)| self.images.contains_key(id);
+        let exact = self.names.get_key_value(&reference.to_string()).filter(is_there);
+        // With tag and digest both, the digest decides.
+        exact.or_else(|| {
+            let by_digest = reference.at(reference.digest()?).to_string();
+            self.names.get_key_value(&by_digest).filter(is_there)
+        })
+    }
+
     pub(super) fn resolve(&self, name: &str) -> Result<Arc<ImageRecord>> {
         let missing = || Error::NoSuchImage { name: name.to_owned() };
         let by_id = |id: &Digest| self.images.get(id).cloned();
         if let Ok(digest) = name.parse::<Digest>() {
             return by_id(&digest).ok_or_else(missing);
         }
-        if let Ok(reference) = name.parse::<Reference>() {
-            if let Some(image) = self.names.get(&reference.to_string()).and_then(by_id) {
-                return Ok(image);
-            }
-            // With tag and digest both, the digest decides.
-            if let Some(image) = reference
-                .digest()
-                .and_then(|digest| self.names.get(&reference.at(digest).to_string()))
-                .and_then(by_id)
-            {
-                return Ok(image);
-            }
+        if let Some(image) = self.known_name(name).and_then(|(_, id)| by_id(id)) {
+            return Ok(image);
         }
         let prefix = name.strip_prefix("sha256:").unwrap_or(name);
         if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {

@@ -57,9 +57,11 @@ impl Uploads {
         let Some((repository, rest)) = split(&request.path) else { return Answer::new(Vec::new()) };
         match (request.method.as_str(), rest) {
             ("PUT", rest) if rest.starts_with("manifests/") => {
+                let digest = format!("sha256:{}", sha256(&request.bytes));
+                let by_digest = format!("/v2/{repository}/manifests/{digest}");
                 kept.manifests.insert(request.path.clone(), request.bytes.clone());
-                Answer::status("201 Created")
-                    .with("Docker-Content-Digest", format!("sha256:{}", sha256(&request.bytes)))
+                kept.manifests.insert(by_digest, request.bytes.clone());
+                Answer::status("201 Created").with("Docker-Content-Digest", digest)
             }
             ("GET" | "HEAD", rest) if rest.starts_with("manifests/") => {
                 kept.manifests.get(&request.path).map_or_else(missing, |bytes| Answer::new(bytes.clone()))
