@@ -510,9 +510,14 @@ impl ImageStore {
                 what: format!("the layer {} was removed meanwhile: try again", gone.short()),
             });
         }
-        if let Some(gone) = origin.blobs.iter().find(|blob| !self.has_blob(blob)) {
+        let of_layers = layers.iter().filter(|layer| self.known_layer(&layer.diff_id).is_none());
+        let of_layers = of_layers.filter(|layer| !self.blob_path(&layer.blob).exists());
+        let others = origin.blobs.iter().filter(|blob| !self.has_blob(blob));
+        let gone =
+            of_layers.map(|layer| layer.blob.to_string()).chain(others.map(|blob| blob.digest.clone()));
+        if let Some(gone) = gone.into_iter().next() {
             return Err(Error::Unavailable {
-                what: format!("the blob {} was removed meanwhile: try again", gone.digest),
+                what: format!("the blob {gone} was removed meanwhile: try again"),
             });
         }
         self.make_implied(&diff_ids, &layers)?;

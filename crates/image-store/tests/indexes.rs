@@ -438,3 +438,58 @@ async fn an_index_of_several_names_with_lists_that_are_null_is_kept() -> Outcome
     assert_eq!(uploads.manifest("app", &digest), Some(artifact));
     Ok(())
 }
+
+#[tokio::test]
+async fn what_signs_one_image_and_what_signs_that_go_along() -> Outcome {
+    let (first, second) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (registry, uploads) = registry()?;
+    let image = Index::of_noise()?.images.remove(0);
+    let empty = b"{}".to_vec();
+    let signing = |subject: &[u8]| {
+        let config = named("application/vnd.oci.empty.v1+json", &empty);
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.example.signature",
+            "config": config, "layers": [config], "subject": named(MANIFEST, subject),
+        });
+        manifest.to_string().into_bytes()
+    };
+    let signature = signing(&image.manifest);
+    let countersigned = signing(&signature);
+    let stranger = signing(b"of nothing here");
+    let name = format!("{}/app:1", registry.host());
+    let mut root = named(MANIFEST, &image.manifest);
+    root["annotations"] = json!({ "io.containerd.image.name": name });
+    let entries =
+        [named(MANIFEST, &countersigned), named(MANIFEST, &stranger), root, named(MANIFEST, &signature)];
+    let mut parts = vec![
+        image.manifest.clone(),
+        image.config.clone(),
+        signature.clone(),
+        countersigned.clone(),
+        stranger.clone(),
+        empty.clone(),
+    ];
+    parts.extend(image.layers.iter().map(|layer| layer.bytes.clone()));
+    let store = open(first.path())?;
+    assert_eq!(load(&store, &layout(&entries, &parts)?)?, [name.as_str()]);
+    let mut saved = Vec::new();
+    store.save(std::slice::from_ref(&name), SavedForm::Whole, &mut saved)?;
+    let store = open(second.path())?;
+    let before = blobs(second.path())?;
+    load(&store, &saved)?;
+    let told = push(&store, &name, None).await?;
+    assert_eq!(instead(&told), None);
+    assert_eq!(uploads.manifest("app", "1").as_ref(), Some(&image.manifest));
+    let at = |bytes: &[u8]| uploads.manifest("app", &format!("sha256:{}", sha256(bytes)));
+    assert_eq!(at(&signature).as_ref(), Some(&signature));
+    assert_eq!(at(&countersigned).as_ref(), Some(&countersigned));
+    assert_eq!(at(&stranger), None);
+    for (subject, referrer) in [(&image.manifest, &signature), (&signature, &countersigned)] {
+        let listed = uploads.manifest("app", &format!("sha256-{}", sha256(subject))).ok_or("no list")?;
+        let listed: serde_json::Value = serde_json::from_slice(&listed)?;
+        assert_eq!(listed["manifests"][0]["digest"], named(MANIFEST, referrer)["digest"]);
+    }
+    store.remove(&name, false, &[])?;
+    assert_eq!(blobs(second.path())?, before);
+    Ok(())
+}

@@ -49,6 +49,19 @@ fn assert_whole(registry: &Registry, repository: &str, tag: &str, index: &Index)
     Ok(())
 }
 
+/// Checks that a registry has the signature of an index, and can tell which that is.
+fn assert_signed(registry: &Registry, repository: &str, index: &Index) -> Result<()> {
+    let signature = &index.referrers[0];
+    assert_eq!(registry.manifest(repository, &signature.digest())?.as_bytes(), signature.manifest);
+    // Debian's registry keeps no account of referrers.
+    let tag = format!("sha256-{}", sha256(&index.bytes));
+    let listed: Value = serde_json::from_str(&registry.manifest(repository, &tag)?)?;
+    let entry = &listed["manifests"][0];
+    assert_eq!(entry["digest"], signature.digest());
+    assert_eq!(entry["artifactType"], "application/vnd.example.signature");
+    Ok(())
+}
+
 /// Where a daemon runs what it says of the image it runs.
 fn run_for(daemon: &Daemon, name: &str, architecture: &str) -> Result<()> {
     let platform = format!("linux/{architecture}");
@@ -86,7 +99,7 @@ fn assert_listed(daemon: &Daemon, name: &str, index: &Index) -> Result<()> {
 #[test]
 fn an_index_goes_between_engines_and_a_registry_unchanged() -> Result<()> {
     let registry = Registry::start()?;
-    let index = index(1 << 20)?;
+    let index = index(1 << 20)?.signed();
     let name = format!("{}/team/multi:1", registry.host());
     let first = Daemon::start_empty(&[])?;
     load(&first, &index.layout(&name)?)?;
@@ -94,6 +107,7 @@ fn an_index_goes_between_engines_and_a_registry_unchanged() -> Result<()> {
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.out.contains(&format!("1: digest: {}", index.digest())), "{said:?}");
     assert_whole(&registry, "team/multi", "1", &index)?;
+    assert_signed(&registry, "team/multi", &index)?;
     let digests = first.docker_ok(&["image", "inspect", "-f", "{{.RepoDigests}}", &name])?;
     assert_eq!(digests, format!("[{}/team/multi@{}]", registry.host(), index.digest()));
     // Each platform runs, under a name that no registry has.
@@ -116,6 +130,7 @@ fn an_index_goes_between_engines_and_a_registry_unchanged() -> Result<()> {
     let said = second.cove(&["push", &copy])?;
     ensure!(said.code == 0 && !said.err.contains("Not all"), "{said:?}");
     assert_whole(&registry, "team/copy", "1", &index)?;
+    assert_signed(&registry, "team/copy", &index)?;
 
     // Of what was pulled, one platform is there.
     let third = Daemon::start_empty(&[])?;
