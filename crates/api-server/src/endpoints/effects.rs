@@ -11,6 +11,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::routes::{exec_spec, new_volume};
 
 const ROUTES: &str = concat!(
+    include_str!("../hijack.rs"),
     include_str!("../routes.rs"),
     include_str!("../routes/containers.rs"),
     include_str!("../routes/execs.rs"),
