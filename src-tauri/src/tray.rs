@@ -14,7 +14,7 @@ use tauri::menu::{IsMenuItem, Menu, MenuItem, PredefinedMenuItem, Submenu};
 use tauri::tray::{MouseButton, MouseButtonState, TrayIconBuilder, TrayIconEvent};
 use tauri::{AppHandle, Emitter, Manager, Wry};
 
-use crate::window;
+use crate::{commands, window};
 
 const ID: &str = "cove";
 /// Changes within this time become one change of the menu.
@@ -171,6 +171,11 @@ fn act(app: &AppHandle, id: &str) {
             }
         }
         Some(Action::Quit) => app.exit(0),
+        Some(Action::OpenUrl(url)) => {
+            if let Err(error) = commands::open_url(app.clone(), url) {
+                failed(app, &error);
+            }
+        }
         Some(Action::Call(command)) => {
             let (app, session) = (app.clone(), app.state::<Session>().inner().clone());
             tauri::async_runtime::spawn(async move {

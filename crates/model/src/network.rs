@@ -22,6 +22,8 @@ pub struct NetworkSpec {
     pub is_attachable: bool,
     /// Where addresses come from.
     pub ranges: Vec<RangeSpec>,
+    /// What was said to whoever chooses addresses; only shown.
+    pub ipam_options: Option<BTreeMap<String, String>>,
     /// The driver's options.
     pub options: BTreeMap<String, String>,
     /// User's key and value pairs.

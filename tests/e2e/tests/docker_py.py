@@ -50,6 +50,13 @@ assert "py-net" in stay.attrs["NetworkSettings"]["Networks"]
 assert client.networks.list(filters={"label": "a=b"})[0].id == network.id
 network.disconnect(stay)
 network.remove()
+# What nobody said of the addresses' options is not made up; Docker's command line says there are none.
+low = client.api
+ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet="10.215.9.0/24")])
+for said, wanted in [(ipam, None), ({**ipam, "Options": {}}, {})]:
+    made = low.create_network("py-ipam", ipam=said)["Id"]
+    assert low.inspect_network(made)["IPAM"]["Options"] == wanted, low.inspect_network(made)
+    low.remove_network(made)
 
 volume = client.volumes.create("py-volume")
 written = ["sh", "-c", "echo kept > /data/file"]

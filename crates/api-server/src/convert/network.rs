@@ -54,7 +54,7 @@ pub(crate) fn network(info: &NetworkInfo, with_members: bool) -> Network {
         driver: spec.driver.clone(),
         enable_ipv4: spec.has_v4,
         enable_ipv6: spec.has_v6,
-        ipam: Ipam { driver: "default".into(), options: (!info.is_predefined()).then(BTreeMap::new), config },
+        ipam: Ipam { driver: "default".into(), options: spec.ipam_options.clone(), config },
         internal: spec.is_internal,
         attachable: spec.is_attachable,
         ingress: false,
@@ -74,6 +74,11 @@ pub(crate) fn network_spec(request: CreateNetwork) -> ApiResult<NetworkSpec> {
             request.ipam.driver
         )));
     }
+    if let Some(name) = request.ipam.options.iter().flatten().map(|(name, _)| name).next() {
+        return Err(ApiError::unsupported(format!(
+            "option {name:?} of IPAM is not supported: the allocator has none"
+        )));
+    }
     let range = |config: IpamConfig| RangeSpec {
         subnet: config.subnet,
         range: config.ip_range,
@@ -88,6 +93,7 @@ pub(crate) fn network_spec(request: CreateNetwork) -> ApiResult<NetworkSpec> {
         is_internal: request.internal,
         is_attachable: request.attachable,
         ranges: request.ipam.config.into_iter().map(range).collect(),
+        ipam_options: request.ipam.options,
         options: request.options,
         labels: request.labels,
     })

@@ -280,7 +280,7 @@ pub(super) const CREATE_NETWORK: &[Field] = &[
                     done("AuxiliaryAddresses", r#"{"a":"192.0.2.7"}"#),
                 ],
             ),
-            refused("Options", "the allocator has none"),
+            partly("Options", "{}", "empty: the allocator has none"),
         ],
     ),
     done("EnableIPv4", "false").since(48),

@@ -176,9 +176,13 @@ impl ContainerRow {
         self.oom_killed = state.oom_killed;
         self.error = (!state.error.is_empty()).then(|| state.error.clone());
         self.auto_remove = page.host_config.auto_remove;
-        let networks = page.network_settings.networks.clone();
-        self.networks = networks.keys().cloned().collect();
-        self.endpoints = networks.into_iter().map(|(name, place)| Endpoint::of(name, place)).collect();
+        // The list's may lack the names.
+        let networks = &page.network_settings.networks;
+        if !networks.is_empty() {
+            self.networks = networks.keys().cloned().collect();
+            let places = networks.clone().into_iter();
+            self.endpoints = places.map(|(name, place)| Endpoint::of(name, place)).collect();
+        }
         if let Some(health) = &state.health {
             self.failing_streak = u32::try_from(health.failing_streak).unwrap_or(0);
         }
@@ -329,6 +333,21 @@ mod tests {
         row.enrich(&page);
         assert_eq!((row.started_at, row.finished_at), (Some(1_795_518_000_500), None));
         assert_eq!((row.shape, row.exit_code), (Shape::Failed, Some(137)));
+    }
+
+    #[test]
+    fn a_page_adds_the_names_a_container_has_on_its_networks() {
+        let mut row = row("running", "Up 3 minutes");
+        let place = EndpointSettings {
+            aliases: Some(vec!["store".into()]),
+            ip_address: "172.18.0.2".into(),
+            ..EndpointSettings::default()
+        };
+        let mut page = ContainerInspect::default();
+        page.network_settings.networks.insert("backend".into(), place);
+        row.enrich(&page);
+        assert_eq!(row.networks, ["backend"]);
+        assert_eq!((&*row.endpoints[0].ipv4, &*row.endpoints[0].aliases[0]), ("172.18.0.2", "store"));
     }
 
     #[test]

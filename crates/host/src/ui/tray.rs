@@ -26,12 +26,16 @@ pub enum Action {
     Run,
     /// End the program. Containers go on.
     Quit,
+    /// Open a container's port in the user's browser.
+    OpenUrl(String),
     /// Something for the engine.
     Call(Command),
 }
 
 /// More containers than this make no menu but a list, and the window has one.
 const MOST: usize = 16;
+/// Likewise of one container's ports.
+const MOST_PORTS: usize = 8;
 
 /// The menu for what there is.
 #[must_use]
@@ -67,6 +71,7 @@ pub fn action_of(id: &str) -> Option<Action> {
             "start-engine" => Action::Call(Command::EngineStart),
             _ => return None,
         },
+        Some(("open-url", url)) => Action::OpenUrl(url.to_owned()),
         Some((verb, id)) => {
             let id = id.to_owned();
             Action::Call(match verb {
@@ -149,19 +154,25 @@ fn mark(shape: Shape) -> char {
 fn container(row: &ContainerRow) -> Line {
     let id = &row.id;
     let line = |verb: &str, text: &str| action(&format!("{verb} {id}"), text);
-    let mut lines = match row.state.as_str() {
+    let urls = row.ports.iter().filter_map(|port| {
+        let url = port.url.as_ref()?;
+        Some(action(&format!("open-url {url}"), &format!("Open localhost:{}", port.host)))
+    });
+    let mut lines: Vec<_> = urls.take(MOST_PORTS).collect();
+    lines.extend(match row.state.as_str() {
         "running" => vec![line("stop", "Stop"), line("restart", "Restart")],
         "paused" => vec![line("resume", "Resume"), line("stop", "Stop")],
         "restarting" => vec![line("stop", "Stop")],
         "removing" => Vec::new(),
         _ => vec![line("start", "Start")],
-    };
+    });
     lines.push(Line::Label(row.image.clone()));
     Line::Submenu(format!("{} {}", mark(row.shape), row.title), lines)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::row::Port;
     use super::*;
 
     fn engine(state: Health) -> EngineState {
@@ -226,6 +237,25 @@ mod tests {
         );
         let Line::Submenu(_, web) = &lines[3] else { panic!("no submenu") };
         assert_eq!(web[0], Line::Action("stop id-web".into(), "Stop".into()));
+    }
+
+    #[test]
+    fn ports_can_be_opened_where_a_browser_can_show_them() {
+        let port = |host: u16, url: Option<&str>| Port {
+            host,
+            container: 80,
+            protocol: "tcp".into(),
+            url: url.map(Into::into),
+        };
+        let web = ContainerRow {
+            ports: vec![port(8080, Some("http://localhost:8080")), port(5353, None)],
+            ..row("web", None, "running", Shape::Running)
+        };
+        let lines = menu(&engine(Health::Running), &[web]);
+        let Line::Submenu(_, web) = &lines[2] else { panic!("no submenu") };
+        assert_eq!(texts(web)[..2], ["Open localhost:8080", "Stop"]);
+        let Line::Action(id, _) = &web[0] else { panic!("no action") };
+        assert_eq!(action_of(id), Some(Action::OpenUrl("http://localhost:8080".into())));
     }
 
     #[test]
