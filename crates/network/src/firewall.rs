@@ -61,30 +61,39 @@ pub(crate) struct Firewall {
     place: Arc<Place>,
     /// What is in force, and how many rules that are.
     applied: Option<(Rules, usize)>,
+    /// A socket with nothing unread. Kept, because closing one waits until the kernel has cleared up what was
+    /// removed, which takes milliseconds.
+    socket: Option<Nftables>,
 }
 
 impl Firewall {
     /// Of a place; nothing is made yet.
     pub(crate) fn new(place: Arc<Place>) -> Self {
-        Self { place, applied: None }
+        Self { place, applied: None, socket: None }
     }
 
     /// Puts rules in force, all at once; where only ports differ, only those.
     pub(crate) fn apply(&mut self, wanted: &Rules) -> Result<()> {
         let step = || "speak to the firewall";
-        // A socket each time: what a failure left unread in one would be taken for the next answer.
-        let nftables = self.place.nftables().doing(step)?;
+        // Not one of which a failure may have left something unread: that would be taken for the next answer.
+        let nftables = match self.socket.take() {
+            Some(nftables) => nftables,
+            None => self.place.nftables().doing(step)?,
+        };
         if let Some((applied, _)) = &mut self.applied
             && applied.bridges == wanted.bridges
             && change_ports(&nftables, applied, wanted).is_ok()
         {
-            forget_flows(&nftables, &applied.ports, &wanted.ports);
+            if forget_flows(&nftables, &applied.ports, &wanted.ports) {
+                self.socket = Some(nftables);
+            }
             applied.ports.clone_from(&wanted.ports);
             return Ok(());
         }
         let text = wanted.text();
         run(&self.place, &text)?;
         let had = self.applied.as_ref().map_or(&[][..], |(applied, _)| &applied.ports);
+        let nftables = self.place.nftables().doing(step)?;
         forget_flows(&nftables, had, &wanted.ports);
         // By what was asked for: who changes it in the moment after would change the kernel's count, too.
         self.applied = Some((wanted.clone(), count_rules(&text)));
@@ -149,14 +158,16 @@ fn change_ports(nftables: &Nftables, applied: &Rules, wanted: &Rules) -> std::io
 }
 
 /// Ends the flows that ports led elsewhere before. A failure costs a sender of UDP some seconds, no more.
-fn forget_flows(nftables: &Nftables, had: &[(Published, IpAddr)], wanted: &[(Published, IpAddr)]) {
+fn forget_flows(nftables: &Nftables, had: &[(Published, IpAddr)], wanted: &[(Published, IpAddr)]) -> bool {
     let gone = had.iter().filter(|(port, _)| !wanted.iter().any(|(other, _)| other == port));
     let new = wanted.iter().filter(|port| !had.contains(port));
     let changed: Vec<_> =
         gone.map(|(port, _)| (port, None)).chain(new.map(|(port, target)| (port, Some(*target)))).collect();
-    if let Err(error) = conntrack::forget_stale(nftables, &changed) {
+    let forgotten = conntrack::forget_stale(nftables, &changed);
+    if let Err(error) = &forgotten {
         tracing::debug!(%error, "flows to published ports could not be ended");
     }
+    forgotten.is_ok()
 }
 
 fn map_of(port: &Published) -> &'static str {
