@@ -32,7 +32,8 @@ pub struct Config {
     pub ranges: Vec<Range>,
     /// Whether there is no way out of it.
     pub is_internal: bool,
-    /// The largest packet of its interfaces, in bytes.
+    /// The largest packet of its interfaces, in bytes; none is that of the way out of this computer, if that
+    /// has less than 1500, when the first member comes.
     pub mtu: Option<u32>,
 }
 
@@ -157,6 +158,8 @@ pub(crate) struct Network {
 struct Up {
     /// The bridge, or what members stand on.
     index: u32,
+    /// The largest packet of its interfaces; none is the kernel's 1500 bytes.
+    mtu: Option<u32>,
     pools: Vec<(Range, Pool)>,
 }
 
@@ -213,9 +216,13 @@ impl Network {
         }
         let ranges = if self.config.ranges.is_empty() { fallback } else { self.config.ranges.clone() };
         let step = || format!("make the network {}", self.config.id.get(..12).unwrap_or(&self.config.id));
+        // What goes out and is larger would be cut up, or lost where a VPN's messages about it are.
+        let goes_out = matches!(self.config.kind, Kind::Bridge { .. }) && !self.config.is_internal;
+        let uplink = || (goes_out && place.holder().is_none()).then(uplink_mtu).flatten();
+        let mtu = self.config.mtu.or_else(uplink);
         // One that is there must be ours: by its note, or, where a crash came before that, by its name.
         let bridge = |name: &str| -> Result<()> {
-            match netlink.add_bridge(name, owner, self.config.mtu) {
+            match netlink.add_bridge(name, owner, mtu) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                     let has_own_name = ["cove0", "cv", "dm-"].iter().any(|own| name.starts_with(own));
                     let is_ours = netlink.owned_by(owner).doing(step)?.iter().any(|own| own == name);
@@ -262,7 +269,7 @@ impl Network {
             }
         };
         let pools = ranges.into_iter().map(|range| (range.clone(), Pool::new(&range))).collect();
-        self.up = Some(Up { index, pools });
+        self.up = Some(Up { index, mtu, pools });
         Ok(())
     }
 
@@ -352,10 +359,9 @@ impl Network {
         request: &Request,
         addresses: &[Address],
     ) -> Result<Endpoint> {
-        let index = self.up.as_ref().map_or(0, |up| up.index);
+        let (index, mtu) = self.up.as_ref().map_or((0, None), |up| (up.index, up.mtu));
         let mac = request.mac.unwrap_or_else(|| mac_of(addresses, key));
-        let mut peer =
-            Peer { name: &request.inner, namespace: namespace.as_fd(), mac: Some(mac), mtu: self.config.mtu };
+        let mut peer = Peer { name: &request.inner, namespace: namespace.as_fd(), mac: Some(mac), mtu };
         let step = || {
             format!("connect a container to network {}", self.config.id.get(..12).unwrap_or(&self.config.id))
         };
@@ -516,6 +522,27 @@ pub(crate) fn routes() -> Vec<Subnet> {
     four.lines().skip(1).filter_map(route).chain(six.lines().filter_map(route6)).collect()
 }
 
+/// The largest packet of the interface that the default route goes by, where it is less than usual: a VPN's.
+fn uplink_mtu() -> Option<u32> {
+    const USUAL: u32 = 1500;
+    let routes = std::fs::read_to_string("/proc/net/route").ok()?;
+    let interface = default_interface(&routes)?;
+    let mtu = std::fs::read_to_string(format!("/sys/class/net/{interface}/mtu")).ok()?;
+    mtu.trim().parse().ok().filter(|mtu| *mtu < USUAL)
+}
+
+/// The interface of the default route with the lowest metric.
+fn default_interface(routes: &str) -> Option<&str> {
+    let default = routes.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [interface, "00000000", _, _, _, _, metric, "00000000", ..] = fields.as_slice() else {
+            return None;
+        };
+        Some((metric.parse::<u32>().ok()?, *interface))
+    });
+    default.min().map(|(_, interface)| interface)
+}
+
 /// A line of `/proc/net/route` (proc_net(5)): addresses are hexadecimal in the machine's order.
 fn route(line: &str) -> Option<Subnet> {
     let fields: Vec<&str> = line.split_whitespace().collect();
@@ -562,6 +589,16 @@ pub(crate) fn free_subnet6(owner: &str, used: &[Subnet]) -> Result<Subnet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_way_out_is_the_default_route_with_the_lowest_metric() {
+        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+                      wlan0\t00000000\t0101A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\n\
+                      tun0\t00000000\t00000000\t0001\t0\t0\t50\t00000000\t0\t0\t0\n\
+                      eth1\t0000600A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+        assert_eq!(default_interface(routes), Some("tun0"));
+        assert_eq!(default_interface("Iface\n"), None);
+    }
 
     #[test]
     fn a_subnet_is_found_that_nobody_uses() {
