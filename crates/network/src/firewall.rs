@@ -138,20 +138,31 @@ impl Firewall {
     }
 }
 
+/// What has to be taken out of the maps, and what put in after that.
+fn difference(
+    applied: &[(Published, IpAddr)],
+    wanted: &[(Published, IpAddr)],
+) -> (Vec<Element>, Vec<Element>) {
+    let only = |these: &[(Published, IpAddr)], those: &[(Published, IpAddr)]| {
+        let left = these.iter().filter(|port| !those.contains(port));
+        left.map(|(port, target)| element(port, *target)).collect()
+    };
+    (only(applied, wanted), only(wanted, applied))
+}
+
 /// Takes out the ports that are no longer wanted, and puts in those that are new.
 fn change_ports(nftables: &Nftables, applied: &Rules, wanted: &Rules) -> std::io::Result<()> {
     // The kernel answers each request, and a socket holds only so many answers.
     const AT_ONCE: usize = 64;
-    let gone: Vec<_> = applied.ports.iter().filter(|port| !wanted.ports.contains(port)).collect();
-    let new: Vec<_> = wanted.ports.iter().filter(|port| !applied.ports.contains(port)).collect();
+    let (gone, new) = difference(&applied.ports, &wanted.ports);
     for some in gone.chunks(AT_ONCE) {
         let mut batch = Batch::new();
-        some.iter().for_each(|(port, target)| batch.remove(&wanted.table, &element(port, *target)));
+        some.iter().for_each(|element| batch.remove(&wanted.table, element));
         nftables.commit(batch)?;
     }
     for some in new.chunks(AT_ONCE) {
         let mut batch = Batch::new();
-        some.iter().for_each(|(port, target)| batch.add(&wanted.table, &element(port, *target)));
+        some.iter().for_each(|element| batch.add(&wanted.table, element));
         nftables.commit(batch)?;
     }
     Ok(())
@@ -346,7 +357,10 @@ fn run(place: &Place, script: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::ports::Protocol;
@@ -404,6 +418,68 @@ mod tests {
         let text = rules.text();
         assert!(text.contains("iifname \"b\" oifname \"b\" drop"), "{text}");
         assert!(!text.contains("iifname \"b\" oifname \"b\" accept"), "{text}");
+    }
+
+    /// Ports by what only one container can have, each with where it leads.
+    fn some_ports() -> impl Strategy<Value = Vec<(Published, IpAddr)>> {
+        let address = prop_oneof![
+            Just(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            Just(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            Just(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+            Just(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        ];
+        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+        // Few numbers, so that the same are there before and after.
+        proptest::collection::btree_map((address, protocol, 1_u16..6), (1_u16..4, 1_u8..4), 0..12).prop_map(
+            |map| {
+                let port =
+                    |((address, protocol, outer), (inner, host)): ((IpAddr, Protocol, u16), (u16, u8))| {
+                        let target: IpAddr = match address {
+                            IpAddr::V4(_) => Ipv4Addr::new(10, 0, 0, host).into(),
+                            IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).into(),
+                        };
+                        (Published { inner, protocol, address, outer }, target)
+                    };
+                map.into_iter().map(port).collect()
+            },
+        )
+    }
+
+    /// The maps as the kernel keeps them.
+    fn maps(ports: &[(Published, IpAddr)]) -> BTreeMap<(&'static str, Vec<u8>), Vec<u8>> {
+        ports
+            .iter()
+            .map(|(port, target)| element(port, *target))
+            .map(|element| ((element.map, element.key), element.value))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_leads_from_any_ports_to_any_others(had in some_ports(), wanted in some_ports()) {
+            let mut kernel = maps(&had);
+            let (gone, new) = difference(&had, &wanted);
+            for element in gone {
+                // The kernel refuses to take out what is not there, or leads elsewhere.
+                prop_assert_eq!(kernel.remove(&(element.map, element.key)), Some(element.value));
+            }
+            for element in new {
+                // And to put in what is there.
+                prop_assert_eq!(kernel.insert((element.map, element.key), element.value), None);
+            }
+            prop_assert_eq!(kernel, maps(&wanted));
+        }
+
+        #[test]
+        fn written_whole_each_port_is_there_once_and_no_rule_is_more(ports in some_ports()) {
+            let bridges = vec![bridge("b", "10.0.0.0/24", false), bridge("c", "10.1.0.0/24", true)];
+            let empty = Rules { table: "t".into(), bridges, ports: vec![], has_clients: false };
+            let rules = count_rules(&empty.text());
+            let full = Rules { ports: ports.clone(), ..empty };
+            let text = full.text();
+            prop_assert_eq!(text.matches(" : 10.0.0.").count() + text.matches(" : fd00::").count(), ports.len());
+            prop_assert_eq!(count_rules(&text), rules);
+        }
     }
 
     #[test]

@@ -117,8 +117,14 @@ fn between(client: &Client) -> Result<Reached> {
     let _free = Ended(spawn(&serving, &["serve", &INNER.to_string()])?);
     let _pinned = Ended(spawn(&pinned(&serving), &["serve", &(INNER + 1).to_string()])?);
     std::thread::sleep(Duration::from_millis(300));
+    // The median of three: what else the processors do counts for much here.
     let one = |prefix: &[String], what: &str, host: &str, port: u16| -> Result<f64> {
-        figures(prefix, &[what, &format!("{host}:{port}")])?.first().copied().context("no figure")
+        let mut all = Vec::with_capacity(3);
+        for _ in 0..3 {
+            all.extend(figures(prefix, &[what, &format!("{host}:{port}")])?);
+        }
+        all.sort_by(f64::total_cmp);
+        all.get(1).copied().context("no figure")
     };
     let resolver = resolver_of(&a)?;
     let names = figures(&asking, &["names", &format!("bench-b@{resolver}:53")]).ok();

@@ -208,6 +208,9 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(50)).await;
             let listener = tokio::net::UnixListener::bind(state.join("cove.sock")).unwrap();
             let (mut stream, _) = listener.accept().await.unwrap();
+            // Read first: a socket that is closed with something unread takes back what it has sent.
+            let mut request = [0; 4096];
+            assert!(tokio::io::AsyncReadExt::read(&mut stream, &mut request).await.unwrap() > 0);
             let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
             tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
         };
