@@ -207,6 +207,11 @@ fn take_version(uri: &mut Uri) -> Result<u32, ApiError> {
     Ok(minor)
 }
 
+/// Runs what reads much from disk, while this thread's other requests go on on another.
+fn beside<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
+}
+
 fn router(engine: Engine) -> Router {
     Router::new()
         .route("/_ping", get(system::ping).head(system::ping))

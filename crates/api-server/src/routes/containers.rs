@@ -108,7 +108,7 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
         // Into memory, with names for keys: that can't fail.
         let text = |written| serde_json::to_vec(&container_summary(&info, written, at)).unwrap_or_default();
         if with_size {
-            body.extend(text(Some(sizes(&engine, &info))));
+            body.extend(text(Some(super::beside(|| sizes(&engine, &info)))));
         } else {
             // All of it is the container's but how long it has been so.
             body.extend(info.memo.get(&status_text(&info, at), || text(None)).iter());
@@ -228,7 +228,7 @@ pub(super) async fn inspect(
     raw: RawQuery,
 ) -> ApiResult<Response> {
     let info = engine.inspect(&id)?;
-    let written = query(raw).flag("size").then(|| sizes(&engine, &info));
+    let written = query(raw).flag("size").then(|| super::beside(|| sizes(&engine, &info)));
     Ok(Json(container_inspect(&info, written)).into_response())
 }
 

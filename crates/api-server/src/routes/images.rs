@@ -48,7 +48,10 @@ pub(super) async fn list(State(engine): State<Engine>, raw: RawQuery) -> ApiResu
     let (before, since) = (created("before")?, created("since")?);
     let until = filters.until(now())?;
     let shared: HashMap<_, _> = if query.flag("shared-size") {
-        engine.images().disk_usage().into_iter().map(|(id, _, shared)| (id, shared)).collect()
+        super::beside(|| engine.images().disk_usage())
+            .into_iter()
+            .map(|(id, _, shared)| (id, shared))
+            .collect()
     } else {
         HashMap::new()
     };

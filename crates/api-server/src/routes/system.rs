@@ -166,7 +166,8 @@ pub(super) async fn disk_usage(State(engine): State<Engine>, raw: RawQuery) -> A
     let is_verbose = query.flag("verbose");
     let mut answer = DiskUsage::default();
     if is_wanted("image") {
-        let (all, layers) = (images_usage(&engine)?, int(engine.images().layers_size()));
+        let (all, layers) = super::beside(|| (images_usage(&engine), int(engine.images().layers_size())));
+        let all = all?;
         let used =
             |image: &ImageSummary| if image.containers > 0 { image.size - image.shared_size } else { 0 };
         let usage = KindUsage {
@@ -180,7 +181,7 @@ pub(super) async fn disk_usage(State(engine): State<Engine>, raw: RawQuery) -> A
         answer.image_usage = Some(listed(usage, all, &mut answer.images, is_verbose));
     }
     if is_wanted("container") {
-        let all = containers_usage(&engine)?;
+        let all = super::beside(|| containers_usage(&engine))?;
         let is_active =
             |row: &&ContainerSummary| ["running", "paused", "restarting"].contains(&row.state.as_str());
         let total_size: i64 = all.iter().filter_map(|row| row.size_rw).sum();
