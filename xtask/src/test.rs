@@ -15,12 +15,16 @@ pub(crate) fn test() -> Result<()> {
     npm(&["run", "check"])?;
     npm(&["run", "canary"])?;
     npm(&["test"])?;
+    // Clients of others; what their packages would run at their installation is not needed.
+    let clients = root().join("tests/e2e/node");
+    let folder = clients.display().to_string();
+    run("npm", &["ci", "--prefix", &folder, "--ignore-scripts", "--no-audit", "--no-fund"])?;
     // Tests start programs of the workspace, so those are built first.
     run("cargo", &["build", "--workspace"])?;
     let image = root().join("target/test-busybox.tar");
     support::image::write_busybox(&image).context("failed to make the tests' image")?;
     let mut tests = command("cargo", &["test", "--workspace", "--no-fail-fast"]);
-    tests.env("COVE_TEST_IMAGE_TAR", &image);
+    tests.env("COVE_TEST_IMAGE_TAR", &image).env("NODE_PATH", clients.join("node_modules"));
     run_command(tests)
 }
 

@@ -147,6 +147,40 @@ fn docker_py_takes_its_ordinary_paths() -> Result<()> {
     Ok(())
 }
 
+/// Clients that come by npm, by `NODE_PATH`.
+fn node_client(name: &str) -> Result<()> {
+    if !support::is_root()? {
+        support::skip("a bridge needs root");
+        return Ok(());
+    }
+    let node = |script: &str| {
+        let mut command = stdx::process::command("node");
+        command.env("NODE_PATH", std::env::var_os("NODE_PATH").unwrap_or_default()).args(["-e", script]);
+        command
+    };
+    if !node(&format!("require('{name}')")).output().is_ok_and(|output| output.status.success()) {
+        support::skip(&format!("NODE_PATH leads to no {name} (npm ci --prefix tests/e2e/node)"));
+        return Ok(());
+    }
+    let daemon = Daemon::start()?;
+    let mut command = node(include_str!("../node/clients.js"));
+    // Its helper is an image of its own, which is not at hand.
+    command.env("TESTCONTAINERS_RYUK_DISABLED", "true");
+    let output = command.env("DOCKER_HOST", daemon.address()).env("COVE_CLIENT", name).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn dockerode_takes_its_ordinary_paths() -> Result<()> {
+    node_client("dockerode")
+}
+
+#[test]
+fn testcontainers_take_their_ordinary_paths() -> Result<()> {
+    node_client("testcontainers")
+}
+
 const FILE: &str = r#"
 name: NAME
 services:
