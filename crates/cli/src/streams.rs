@@ -69,12 +69,15 @@ struct Events {
     decoder: FrameDecoder,
     /// Of the next one, what has come.
     partial: Vec<u8>,
-    last: Option<RunEvent>,
+    /// What was made. The end may come with it, in one piece.
+    first: Option<RunEvent>,
+    /// The exit code.
+    ended: Option<i64>,
 }
 
 impl Events {
     fn take(&mut self, chunk: &[u8]) -> Outcome<()> {
-        let Self { decoder, partial, last } = self;
+        let Self { decoder, partial, first, ended } = self;
         let mut outcome = Ok(());
         decoder.decode(chunk, |channel, payload, end| match channel {
             Channel::Stdout => printer::bytes(payload),
@@ -82,8 +85,11 @@ impl Events {
             Channel::System => {
                 partial.extend_from_slice(payload);
                 if end == FrameEnd::Yes {
-                    match serde_json::from_slice(partial) {
-                        Ok(event) => *last = Some(event),
+                    match serde_json::from_slice::<RunEvent>(partial) {
+                        Ok(event) => {
+                            *ended = event.status_code.or(*ended);
+                            first.get_or_insert(event);
+                        }
                         Err(error) => {
                             outcome = Err(Failure::new(format!("the engine's answer is malformed: {error}")));
                         }
@@ -108,7 +114,7 @@ impl Running {
                 return Err(Failure::new("the engine went away before the container ran"));
             }
             events.take(buffer.get(..length).unwrap_or_default())?;
-            if let Some(made) = events.last.clone() {
+            if let Some(made) = events.first.clone() {
                 return Ok((Self { reader, writer, events }, made));
             }
         }
@@ -123,7 +129,7 @@ impl Running {
                 printer::flush();
                 let length = reader.read(&mut buffer).await?;
                 if length == 0 {
-                    return Ok(events.last.and_then(|event| event.status_code));
+                    return Ok(events.ended);
                 }
                 events.take(buffer.get(..length).unwrap_or_default())?;
             }
@@ -153,4 +159,25 @@ async fn carry_input(mut writer: Writer) {
     }
     // The container sees the end of its input.
     let _ = writer.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_known_though_the_end_comes_with_it() {
+        let frame = |text: &str| {
+            let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+            [&[3, 0, 0, 0][..], &length, text.as_bytes()].concat()
+        };
+        let stream = [frame(r#"{"Id":"a","Warnings":["w"]}"#), frame(r#"{"StatusCode":3}"#)].concat();
+        for cut in 0..stream.len() {
+            let mut events = Events::default();
+            let (before, after) = stream.split_at(cut);
+            events.take(before).and_then(|()| events.take(after)).unwrap();
+            let made = events.first.unwrap();
+            assert_eq!((made.id.as_str(), made.warnings.len(), events.ended), ("a", 1, Some(3)), "{cut}");
+        }
+    }
 }
