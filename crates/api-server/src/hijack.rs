@@ -99,12 +99,7 @@ impl Hijack {
             let Ok(upgraded) = on_upgrade.await else { return };
             let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(upgraded));
             let (mut output, mut input) = stream.into_split();
-            let carry_in = async {
-                let detached = carry_input(&mut from_client, &mut input, detach).await;
-                // Half closed: the container sees the end of its input, the client still its output.
-                let _ = input.shutdown().await;
-                detached
-            };
+            let carry_in = carry_input(&mut from_client, &mut input, detach);
             let carry_out = async {
                 headers_are_read(socket).await;
                 to_client.write_all(&prelude).await?;
@@ -137,11 +132,7 @@ impl Hijack {
             if has_started {
                 let is_terminal = detach.is_some();
                 let (mut output, mut input) = stream.into_split();
-                let carry_in = async {
-                    let detached = carry_input(&mut from_client, &mut input, detach).await;
-                    let _ = input.shutdown().await;
-                    detached
-                };
+                let carry_in = carry_input(&mut from_client, &mut input, detach);
                 let carry_out = async {
                     if !is_terminal {
                         return copy(&mut output, &mut to_client).await;
@@ -310,7 +301,18 @@ async fn copy(
     }
 }
 
+/// Half closes at the end: the container sees the end of its input, the client still its output.
 async fn carry_input(
+    from: &mut ReadHalf<TokioIo<Upgraded>>,
+    to: &mut (impl AsyncWriteExt + Unpin),
+    detach: Option<DetachKeys>,
+) -> Input {
+    let ended = copy_input(from, to, detach).await;
+    let _ = to.shutdown().await;
+    ended
+}
+
+async fn copy_input(
     from: &mut ReadHalf<TokioIo<Upgraded>>,
     to: &mut (impl AsyncWriteExt + Unpin),
     mut detach: Option<DetachKeys>,

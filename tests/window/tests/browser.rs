@@ -17,22 +17,43 @@ fn built_ui() -> Result<Assets, Missing> {
     Assets::folder(dist).map_err(|error| Missing(error.to_string()))
 }
 
+/// The UI of an engine, served until told to end.
+struct Served {
+    url: String,
+    session: Session,
+    stop: tokio::sync::oneshot::Sender<()>,
+    server: tokio::task::JoinSet<Result<(), host::web::Error>>,
+}
+
+impl Served {
+    async fn start(engine: &Engine, assets: Assets) -> anyhow::Result<Self> {
+        let session = Session::new(Target { endpoint: engine.address.parse()?, origin: Origin::Named });
+        let web = Web::bind("127.0.0.1:0".parse()?, assets, session.clone()).await?;
+        let url = web.url();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let mut server = tokio::task::JoinSet::new();
+        server.spawn(web.serve(async { drop(stopped.await) }));
+        Ok(Self { url, session, stop, server })
+    }
+
+    async fn end(mut self) -> anyhow::Result<()> {
+        self.session.close().await;
+        drop(self.stop);
+        self.server.join_next().await.context("a server")???;
+        Ok(())
+    }
+}
+
 #[tokio::test]
 async fn a_browser_gets_in_once_runs_a_container_and_stays_in() -> anyhow::Result<()> {
     let Some(assets) = or_skip(built_ui()) else { return Ok(()) };
     let Some(desktop) = or_skip(Desktop::start().await) else { return Ok(()) };
     let Some(engine) = or_skip(Engine::start().await) else { return Ok(()) };
-    let target = Target { endpoint: engine.address.parse()?, origin: Origin::Named };
-    let session = Session::new(target);
-    let web = Web::bind("127.0.0.1:0".parse()?, assets, session.clone()).await?;
-    let url = web.url();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut server = tokio::task::JoinSet::new();
-    server.spawn(web.serve(async { drop(stopped.await) }));
+    let served = Served::start(&engine, assets).await?;
 
     let driven = desktop.browse().await?;
     let browser = &driven.client;
-    browser.goto(&url).await?;
+    browser.goto(&served.url).await?;
     see(browser, "//button[@data-testid='welcome']").await?.click().await?;
     see(browser, "//*[@data-state='running']").await?;
     wait_for("its log", 20, async || {
@@ -50,17 +71,14 @@ async fn a_browser_gets_in_once_runs_a_container_and_stays_in() -> anyhow::Resul
 
     // Another browser with the same address comes too late.
     let other = desktop.browse().await?;
-    other.client.goto(&url).await?;
+    other.client.goto(&served.url).await?;
     let refused = see(&other.client, "//*[@class='refused']").await?.text().await?;
     assert!(refused.contains("This address was used before"), "{refused}");
     other.client.goto(&address).await?;
     see(&other.client, "//*[@class='refused']").await?;
     other.client.close().await?;
 
-    session.close().await;
-    drop(stop);
-    server.join_next().await.context("a server")???;
-    Ok(())
+    served.end().await
 }
 
 #[tokio::test]
@@ -72,20 +90,12 @@ async fn networks_and_volumes_are_the_same_in_a_browser() -> anyhow::Result<()> 
     if or_skip(bridged.ok_or_else(|| Missing("the engine has no bridge (root and nft)".into()))).is_none() {
         return Ok(());
     }
-    let session = Session::new(Target { endpoint: engine.address.parse()?, origin: Origin::Named });
-    let web = Web::bind("127.0.0.1:0".parse()?, assets, session.clone()).await?;
-    let url = web.url();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut server = tokio::task::JoinSet::new();
-    server.spawn(web.serve(async { drop(stopped.await) }));
+    let served = Served::start(&engine, assets).await?;
 
     let driven = desktop.browse().await?;
-    driven.client.goto(&url).await?;
+    driven.client.goto(&served.url).await?;
     story::networks_and_volumes(&driven.client, &engine).await?;
     driven.client.close().await?;
 
-    session.close().await;
-    drop(stop);
-    server.join_next().await.context("a server")???;
-    Ok(())
+    served.end().await
 }

@@ -1,6 +1,6 @@
 //! What containers reach each other by, and what reaches them.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -148,23 +148,20 @@ fn resolver_of(pid: &str) -> Result<String> {
 }
 
 /// This program's [`probe`], behind the words that bring it to a namespace.
-fn words(prefix: &[String], args: &[&str]) -> Result<Vec<String>> {
+fn probing(prefix: &[String], args: &[&str]) -> Result<Command> {
     let exe = std::env::current_exe()?.display().to_string();
-    let own = [exe, "probe".to_owned()].into_iter().chain(args.iter().map(ToString::to_string));
-    Ok(prefix.iter().cloned().chain(own).collect())
+    let before = prefix.iter().map(String::as_str);
+    let words: Vec<&str> = before.chain([exe.as_str(), "probe"]).chain(args.iter().copied()).collect();
+    let (program, rest) = words.split_first().context("no words")?;
+    Ok(command(program, rest))
 }
 
 fn spawn(prefix: &[String], args: &[&str]) -> Result<Child> {
-    let words = words(prefix, args)?;
-    let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-    let program = words.first().context("no words")?;
-    command(program, &rest).stdout(Stdio::null()).spawn().with_context(|| format!("failed to run {program}"))
+    probing(prefix, args)?.stdout(Stdio::null()).spawn().context("failed to run the probe's server")
 }
 
 fn figures(prefix: &[String], args: &[&str]) -> Result<Vec<f64>> {
-    let words = words(prefix, args)?;
-    let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-    let output = command(words.first().context("no words")?, &rest).output()?;
+    let output = probing(prefix, args)?.output()?;
     ensure!(output.status.success(), "probe {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout)?.lines().map(|line| Ok(line.parse()?)).collect()
 }
