@@ -1,0 +1,3 @@
+//! `cove-agent`: the first process of a machine's guest.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The versioned contract between a machine's host and its guest.
