@@ -1,3 +1,46 @@
 //! `cove-agent`: the first process of a machine's guest.
+//!
+//! It mounts what there is, says hello to the host, becomes what the host wants it to be, keeps the engine running, and
+//! powers off when told to. [`boot`] is what happens before the host is spoken to, [`control`] the conversation.
 
-fn main() {}
+mod boot;
+mod children;
+mod control;
+mod disk;
+mod engine;
+mod execute;
+mod listeners;
+mod network;
+mod report;
+mod resolver;
+mod shares;
+mod shutdown;
+mod streams;
+mod sys;
+mod system;
+
+use std::io::Write;
+
+fn main() -> std::process::ExitCode {
+    if std::process::id() != 1 {
+        tell(format_args!(
+            "cove-agent {} is the first process of a machine's guest",
+            env!("CARGO_PKG_VERSION")
+        ));
+        return std::process::ExitCode::from(2);
+    }
+    let outcome = boot::boot().and_then(|booted| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(control::run(booted))
+    });
+    if let Err(error) = outcome {
+        tell(format_args!("cove-agent: {error:#}"));
+    }
+    sys::power_off()
+}
+
+/// A line on the console, which the host keeps.
+pub(crate) fn tell(line: std::fmt::Arguments<'_>) {
+    // Without a console there is nobody to tell.
+    let _ = std::io::stderr().write_fmt(format_args!("{line}\n"));
+}

@@ -1,0 +1,167 @@
+//! From the kernel's first process to a root file system: what happens before the host is spoken to.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_move};
+
+use crate::{sys, tell};
+
+/// How long a disk may take to appear.
+const DISK_DEADLINE: Duration = Duration::from_secs(10);
+/// No set-id programs, no devices, nothing to execute: for what is no file system of programs.
+const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// What the kernel's command line says, and where the start stands.
+#[derive(Debug)]
+pub(crate) struct Booted {
+    /// `cove.NAME=VALUE` of the kernel's command line.
+    options: HashMap<String, String>,
+}
+
+impl Booted {
+    /// `cove.NAME=` of the kernel's command line.
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
+        self.options.get(name).map(String::as_str)
+    }
+}
+
+/// Mounts what the kernel offers, loads the modules it came with, and makes the system image the root.
+pub(crate) fn boot() -> Result<Booted> {
+    kernel_mounts("")?;
+    let options = read_options(&fs::read_to_string("/proc/cmdline").context("failed to read /proc/cmdline")?);
+    load_modules()?;
+    let booted = Booted { options };
+    let system = booted.option("system").context("the kernel's command line names no cove.system")?;
+    enter_system(system).with_context(|| format!("failed to enter the system image on {system}"))?;
+    late_mounts()?;
+    sys::set_limits();
+    Ok(booted)
+}
+
+fn read_options(line: &str) -> HashMap<String, String> {
+    let words = line.split_whitespace().filter_map(|word| word.strip_prefix("cove.")?.split_once('='));
+    words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// /proc, /sys, /dev and /run below `root`.
+fn kernel_mounts(root: &str) -> Result<()> {
+    mount_new("proc", &format!("{root}/proc"), PLAIN, c"")?;
+    mount_new("sysfs", &format!("{root}/sys"), PLAIN, c"")?;
+    mount_new("devtmpfs", &format!("{root}/dev"), MountFlags::NOSUID, c"mode=0755")?;
+    mount_new("tmpfs", &format!("{root}/run"), MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")
+}
+
+/// Mounts a file system of no device; one that is there already is as good.
+fn mount_new(kind: &str, target: &str, flags: MountFlags, data: &CStr) -> Result<()> {
+    fs::create_dir_all(target).with_context(|| format!("failed to make {target}"))?;
+    match mount(kind, target, kind, flags, Some(data)) {
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("failed to mount {kind} on {target}")),
+    }
+}
+
+/// Loads what the initramfs lists, in that order; a kernel with everything built in has no list.
+fn load_modules() -> Result<()> {
+    let Ok(list) = fs::read_to_string("/modules.load") else { return Ok(()) };
+    for path in list.lines().filter(|line| !line.is_empty()) {
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .with_context(|| format!("failed to open {path}"))?;
+        match rustix::system::finit_module(&file, c"", 0) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // The module is for another machine than this; what needs it says so.
+            Err(error) => tell(format_args!("cove-agent: failed to load {path}: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// Makes the read-only image on `device`, with a memory file system on top, the root.
+fn enter_system(device: &str) -> Result<()> {
+    wait_for(device)?;
+    fs::create_dir_all("/layers")?;
+    mount("tmpfs", "/layers", "tmpfs", MountFlags::NODEV, Some(c"mode=0755"))
+        .context("a memory file system")?;
+    for dir in ["/layers/system", "/layers/upper", "/layers/work", "/layers/root"] {
+        fs::create_dir(dir)?;
+    }
+    mount(device, "/layers/system", "erofs", MountFlags::RDONLY | MountFlags::NODEV, None::<&CStr>)
+        .context("erofs")?;
+    let data = c"lowerdir=/layers/system,upperdir=/layers/upper,workdir=/layers/work";
+    mount("overlay", "/layers/root", "overlay", MountFlags::empty(), Some(data)).context("overlay")?;
+    for name in ["proc", "sys", "dev", "run"] {
+        let target = format!("/layers/root/{name}");
+        fs::create_dir_all(&target)?;
+        mount_move(format!("/{name}"), &target).with_context(|| format!("failed to move /{name}"))?;
+    }
+    std::env::set_current_dir("/layers/root")?;
+    mount_move("/layers/root", "/").context("failed to make it the root")?;
+    rustix::process::chroot(".").context("failed to change the root")?;
+    std::env::set_current_dir("/")?;
+    // Containers get slaves of this tree, as on any system.
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::SHARED)?;
+    Ok(())
+}
+
+/// Waits until a device is there: a driver may still be looking for it.
+pub(crate) fn wait_for(device: &str) -> Result<()> {
+    let begin = Instant::now();
+    while !Path::new(device).exists() {
+        if begin.elapsed() > DISK_DEADLINE {
+            bail!("there is no {device} after {} s", DISK_DEADLINE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// What programs expect of a system.
+fn late_mounts() -> Result<()> {
+    mount_new(
+        "devpts",
+        "/dev/pts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        c"mode=0620,gid=5,ptmxmode=0666",
+    )?;
+    mount_new("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")?;
+    mount_new("tmpfs", "/tmp", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")?;
+    mount_new("mqueue", "/dev/mqueue", PLAIN, c"")?;
+    mount_new("cgroup2", "/sys/fs/cgroup", PLAIN, c"nsdelegate")?;
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let wanted: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", wanted.join(" "))
+        .context("failed to hand out the controllers of cgroups")?;
+    for (link, to) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0")] {
+        let _ = std::os::unix::fs::symlink(to, link);
+    }
+    for (link, to) in [("/dev/stdout", "/proc/self/fd/1"), ("/dev/stderr", "/proc/self/fd/2")] {
+        let _ = std::os::unix::fs::symlink(to, link);
+    }
+    for (path, value) in
+        [("/proc/sys/kernel/pid_max", "4194304"), ("/proc/sys/fs/inotify/max_user_watches", "1048576")]
+    {
+        // A kernel without such a setting has its own.
+        let _ = fs::write(path, value);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_the_words_with_our_name_in_front() {
+        let options = read_options("console=ttyS0 quiet cove.system=/dev/vda cove.data=/dev/vdb cove.odd\n");
+        let booted = Booted { options };
+        assert_eq!(booted.option("system"), Some("/dev/vda"));
+        assert_eq!(booted.option("data"), Some("/dev/vdb"));
+        assert_eq!(booted.option("odd"), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! The conversation with the host: hello, becoming what it wants, and what happens afterwards.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
+use vm_proto::message::{Configuration, FromGuest, FromHost, Listener, Mode, Step};
+use vm_proto::{frame, port};
+
+use crate::boot::Booted;
+use crate::children::Children;
+use crate::engine::{self, Event};
+use crate::{disk, listeners, network, report, resolver, shares, streams, system, tell};
+
+/// How often sockets that listen are looked for.
+const LISTENERS_EVERY: Duration = Duration::from_secs(1);
+/// How long the host is waited for: a device may appear late.
+const HOST_DEADLINE: Duration = Duration::from_secs(30);
+/// Words on their way to the host.
+const WAITING: usize = 64;
+
+/// Everything after the boot; returns when the guest is to be powered off.
+pub(crate) async fn run(booted: Booted) -> Result<()> {
+    let children = Children::default();
+    beside("reaping", children.clone().reap());
+    let stream = greet().await?;
+    let (from, to) = tokio::io::split(stream);
+    let (tell_host, words) = mpsc::channel(WAITING);
+    beside("speaking to the host", write_words(to, words));
+    let mut from = from;
+    let configuration = match read(&mut from).await?.context("the host hung up")? {
+        FromHost::Welcome(configuration) => *configuration,
+        FromHost::WrongVersion { version } => {
+            tell(format_args!(
+                "cove-agent: the host speaks version {version}, this is {}",
+                vm_proto::VERSION
+            ));
+            return wait_for_end(&mut from).await;
+        }
+        other => bail!("the host began with {other:?}"),
+    };
+    let guest = Guest { children, tell_host, stop: watch::Sender::new(false) };
+    guest.become_what(&configuration, &booted).await;
+    beside("the engine's port", streams::serve_engine());
+    beside("the streams' port", streams::serve_streams(guest.children.clone()));
+    guest.tell_listeners();
+    guest.listen_to(&mut from).await;
+    guest.end().await;
+    Ok(())
+}
+
+/// Runs something for as long as the guest runs.
+fn beside(what: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) {
+    #[expect(clippy::disallowed_methods, reason = "it goes on for as long as the guest")]
+    tokio::spawn(async move {
+        if let Err(error) = work.await {
+            tell(format_args!("cove-agent: {what} ended: {error:#}"));
+        }
+    });
+}
+
+async fn greet() -> Result<VsockStream> {
+    let begin = Instant::now();
+    let mut stream = loop {
+        match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::CONTROL)).await {
+            Ok(stream) => break stream,
+            Err(error) if begin.elapsed() > HOST_DEADLINE => {
+                return Err(error).context("failed to reach the host by vsock");
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    let kernel = rustix::system::uname();
+    let hello = FromGuest::Hello {
+        version: vm_proto::VERSION,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: kernel.release().to_string_lossy().into_owned(),
+        uptime_ms: report::uptime_ms(),
+    };
+    stream.write_all(&frame::encode(&hello)?).await?;
+    Ok(stream)
+}
+
+async fn read(from: &mut ReadHalf<VsockStream>) -> Result<Option<FromHost>> {
+    let mut head = [0; frame::HEAD];
+    match from.read_exact(&mut head).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    };
+    let mut body = vec![0; frame::length(head, frame::HOST_MAX)?];
+    from.read_exact(&mut body).await?;
+    Ok(Some(frame::decode(&body)?))
+}
+
+async fn wait_for_end(from: &mut ReadHalf<VsockStream>) -> Result<()> {
+    while !matches!(read(from).await?, None | Some(FromHost::Shutdown)) {}
+    Ok(())
+}
+
+async fn write_words(mut to: WriteHalf<VsockStream>, mut words: mpsc::Receiver<FromGuest>) -> Result<()> {
+    while let Some(word) = words.recv().await {
+        let is_last = word == FromGuest::Bye;
+        to.write_all(&frame::encode(&word)?).await?;
+        if is_last {
+            to.shutdown().await?;
+        }
+    }
+    Ok(())
+}
+
+/// The guest, as far as the host cares.
+struct Guest {
+    children: Children,
+    tell_host: mpsc::Sender<FromGuest>,
+    stop: watch::Sender<bool>,
+}
+
+impl Guest {
+    async fn say(&self, word: FromGuest) {
+        // A host that is gone is noticed by who listens to it.
+        let _ = self.tell_host.send(word).await;
+    }
+
+    /// Tells how a step ended.
+    async fn tell_step(&self, step: Step, outcome: Result<()>) -> bool {
+        let is_done = outcome.is_ok();
+        self.say(match outcome {
+            Ok(()) => FromGuest::Done { step },
+            Err(error) => FromGuest::Failed { step, cause: format!("{error:#}") },
+        })
+        .await;
+        is_done
+    }
+
+    /// Disk, shares, network, engine, each told as it stands. After a failure the guest waits to be looked at.
+    async fn become_what(&self, wanted: &Configuration, booted: &Booted) {
+        for outcome in [
+            system::set_time(wanted.nanoseconds),
+            system::set_hostname(&wanted.hostname),
+            system::trust(&wanted.certificates),
+            network::bring_loopback_up(),
+            resolver::name_host(&wanted.hostname, wanted.network.as_ref()),
+        ] {
+            if let Err(error) = outcome {
+                tell(format_args!("cove-agent: {error:#}"));
+            }
+        }
+        let device = booted.option("data").context("the kernel's command line names no cove.data");
+        let mounted = match device {
+            Ok(device) => disk::mount_data(device, wanted.mode, &self.children).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        if !self.tell_step(Step::Disk, mounted).await {
+            return;
+        }
+        for share in &wanted.shares {
+            // One folder that can't be had does not keep the others and the engine away.
+            if let Err(error) = shares::mount_share(share) {
+                self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
+            }
+        }
+        self.tell_step(Step::Shares, Ok(())).await;
+        if let Some(network) = &wanted.network
+            && let Err(error) = network::configure(network)
+        {
+            self.say(FromGuest::Warning { step: Step::Network, text: format!("{error:#}") }).await;
+        }
+        self.tell_step(Step::Network, Ok(())).await;
+        match wanted.mode {
+            Mode::Normal => self.start_engine(wanted.proxies.clone()),
+            Mode::Rescue => drop(self.tell_step(Step::Engine, Ok(())).await),
+        }
+    }
+
+    fn start_engine(&self, environment: Vec<(String, String)>) {
+        let (sender, mut events) = mpsc::channel(WAITING);
+        let (children, stop, tell_host) =
+            (self.children.clone(), self.stop.subscribe(), self.tell_host.clone());
+        beside("the engine", async move {
+            let keep = engine::keep(children, environment, sender, stop);
+            let tell = async {
+                while let Some(event) = events.recv().await {
+                    let word = match event {
+                        Event::Ready => FromGuest::Done { step: Step::Engine },
+                        Event::Failed(cause) => FromGuest::Failed { step: Step::Engine, cause },
+                        Event::Ended { how, tail } => FromGuest::EngineEnded { how, tail },
+                        Event::Back => FromGuest::EngineBack,
+                    };
+                    let _ = tell_host.send(word).await;
+                }
+            };
+            tokio::join!(keep, tell);
+            Ok(())
+        });
+    }
+
+    fn tell_listeners(&self) {
+        let tell_host = self.tell_host.clone();
+        beside("looking for listeners", async move {
+            let mut known: Vec<Listener> = Vec::new();
+            loop {
+                let now = listeners::look();
+                if now != known {
+                    known.clone_from(&now);
+                    tell_host.send(FromGuest::Listening { sockets: now }).await?;
+                }
+                tokio::time::sleep(LISTENERS_EVERY).await;
+            }
+        });
+    }
+
+    /// Does what the host says until it says the last word, or nothing any more.
+    async fn listen_to(&self, from: &mut ReadHalf<VsockStream>) {
+        loop {
+            match read(from).await {
+                Ok(None | Some(FromHost::Shutdown)) => return,
+                Ok(Some(FromHost::SetTime { nanoseconds })) => complain(system::set_time(nanoseconds)),
+                Ok(Some(FromHost::SetResolver(servers))) => complain(resolver::set(&servers)),
+                Ok(Some(FromHost::Report)) => {
+                    self.say(FromGuest::Report(report::look(engine::runs().await))).await
+                }
+                Ok(Some(FromHost::GiveBack)) => {
+                    let work = || {
+                        disk::trim().context("failed to trim the data disk")?;
+                        system::drop_caches();
+                        Ok(())
+                    };
+                    beside("giving back", async move { tokio::task::spawn_blocking(work).await? });
+                }
+                Ok(Some(other)) => tell(format_args!("cove-agent: the host said {other:?} in the middle")),
+                Err(error) => {
+                    tell(format_args!("cove-agent: failed to understand the host: {error:#}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends the engine and everything else, and puts what there is on disk.
+    async fn end(&self) {
+        self.stop.send_replace(true);
+        crate::shutdown::end_processes().await;
+        crate::shutdown::flush();
+        self.say(FromGuest::Bye).await;
+        // Its way to the host takes a moment; the host does not wait for it.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn complain(outcome: Result<()>) {
+    if let Err(error) = outcome {
+        tell(format_args!("cove-agent: {error:#}"));
+    }
+}

@@ -1,0 +1,157 @@
+//! Streams that the host opens: the engine's API, connections to ports, programs.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
+use vm_proto::stream::{Open, Opened};
+use vm_proto::{frame, port};
+
+use crate::children::Children;
+use crate::{engine, execute, tell};
+
+/// How long a stream's first words may take, and a connection inside the guest.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How many bytes are on their way in each direction.
+const BUFFER: usize = 64 << 10;
+
+/// Accepts the host's connections to the engine, for as long as the guest runs.
+pub(crate) async fn serve_engine() -> Result<()> {
+    let listener = listen(port::ENGINE)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => begin(carry_to_engine(stream)),
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+/// Accepts the host's other streams, for as long as the guest runs.
+pub(crate) async fn serve_streams(children: Children) -> Result<()> {
+    let listener = listen(port::STREAM)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => begin(carry(stream, children.clone())),
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+fn listen(port: u32) -> Result<VsockListener> {
+    VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
+        .with_context(|| format!("failed to listen on vsock port {port}"))
+}
+
+/// Runs a connection beside the others.
+fn begin(work: impl Future<Output = io::Result<()>> + Send + 'static) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "connections end with their sockets, and the guest with us"
+    )]
+    tokio::spawn(async move {
+        // Whoever sees the connection break knows best why it matters.
+        let _ = work.await;
+    });
+}
+
+/// Too many open files, perhaps: others may close theirs meanwhile.
+async fn refused(error: &io::Error) {
+    tell(format_args!("cove-agent: failed to accept a connection: {error}"));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn carry_to_engine(mut from: VsockStream) -> io::Result<()> {
+    let mut to = UnixStream::connect(engine::SOCKET).await?;
+    copy_bidirectional_with_sizes(&mut from, &mut to, BUFFER, BUFFER).await?;
+    Ok(())
+}
+
+async fn carry(mut stream: VsockStream, children: Children) -> io::Result<()> {
+    let open = tokio::time::timeout(DEADLINE, read_open(&mut stream)).await??;
+    match open {
+        Open::Tcp { address, port } => {
+            let connected = tokio::time::timeout(DEADLINE, TcpStream::connect((reached(address), port)));
+            let connected = connected.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let Some(mut inner) = answer(&mut stream, connected).await? else { return Ok(()) };
+            inner.set_nodelay(true)?;
+            copy_bidirectional_with_sizes(&mut stream, &mut inner, BUFFER, BUFFER).await?;
+            Ok(())
+        }
+        Open::Udp { address, port } => {
+            let target = SocketAddr::new(reached(address), port);
+            let Some(socket) = answer(&mut stream, connect_udp(target).await).await? else { return Ok(()) };
+            carry_packets(stream, socket).await
+        }
+        Open::Execute { command, terminal } => {
+            let started = execute::start(&children, &command, terminal).map_err(io::Error::other);
+            let Some(program) = answer(&mut stream, started).await? else { return Ok(()) };
+            program.carry(stream).await
+        }
+    }
+}
+
+/// What listens everywhere is reached on loopback.
+fn reached(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
+async fn read_open(stream: &mut VsockStream) -> io::Result<Open> {
+    let mut head = [0; frame::HEAD];
+    stream.read_exact(&mut head).await?;
+    let mut body = vec![0; frame::length(head, frame::GUEST_MAX).map_err(io::Error::other)?];
+    stream.read_exact(&mut body).await?;
+    frame::decode(&body).map_err(io::Error::other)
+}
+
+/// Tells the host whether it has what it asked for; `None` after a refusal.
+async fn answer<T>(stream: &mut VsockStream, outcome: io::Result<T>) -> io::Result<Option<T>> {
+    let said = match &outcome {
+        Ok(_) => Opened::Ready,
+        Err(error) => Opened::Refused { cause: error.to_string() },
+    };
+    stream.write_all(&frame::encode(&said).map_err(io::Error::other)?).await?;
+    Ok(outcome.ok())
+}
+
+async fn connect_udp(target: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(target).await?;
+    Ok(socket)
+}
+
+/// Packets of one flow, each behind its length, until the host ends the stream.
+async fn carry_packets(stream: VsockStream, socket: UdpSocket) -> io::Result<()> {
+    let (mut from, mut to) = tokio::io::split(stream);
+    let inward = async {
+        let mut packet = vec![0; usize::from(u16::MAX)];
+        loop {
+            let length = usize::from(from.read_u16_le().await?);
+            let Some(place) = packet.get_mut(..length) else { continue };
+            from.read_exact(place).await?;
+            // A packet that nobody takes is lost, as packets are.
+            let _ = socket.send(place).await;
+        }
+    };
+    let outward = async {
+        let mut packet = vec![0; usize::from(u16::MAX)];
+        loop {
+            let Ok(length) = socket.recv(&mut packet).await else { continue };
+            to.write_u16_le(u16::try_from(length).unwrap_or(u16::MAX)).await?;
+            to.write_all(packet.get(..length).unwrap_or_default()).await?;
+        }
+    };
+    tokio::select! {
+        ended = inward => ended,
+        ended = outward => ended,
+    }
+}

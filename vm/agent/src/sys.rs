@@ -1,0 +1,197 @@
+//! System calls that no safe form exists of: terminals of children, interfaces, trimming, powering off.
+#![expect(unsafe_code, reason = "ioctl(2) and what is between fork and exec have no safe form")]
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+/// `FITRIM` of linux/fs.h: _IOWR('X', 121, struct fstrim_range).
+const FITRIM: libc::Ioctl = 0xc018_5879_u32 as libc::Ioctl;
+
+/// `struct fstrim_range` of linux/fs.h.
+#[repr(C)]
+struct TrimRange {
+    start: u64,
+    length: u64,
+    minimum: u64,
+}
+
+/// `struct in6_ifreq` of linux/ipv6.h.
+#[repr(C)]
+struct Address6Request {
+    address: libc::in6_addr,
+    prefix: u32,
+    index: libc::c_int,
+}
+
+/// `struct in6_rtmsg` of linux/ipv6_route.h.
+#[repr(C)]
+struct Route6Request {
+    destination: libc::in6_addr,
+    source: libc::in6_addr,
+    gateway: libc::in6_addr,
+    kind: u32,
+    destination_prefix: u16,
+    source_prefix: u16,
+    metric: u32,
+    info: libc::c_ulong,
+    flags: u32,
+    index: libc::c_int,
+}
+
+/// As many open files as the kernel lets anybody have; children begin with what is usual.
+pub(crate) fn set_limits() {
+    let limit = Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
+    // Where it can't be raised, the usual one has to do.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Makes a child lead a session whose terminal is its standard input.
+pub(crate) fn lead_session(command: &mut Command) {
+    let lead = || {
+        rustix::process::setsid()?;
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only what is async-signal-safe may happen. The closure makes two system calls and
+    // converts their errno, which neither allocates nor locks.
+    unsafe { command.pre_exec(lead) };
+}
+
+/// Gives the device below a file system what nothing uses (ioctl_fitrim(2)).
+pub(crate) fn trim(on: &File) -> io::Result<()> {
+    let mut range = TrimRange { start: 0, length: u64::MAX, minimum: 0 };
+    // SAFETY: FITRIM reads and writes one fstrim_range, which `range` is in size and layout, and which outlives the call.
+    let result = unsafe { libc::ioctl(on.as_raw_fd(), FITRIM, &raw mut range) };
+    check(result)
+}
+
+/// Ends the guest. If the kernel refuses, the first process ends, which it does not survive either.
+pub(crate) fn power_off() -> ! {
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
+    std::process::abort()
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn control(family: AddressFamily) -> io::Result<OwnedFd> {
+    Ok(socket(family, SocketType::DGRAM, None)?)
+}
+
+/// An ifreq (netdevice(7)) about `interface`, all else zero.
+fn request(interface: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: ifreq is a plain C struct of integers and a union of such, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let places = request.ifr_name.len();
+    if interface.len() >= places {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *place = libc::c_char::from_ne_bytes([byte]);
+    }
+    Ok(request)
+}
+
+/// A socket address of version 4, as the kernel's structs hold it.
+fn address4(address: Ipv4Addr) -> libc::sockaddr {
+    let inner = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: sockaddr_in and sockaddr are both 16 bytes of plain integers; any bytes are a value of either.
+    unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(inner) }
+}
+
+fn send(socket: &OwnedFd, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+    // SAFETY: each `what` used here (SIOCSIFADDR and its like, netdevice(7)) takes one ifreq, which lives through the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_mut(request)) };
+    check(result)
+}
+
+/// Sets an interface's address and network, and brings it up.
+pub(crate) fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    let socket = control(AddressFamily::INET)?;
+    let mut wanted = request(interface)?;
+    wanted.ifr_ifru.ifru_addr = address4(address);
+    send(&socket, libc::SIOCSIFADDR, &mut wanted)?;
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    wanted.ifr_ifru.ifru_netmask = address4(Ipv4Addr::from_bits(mask));
+    send(&socket, libc::SIOCSIFNETMASK, &mut wanted)?;
+    bring_up(interface)
+}
+
+/// Brings an interface up.
+pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
+    let socket = control(AddressFamily::INET)?;
+    let mut wanted = request(interface)?;
+    wanted.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    send(&socket, libc::SIOCSIFFLAGS, &mut wanted)
+}
+
+/// The way to everywhere else.
+pub(crate) fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
+    let socket = control(AddressFamily::INET)?;
+    // SAFETY: rtentry is a plain C struct of integers and pointers, for which all zeroes is a value.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = address4(Ipv4Addr::UNSPECIFIED);
+    route.rt_genmask = address4(Ipv4Addr::UNSPECIFIED);
+    route.rt_gateway = address4(gateway);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    // SAFETY: SIOCADDRT on an AF_INET socket takes one rtentry; its only pointer, the device's name, is null, as allowed.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw mut route) };
+    check(result)
+}
+
+fn address6(address: Ipv6Addr) -> libc::in6_addr {
+    libc::in6_addr { s6_addr: address.octets() }
+}
+
+fn index_of(socket: &OwnedFd, interface: &str) -> io::Result<libc::c_int> {
+    let mut wanted = request(interface)?;
+    send(socket, libc::SIOCGIFINDEX, &mut wanted)?;
+    // SAFETY: SIOCGIFINDEX has just filled this member in.
+    Ok(unsafe { wanted.ifr_ifru.ifru_ifindex })
+}
+
+/// Adds an IPv6 address.
+pub(crate) fn set_address6(interface: &str, address: Ipv6Addr, prefix: u8) -> io::Result<()> {
+    let socket = control(AddressFamily::INET6)?;
+    let index = index_of(&socket, interface)?;
+    let mut wanted = Address6Request { address: address6(address), prefix: prefix.into(), index };
+    // SAFETY: SIOCSIFADDR on an AF_INET6 socket takes one in6_ifreq, which `wanted` is in size and layout.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &raw mut wanted) };
+    check(result)
+}
+
+/// The way to everywhere else, for IPv6.
+pub(crate) fn add_default_route6(interface: &str, gateway: Ipv6Addr) -> io::Result<()> {
+    let socket = control(AddressFamily::INET6)?;
+    let index = index_of(&socket, interface)?;
+    let any = address6(Ipv6Addr::UNSPECIFIED);
+    let mut route = Route6Request {
+        destination: any,
+        source: any,
+        gateway: address6(gateway),
+        kind: 0,
+        destination_prefix: 0,
+        source_prefix: 0,
+        metric: 1024,
+        info: 0,
+        flags: u32::from(libc::RTF_UP | libc::RTF_GATEWAY),
+        index,
+    };
+    // SAFETY: SIOCADDRT on an AF_INET6 socket takes one in6_rtmsg, which `route` is in size and layout.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw mut route) };
+    check(result)
+}
