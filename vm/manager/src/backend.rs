@@ -1,0 +1,96 @@
+//! Who can be a machine: what each can do, and how it is started.
+//!
+//! A backend is asked for what it can, never which it is.
+
+pub mod qemu;
+pub mod uml;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::Error;
+use crate::config::{Backend, Config};
+use crate::image::Image;
+use crate::places::Places;
+
+/// What a backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Unused memory of the guest goes back to the host.
+    pub gives_memory_back: bool,
+    /// Its state can be saved and gone on from.
+    pub saves: bool,
+    /// More than one processor.
+    pub many_cpus: bool,
+    /// It keeps hostile code in.
+    pub is_wall: bool,
+    /// It listens to QMP.
+    pub has_qmp: bool,
+}
+
+/// What a machine is started with.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What it is to be.
+    pub config: Config,
+    /// Where its files are.
+    pub places: Places,
+    /// The image, verified.
+    pub image: Image,
+    /// The socket of the vsock device.
+    pub vsock: PathBuf,
+    /// The socket of the network device, if there is a way out.
+    pub network: Option<PathBuf>,
+    /// Tags and sockets of the shares.
+    pub shares: Vec<(String, PathBuf)>,
+    /// What speeds it up.
+    pub acceleration: Acceleration,
+}
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acceleration {
+    /// The processor, by the kernel's KVM.
+    Kvm,
+    /// A translator: several times slower.
+    Tcg,
+    /// The processor: the guest's kernel is a program.
+    Native,
+}
+
+impl Acceleration {
+    /// As people read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG: emulated, because KVM does not work here; several times slower",
+            Self::Native => "User Mode Linux: a convenience, and no wall against hostile code",
+        }
+    }
+}
+
+/// What `backend` can do.
+#[must_use]
+pub fn capabilities(backend: Backend) -> Capabilities {
+    match backend {
+        Backend::Qemu => qemu::CAPABILITIES,
+        Backend::Uml => uml::CAPABILITIES,
+    }
+}
+
+/// The command that is the machine: in the foreground, its console on standard output.
+///
+/// # Errors
+/// A program or a capability that is missing.
+pub fn command(plan: &Plan) -> Result<Command, Error> {
+    match plan.config.backend {
+        Backend::Qemu => qemu::command(plan),
+        Backend::Uml => uml::command(plan),
+    }
+}
+
+/// The devices the guest finds its disks at: the system image, the data.
+pub(crate) fn kernel_options(system: &str, data: &str) -> String {
+    format!("quiet loglevel=4 panic=-1 cove.system={system} cove.data={data}")
+}

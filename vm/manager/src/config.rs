@@ -1,0 +1,205 @@
+//! What a machine is: `machine.json`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use stdx::fs::Durability;
+
+use crate::Error;
+use crate::places::Places;
+
+/// Sockets' paths are at most 107 bytes long, and a machine's name is part of several.
+const NAME_MAX: usize = 32;
+const MEMORY_MIN: u64 = 256 << 20;
+const DISK_MIN: u64 = 256 << 20;
+
+/// Who is the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// QEMU, with KVM where it works.
+    Qemu,
+    /// User Mode Linux: a kernel that is a program. A convenience, and no wall against hostile code.
+    Uml,
+}
+
+impl Backend {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Qemu, Self::Uml];
+
+    /// As `--backend` writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Uml => "uml",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|backend| backend.name() == text).ok_or_else(|| Error::Value {
+            what: "a backend",
+            value: text.to_owned(),
+            reason: match text {
+                "vz" | "hyperv" | "wsl2" => "it is not built yet; qemu and uml are".to_owned(),
+                _ => "there are qemu and uml".to_owned(),
+            },
+        })
+    }
+}
+
+/// A folder of this computer that the machine sees under the same path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Absolute, and without symbolic links.
+    pub path: PathBuf,
+    /// The machine can't write to it.
+    pub read_only: bool,
+}
+
+impl FromStr for Share {
+    type Err = Error;
+
+    /// `PATH` or `PATH:ro`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (path, read_only) = match text.rsplit_once(':') {
+            Some((path, "ro")) => (path, true),
+            Some((path, "rw")) => (path, false),
+            _ => (text, false),
+        };
+        let wrong = |reason: String| Error::Value { what: "a share", value: text.to_owned(), reason };
+        let path = std::fs::canonicalize(path).map_err(|error| wrong(error.to_string()))?;
+        if !path.is_dir() {
+            return Err(wrong("it is no folder".to_owned()));
+        }
+        if path == Path::new("/") {
+            return Err(wrong("the machine's own system is there: share folders below it".to_owned()));
+        }
+        Ok(Self { path, read_only })
+    }
+}
+
+/// A machine as it is to be at its next start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Who it is.
+    pub backend: Backend,
+    /// Processors.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of the data disk; its file takes what is used of it.
+    pub disk: u64,
+    /// Folders of this computer.
+    pub shares: Vec<Share>,
+    /// The digest of a guest image to stay with; `None` for the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+impl Config {
+    /// Refuses what no machine can be.
+    ///
+    /// # Errors
+    /// [`Error::Value`], which says what could be.
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |what, value: String, reason: &str| Err(Error::Value { what, value, reason: reason.to_owned() });
+        if self.cpus == 0 || self.cpus > 64 {
+            return wrong("processors", self.cpus.to_string(), "1 to 64 are");
+        }
+        if self.memory < MEMORY_MIN {
+            return wrong("memory", crate::size::show(self.memory), "at least 256 MiB are needed");
+        }
+        if self.disk < DISK_MIN {
+            return wrong("a disk", crate::size::show(self.disk), "at least 256 MiB are needed");
+        }
+        Ok(())
+    }
+
+    /// Reads a machine's.
+    ///
+    /// # Errors
+    /// There is no such machine, or its file can't be read.
+    pub fn read(places: &Places) -> Result<Self, Error> {
+        let path = places.config();
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::Unknown { name: places.name.clone() });
+            }
+            other => other.map_err(Error::file("read", &path))?,
+        };
+        serde_json::from_slice(&bytes).map_err(|source| Error::Content { path, source })
+    }
+
+    /// Writes a machine's, on disk when this returns.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write(&self, places: &Places) -> Result<(), Error> {
+        self.check()?;
+        let path = places.config();
+        let text = serde_json::to_vec_pretty(self).map_err(|source| Error::Content { path: path.clone(), source })?;
+        stdx::fs::write_atomic(&path, &text, Durability::Power).map_err(Error::file("write", &path))
+    }
+}
+
+/// Refuses what can't be a machine's name.
+///
+/// # Errors
+/// [`Error::Name`].
+pub fn check_name(name: &str) -> Result<(), Error> {
+    let wrong = |reason| Err(Error::Name { name: name.to_owned(), reason });
+    if name.is_empty() || name.len() > NAME_MAX {
+        return wrong("it has 1 to 32 characters");
+    }
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !name.bytes().all(is_plain) || name.starts_with('-') || name.ends_with('-') {
+        return wrong("it is made of small letters, digits and dashes between them");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_host_names_and_never_paths() {
+        for good in ["dev", "a", "ci-2"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", "..", "a/b", "-a", "A", "a b", &"x".repeat(33)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_folder_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        let share: Share = format!("{}:ro", path.display()).parse().unwrap();
+        assert_eq!(share, Share { path: path.clone(), read_only: true });
+        assert!("/".parse::<Share>().is_err());
+        assert!("/no/such/folder".parse::<Share>().is_err());
+        let file = path.join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(file.display().to_string().parse::<Share>().is_err());
+    }
+
+    #[test]
+    fn a_backend_that_is_not_there_yet_says_so() {
+        assert!("vz".parse::<Backend>().unwrap_err().to_string().contains("not built yet"));
+    }
+}

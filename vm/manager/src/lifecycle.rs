@@ -1,0 +1,374 @@
+//! A machine's states, and the one function that decides what follows.
+//!
+//! ```text
+//!              start                 a stage is done, in order             the engine answers
+//!   Stopped ──────────> Starting(image) ──> … ──> Starting(engine) ──────────────────────> Running
+//!      ^                    │      │                                                         │  │
+//!      │                    │      │ stop, or a newer image that fails to start             │  │ stop
+//!      │       it fails, is │      v                                                         │  v
+//!      │  late, or is gone  │   Stopping ──────────────── the VMM is gone ──────────────> (Stopped,
+//!      │                    v      ^                                                     Starting again,
+//!      └──────────────── Failed ───┼─ start ──> Starting(image)        the VMM is gone    or Failed)
+//!        the next start leads out  └───────────────────────────────────────── Failed <───────┘
+//! ```
+//!
+//! A request may be refused, with a reason. A fact may not: it is what happened. Whatever the state, the program that
+//! is the machine (the VMM) is ended before a state without one is entered.
+
+use std::fmt;
+
+use vm_proto::message::Mode;
+
+use crate::stage::Stage;
+
+/// Where a machine stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// There is no VMM.
+    Stopped,
+    /// On its way up.
+    Starting {
+        /// The stage that is under way.
+        stage: Stage,
+        /// How it is to run.
+        mode: Mode,
+    },
+    /// Every stage is done.
+    Running {
+        /// How it runs.
+        mode: Mode,
+    },
+    /// The VMM is to go, and then this follows.
+    Stopping {
+        /// What follows.
+        then: Then,
+    },
+    /// There is no VMM, because of this.
+    Failed {
+        /// During which stage; `None` when it ran.
+        stage: Option<Stage>,
+        /// In words.
+        cause: String,
+    },
+}
+
+/// What follows when the VMM is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Stop,
+    /// Another start, with the image that worked before.
+    RollBack {
+        /// How it is to run.
+        mode: Mode,
+    },
+    /// The failure is told.
+    Fail {
+        /// During which stage; `None` when it ran.
+        stage: Option<Stage>,
+        /// In words.
+        cause: String,
+    },
+}
+
+/// What somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// To have it run.
+    Start(Mode),
+    /// To have it stop cleanly.
+    Stop,
+    /// To have it gone at once.
+    Kill,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// A stage is done.
+    Done(Stage),
+    /// A stage failed.
+    Failed {
+        /// Which.
+        stage: Stage,
+        /// In words.
+        cause: String,
+        /// The image is newer than one that worked, so that going back may help.
+        has_previous: bool,
+    },
+    /// The guest did not power off in time.
+    StopIsLate,
+    /// The VMM ended.
+    VmmGone {
+        /// How, in words.
+        how: String,
+    },
+}
+
+/// Either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// What somebody wants.
+    Request(Request),
+    /// What happened.
+    Fact(Fact),
+}
+
+/// What the supervisor does about it, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Begin a stage that happens on the host, or wait for one that happens in the guest.
+    Begin(Stage),
+    /// From here on the newest image is kept: its engine has answered.
+    KeepImage,
+    /// From here on the image before is used.
+    UsePreviousImage,
+    /// Tell the guest to power off.
+    AskToPowerOff,
+    /// End the VMM.
+    KillVmm,
+    /// Clear up what the VMM had: devices, sockets, forwarded ports.
+    ClearUp,
+    /// The supervisor has nothing left to supervise.
+    End,
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is what is wanted already.
+    IsSo,
+    /// It stops right now.
+    Stopping,
+    /// It runs otherwise than it is to be started.
+    RunsOtherwise,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IsSo => "it is so already",
+            Self::Stopping => "the machine is stopping",
+            Self::RunsOtherwise => "the machine runs already, and otherwise: stop it first",
+        })
+    }
+}
+
+/// The next state, and what is to be done.
+pub type Decision = (State, Vec<Action>);
+
+/// Decides what follows on `input` in `state`.
+///
+/// # Errors
+/// A request that can't be granted; facts are never refused.
+pub fn decide(state: &State, input: Input) -> Result<Decision, Refusal> {
+    match input {
+        Input::Request(request) => grant(state, request),
+        Input::Fact(fact) => Ok(follow(state, fact)),
+    }
+}
+
+fn grant(state: &State, request: Request) -> Result<Decision, Refusal> {
+    match (request, state) {
+        (Request::Start(mode), State::Stopped | State::Failed { .. }) => {
+            Ok((State::Starting { stage: Stage::Image, mode }, vec![Action::Begin(Stage::Image)]))
+        }
+        (Request::Start(wanted), State::Starting { mode, .. } | State::Running { mode }) => {
+            Err(if wanted == *mode { Refusal::IsSo } else { Refusal::RunsOtherwise })
+        }
+        (Request::Start(_), State::Stopping { .. }) => Err(Refusal::Stopping),
+        (Request::Stop | Request::Kill, State::Stopped | State::Failed { .. }) => Err(Refusal::IsSo),
+        // Before the guest listens there is nobody to ask.
+        (Request::Stop, State::Starting { stage, .. }) if *stage <= Stage::Kernel => Ok(end_vmm(*stage, Then::Stop)),
+        (Request::Stop, State::Starting { .. } | State::Running { .. }) => {
+            Ok((State::Stopping { then: Then::Stop }, vec![Action::AskToPowerOff]))
+        }
+        (Request::Stop, State::Stopping { then: Then::Stop }) => Err(Refusal::IsSo),
+        // Whoever asks to stop gets no second start.
+        (Request::Stop, State::Stopping { .. }) => Ok((State::Stopping { then: Then::Stop }, vec![])),
+        (Request::Kill, State::Starting { stage, .. }) => Ok(end_vmm(*stage, Then::Stop)),
+        (Request::Kill, State::Running { .. } | State::Stopping { .. }) => {
+            Ok((State::Stopping { then: Then::Stop }, vec![Action::KillVmm]))
+        }
+    }
+}
+
+/// Ends a start at `stage`: before the hypervisor's there is no VMM to end.
+fn end_vmm(stage: Stage, then: Then) -> Decision {
+    if stage < Stage::Hypervisor { gone(then) } else { (State::Stopping { then }, vec![Action::KillVmm]) }
+}
+
+fn follow(state: &State, fact: Fact) -> Decision {
+    match (fact, state) {
+        (Fact::Done(done), State::Starting { stage, mode }) if done == *stage => match stage.next() {
+            Some(next) => (State::Starting { stage: next, mode: *mode }, vec![Action::Begin(next)]),
+            None => (
+                State::Running { mode: *mode },
+                // A rescue shows nothing about the image's engine.
+                if *mode == Mode::Normal { vec![Action::KeepImage] } else { vec![] },
+            ),
+        },
+        (Fact::Failed { stage: failed, cause, has_previous }, State::Starting { stage, mode }) if failed == *stage => {
+            let then = if has_previous && *mode == Mode::Normal && *stage >= Stage::Hypervisor {
+                Then::RollBack { mode: *mode }
+            } else {
+                Then::Fail { stage: Some(*stage), cause }
+            };
+            end_vmm(*stage, then)
+        }
+        // Of a stage that is over, or of a start that was given up.
+        (Fact::Done(_) | Fact::Failed { .. }, _) => (state.clone(), vec![]),
+        (Fact::StopIsLate, State::Stopping { .. }) => (state.clone(), vec![Action::KillVmm]),
+        (Fact::StopIsLate, _) => (state.clone(), vec![]),
+        (Fact::VmmGone { .. }, State::Stopping { then }) => gone(then.clone()),
+        (Fact::VmmGone { how }, State::Starting { stage, .. }) if *stage >= Stage::Hypervisor => {
+            gone(Then::Fail { stage: Some(*stage), cause: format!("the machine ended: {how}") })
+        }
+        (Fact::VmmGone { how }, State::Running { .. }) => {
+            gone(Then::Fail { stage: None, cause: format!("the machine ended: {how}") })
+        }
+        (Fact::VmmGone { .. }, State::Starting { .. } | State::Stopped | State::Failed { .. }) => (state.clone(), vec![]),
+    }
+}
+
+/// What follows without a VMM.
+fn gone(then: Then) -> Decision {
+    match then {
+        Then::Stop => (State::Stopped, vec![Action::ClearUp, Action::End]),
+        Then::Fail { stage, cause } => (State::Failed { stage, cause }, vec![Action::ClearUp, Action::End]),
+        Then::RollBack { mode } => (
+            State::Starting { stage: Stage::Image, mode },
+            vec![Action::ClearUp, Action::UsePreviousImage, Action::Begin(Stage::Image)],
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn start() -> Input {
+        Input::Request(Request::Start(Mode::Normal))
+    }
+
+    fn run(inputs: impl IntoIterator<Item = Input>) -> (State, Vec<Action>) {
+        let (mut state, mut done) = (State::Stopped, Vec::new());
+        for input in inputs {
+            if let Ok((next, actions)) = decide(&state, input) {
+                state = next;
+                done.extend(actions);
+            }
+        }
+        (state, done)
+    }
+
+    fn up_to(last: Stage) -> Vec<Input> {
+        let done = Stage::ALL.into_iter().filter(|stage| *stage <= last).map(|stage| Input::Fact(Fact::Done(stage)));
+        std::iter::once(start()).chain(done).collect()
+    }
+
+    fn failed(stage: Stage, has_previous: bool) -> Input {
+        Input::Fact(Fact::Failed { stage, cause: "why".into(), has_previous })
+    }
+
+    fn vmm_gone() -> Input {
+        Input::Fact(Fact::VmmGone { how: "signal 9".into() })
+    }
+
+    #[test]
+    fn a_start_goes_through_every_stage_and_keeps_the_image_at_the_end() {
+        let (state, done) = run(up_to(Stage::Engine));
+        assert_eq!(state, State::Running { mode: Mode::Normal });
+        let begun: Vec<Action> = Stage::ALL.into_iter().map(Action::Begin).collect();
+        assert_eq!(done, [begun, vec![Action::KeepImage]].concat());
+    }
+
+    #[test]
+    fn a_newer_image_that_fails_is_rolled_back_once_its_vmm_is_gone() {
+        let mut inputs = up_to(Stage::Kernel);
+        inputs.push(failed(Stage::Agent, true));
+        let (state, _) = run(inputs.clone());
+        assert_eq!(state, State::Stopping { then: Then::RollBack { mode: Mode::Normal } });
+        inputs.push(vmm_gone());
+        let (state, done) = run(inputs);
+        assert_eq!(state, State::Starting { stage: Stage::Image, mode: Mode::Normal });
+        assert!(done.ends_with(&[Action::ClearUp, Action::UsePreviousImage, Action::Begin(Stage::Image)]));
+    }
+
+    #[test]
+    fn a_failure_before_there_is_a_vmm_waits_for_none() {
+        let (state, done) = run([start(), failed(Stage::Image, true)]);
+        assert_eq!(state, State::Failed { stage: Some(Stage::Image), cause: "why".into() });
+        assert!(done.ends_with(&[Action::ClearUp, Action::End]));
+    }
+
+    #[test]
+    fn words_of_stages_that_are_over_change_nothing() {
+        let mut inputs = up_to(Stage::Shares);
+        inputs.extend([Input::Fact(Fact::Done(Stage::Kernel)), failed(Stage::Agent, false)]);
+        assert_eq!(run(inputs).0, State::Starting { stage: Stage::Network, mode: Mode::Normal });
+    }
+
+    fn any_input() -> impl Strategy<Value = Input> {
+        let stage = prop::sample::select(Stage::ALL.to_vec());
+        let mode = prop::sample::select(vec![Mode::Normal, Mode::Rescue]);
+        prop_oneof![
+            1 => mode.prop_map(|mode| Input::Request(Request::Start(mode))),
+            1 => Just(Input::Request(Request::Stop)),
+            1 => Just(Input::Request(Request::Kill)),
+            8 => stage.clone().prop_map(|stage| Input::Fact(Fact::Done(stage))),
+            2 => (stage, any::<bool>()).prop_map(|(stage, has_previous)| failed(stage, has_previous)),
+            1 => Just(Input::Fact(Fact::StopIsLate)),
+            2 => Just(vmm_gone()),
+        ]
+    }
+
+    proptest! {
+        /// A model of the world beside it: a VMM is there from the hypervisor's stage on, until it is gone.
+        #[test]
+        fn no_order_of_events_leaves_a_vmm_behind_or_skips_a_stage(inputs in prop::collection::vec(any_input(), 0..200)) {
+            let (mut state, mut has_vmm, mut last) = (State::Stopped, false, None);
+            for input in inputs {
+                // A VMM that is not there can't go.
+                let is_gone = matches!(input, Input::Fact(Fact::VmmGone { .. }));
+                if is_gone && !has_vmm {
+                    continue;
+                }
+                let is_request = matches!(input, Input::Request(_));
+                let decided = decide(&state, input);
+                prop_assert!(is_request || decided.is_ok(), "a fact was refused");
+                let Ok((next, actions)) = decided else { continue };
+                if is_gone {
+                    has_vmm = false;
+                }
+                for action in &actions {
+                    match action {
+                        Action::Begin(stage) => {
+                            prop_assert_eq!(*stage == Stage::Image, last.is_none());
+                            if let Some(last) = last {
+                                prop_assert_eq!(Stage::next(last), Some(*stage));
+                            }
+                            last = Some(*stage);
+                            has_vmm |= *stage == Stage::Hypervisor;
+                        }
+                        Action::ClearUp => {
+                            prop_assert!(!has_vmm, "cleared up below a running machine");
+                            last = None;
+                        }
+                        Action::KillVmm => prop_assert!(has_vmm, "nothing to kill in {state:?}"),
+                        Action::AskToPowerOff => prop_assert!(has_vmm),
+                        Action::KeepImage => prop_assert_eq!(last, Some(Stage::Engine)),
+                        Action::UsePreviousImage | Action::End => {}
+                    }
+                }
+                if matches!(next, State::Stopped | State::Failed { .. }) {
+                    prop_assert!(!has_vmm, "{next:?} with a VMM");
+                    last = None;
+                }
+                state = next;
+            }
+        }
+    }
+}

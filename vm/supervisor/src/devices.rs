@@ -1,0 +1,82 @@
+//! The devices we serve ourselves, as long as a machine runs.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use vm_devices::{Access, Net, Share, ShareConfig, Vsock};
+use vm_manager::config::Config;
+use vm_manager::places::Places;
+use vm_proto::{message, port};
+
+/// The guest's vsock address; each machine has a device of its own, so all may have the same.
+const CID: u64 = 3;
+
+/// All of a machine's.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    /// The channel to the guest.
+    pub(crate) vsock: Arc<Vsock>,
+    /// Where the program that is the machine finds it.
+    pub(crate) vsock_socket: PathBuf,
+    /// The same of the network's.
+    pub(crate) network_socket: Option<PathBuf>,
+    /// Tags and sockets of shares.
+    pub(crate) share_sockets: Vec<(String, PathBuf)>,
+    /// What the guest is told of them.
+    pub(crate) shares: Vec<message::Share>,
+    /// Shares that can't be had, and why.
+    pub(crate) warnings: Vec<String>,
+    _network: Option<Net>,
+    _shares: Vec<Share>,
+}
+
+impl Devices {
+    /// Serves them. `greeted` gets the guest's control connections.
+    pub(crate) fn serve(
+        config: &Config,
+        places: &Places,
+        wire: Option<UnixStream>,
+        greeted: impl Fn(UnixStream) + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let vsock_socket = places.device("vsock");
+        let vsock = Vsock::serve(&vsock_socket, CID).context("failed to serve the machine's channel")?;
+        vsock.listen(port::CONTROL, greeted);
+        let mut network_socket = None;
+        let network = wire.map(|wire| {
+            let socket = places.device("network");
+            let served = Net::serve(&socket, wire).context("failed to serve the machine's network card");
+            network_socket = Some(socket);
+            served
+        });
+        let network = network.transpose()?;
+        let (mut served, mut sockets, mut shares, mut warnings) = (vec![], vec![], vec![], vec![]);
+        for (at, share) in config.shares.iter().enumerate() {
+            let tag = format!("share{at}");
+            let socket = places.device(&tag);
+            let access = if share.read_only { Access::ReadOnly } else { Access::ReadWrite };
+            let wanted = ShareConfig { root: share.path.clone(), access };
+            match Share::serve(&socket, &tag, wanted) {
+                Ok(device) => {
+                    served.push(device);
+                    sockets.push((tag.clone(), socket));
+                    let path = share.path.display().to_string();
+                    shares.push(message::Share { tag, path, read_only: share.read_only });
+                }
+                // A folder that was taken away keeps nothing else from working.
+                Err(error) => warnings.push(format!("{} is not shared: {error}", share.path.display())),
+            }
+        }
+        Ok(Self {
+            vsock: Arc::new(vsock),
+            vsock_socket,
+            network_socket,
+            share_sockets: sockets,
+            shares,
+            warnings,
+            _network: network,
+            _shares: served,
+        })
+    }
+}

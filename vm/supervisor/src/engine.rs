@@ -1,0 +1,41 @@
+//! The engine's API on a socket of the host: each connection is handed to the channel's device as it is.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::UnixListener;
+use vm_devices::Vsock;
+use vm_proto::port;
+
+/// How long the guest may take to accept.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Listens; whoever connects speaks to the engine in the guest. Nothing of the API is known here.
+pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("failed to remove an old socket"),
+        _ => {}
+    }
+    // Only the user has the folder: mode 0700.
+    UnixListener::bind(socket).with_context(|| format!("failed to listen on {}", socket.display()))
+}
+
+/// Accepts for as long as it is polled.
+pub(crate) async fn serve(listener: UnixListener, vsock: Arc<Vsock>) {
+    loop {
+        match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => vsock.attach(port::ENGINE, stream, DEADLINE, |outcome| {
+                if let Err(error) = outcome {
+                    tracing::debug!(%error, "a connection did not reach the engine");
+                }
+            }),
+            Err(error) => {
+                // Too many open files, perhaps: others may close theirs meanwhile.
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The way out: `passt`, a process without privileges that speaks for the guest on the host's own sockets.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use vm_manager::places::Places;
+use vm_proto::message::{Network, Resolver};
+
+/// The guest's network: every machine's is the same, for each is alone in its own.
+const ADDRESS: [u8; 4] = [10, 0, 2, 15];
+const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+const RESOLVER: [u8; 4] = [10, 0, 2, 3];
+const PREFIX: u8 = 24;
+/// How long it may take until its socket is there.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A running one.
+#[derive(Debug)]
+pub(crate) struct Passt(Child);
+
+impl Drop for Passt {
+    fn drop(&mut self) {
+        // It ends by itself when its connection does; this is for one that hangs.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts it; the wire to it, and what the guest is told.
+pub(crate) fn start(places: &Places) -> Result<(Passt, UnixStream, Network)> {
+    let program = find().context("the program passt is missing: install the package passt")?;
+    let socket = places.device("passt");
+    let mut command = stdx::process::command(program);
+    let dotted = |[a, b, c, d]: [u8; 4]| format!("{a}.{b}.{c}.{d}");
+    command.args(["--foreground", "--quiet", "--one-off", "--socket"]).arg(&socket);
+    command.args(["--address", &dotted(ADDRESS), "--netmask", &PREFIX.to_string()]);
+    command.args(["--gateway", &dotted(GATEWAY), "--dns-forward", &dotted(RESOLVER), "--ipv4-only"]);
+    // Ports of the guest are carried by us, which knows what is published.
+    command.args(["--tcp-ports", "none", "--udp-ports", "none"]);
+    if rustix::process::geteuid().is_root() {
+        // Else it becomes nobody, who can't make its socket here.
+        command.args(["--runas", "0:0"]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn().context("failed to start passt")?;
+    let mut passt = Passt(child);
+    let wire = connect(&mut passt, &socket)?;
+    let network = Network {
+        address: ADDRESS.into(),
+        prefix: PREFIX,
+        gateway: GATEWAY.into(),
+        address6: None,
+        resolver: Resolver { servers: vec![std::net::Ipv4Addr::from(RESOLVER).into()], search: vec![] },
+    };
+    Ok((passt, wire, network))
+}
+
+fn find() -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).map(|dir| dir.join("passt")).find(|path| path.is_file())
+}
+
+fn connect(passt: &mut Passt, socket: &Path) -> Result<UnixStream> {
+    let begin = Instant::now();
+    loop {
+        if let Ok(stream) = UnixStream::connect(socket) {
+            return Ok(stream);
+        }
+        if let Some(status) = passt.0.try_wait()? {
+            let mut said = String::new();
+            if let Some(mut error) = passt.0.stderr.take() {
+                let _ = std::io::Read::read_to_string(&mut error, &mut said);
+            }
+            bail!("passt ended ({status}): {}", said.trim());
+        }
+        if begin.elapsed() > DEADLINE {
+            bail!("passt does not listen after {} s", DEADLINE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,349 @@
+//! Ports of the guest on the host: what containers publish, and what listens in the guest's own network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::client::containers::ListContainers;
+use api::client::{Client, Endpoint, Filters};
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use vm_devices::Vsock;
+use vm_proto::message::Listener;
+use vm_proto::stream::Open;
+
+use crate::execute;
+
+/// Bytes on their way in each direction of a connection.
+const BUFFER: usize = 64 << 10;
+/// A flow of packets without any for so long has ended.
+const FLOW_IDLE: Duration = Duration::from_secs(60);
+/// Flows of packets of one port.
+const FLOWS_MAX: usize = 1024;
+/// Packets of a flow on their way.
+const PACKETS: usize = 64;
+/// How soon a port that was taken is tried again, and an engine that is away is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// A port that is to answer on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Port {
+    address: IpAddr,
+    port: u16,
+    protocol: Protocol,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let protocol = if self.protocol == Protocol::Tcp { "tcp" } else { "udp" };
+        write!(f, "{}/{protocol}", SocketAddr::new(self.address, self.port))
+    }
+}
+
+/// What answers, and what can't.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) open: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Carries ports until it is cancelled. `listening` is what the guest tells of its own sockets.
+pub(crate) async fn carry(
+    engine: PathBuf,
+    vsock: Arc<Vsock>,
+    listening: watch::Receiver<Vec<Listener>>,
+    standing: watch::Sender<Standing>,
+    cancelled: CancellationToken,
+) {
+    let (sender, published) = watch::channel(BTreeSet::new());
+    let carriers = Carriers { vsock, tasks: TaskTracker::new(), cancelled: cancelled.clone(), open: BTreeMap::new() };
+    tokio::select! {
+        () = follow(engine, sender) => {}
+        () = keep(carriers, published, listening, standing) => {}
+        () = cancelled.cancelled() => {}
+    }
+}
+
+/// Tells which ports containers publish, whenever that changes.
+async fn follow(engine: PathBuf, published: watch::Sender<BTreeSet<Port>>) {
+    let client = Client::new(Endpoint::Unix(engine));
+    let filters = ["start", "die", "destroy", "update"].into_iter();
+    let filters = filters.fold(Filters::default().with("type", "container"), |filters, event| filters.with("event", event));
+    loop {
+        // Events first: what changes between the list and them would be missed otherwise.
+        if let Ok(mut events) = client.events(None, None, &filters).await {
+            loop {
+                if let Ok(ports) = list(&client).await {
+                    published.send_if_modified(|known| {
+                        let is_new = *known != ports;
+                        *known = ports;
+                        is_new
+                    });
+                }
+                if !matches!(events.next().await, Some(Ok(_))) {
+                    break;
+                }
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn list(client: &Client) -> Result<BTreeSet<Port>, api::client::Error> {
+    let containers = client.list_containers(&ListContainers::default()).await?;
+    let ports = containers.iter().flat_map(|container| &container.ports);
+    Ok(ports
+        .filter_map(|port| {
+            let protocol = match port.r#type.as_str() {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                _ => return None,
+            };
+            Some(Port { address: port.ip.parse().ok()?, port: port.public_port.filter(|port| *port > 0)?, protocol })
+        })
+        .collect())
+}
+
+/// Opens what is wanted and closes what is not any more.
+async fn keep(
+    mut carriers: Carriers,
+    mut published: watch::Receiver<BTreeSet<Port>>,
+    mut listening: watch::Receiver<Vec<Listener>>,
+    standing: watch::Sender<Standing>,
+) {
+    loop {
+        let mut wanted = published.borrow_and_update().clone();
+        for socket in listening.borrow_and_update().iter() {
+            wanted.insert(Port { address: socket.address, port: socket.port, protocol: Protocol::Tcp });
+        }
+        let failures = carriers.become_what(&wanted).await;
+        let has_failed = !failures.is_empty();
+        let now = Standing {
+            open: carriers.open.keys().map(ToString::to_string).collect(),
+            warnings: failures.iter().map(|(port, error)| said(*port, error)).collect(),
+        };
+        standing.send_if_modified(|known| {
+            let is_new = *known != now;
+            *known = now;
+            is_new
+        });
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            changed = listening.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(AGAIN), if has_failed => {}
+        }
+    }
+}
+
+fn said(port: Port, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let holder = holder_of(port.port).unwrap_or_else(|| "another program".to_owned());
+            format!("{port} of the machine is not reached: {holder} has that port on this computer")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("{port} of the machine is not reached: ports below 1024 need root on this computer")
+        }
+        _ => format!("{port} of the machine is not reached: {error}"),
+    }
+}
+
+/// The program that listens on a port of this computer, as far as we may see: `nginx (process 77)`.
+fn holder_of(port: u16) -> Option<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp", "/proc/net/udp6"];
+    let wanted = format!(":{port:04X}");
+    let inode = tables.iter().find_map(|table| {
+        let text = std::fs::read_to_string(table).ok()?;
+        let line = text.lines().skip(1).find(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            fields.next().is_some_and(|local| local.ends_with(&wanted)) && matches!(fields.nth(1), Some("0A" | "07"))
+        })?;
+        line.split_whitespace().nth(9).map(str::to_owned)
+    })?;
+    let socket = format!("socket:[{inode}]");
+    let processes = std::fs::read_dir("/proc").ok()?;
+    processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).find_map(|pid| {
+        let mut open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let has_it = |entry: io::Result<std::fs::DirEntry>| {
+            entry.is_ok_and(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == socket.as_str()))
+        };
+        open.any(has_it).then(|| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("{} (process {pid})", name.trim())
+        })
+    })
+}
+
+struct Carriers {
+    vsock: Arc<Vsock>,
+    tasks: TaskTracker,
+    cancelled: CancellationToken,
+    open: BTreeMap<Port, CancellationToken>,
+}
+
+impl Carriers {
+    /// What could not be opened.
+    async fn become_what(&mut self, wanted: &BTreeSet<Port>) -> Vec<(Port, io::Error)> {
+        self.open.retain(|port, token| {
+            let is_wanted = wanted.contains(port);
+            if !is_wanted {
+                token.cancel();
+            }
+            is_wanted
+        });
+        let mut failures = Vec::new();
+        for port in wanted {
+            if self.open.contains_key(port) {
+                continue;
+            }
+            match self.open_port(*port).await {
+                Ok(token) => drop(self.open.insert(*port, token)),
+                // `::` and `0.0.0.0` of one port share what the first of them has where version 6 takes both.
+                Err(error) => failures.push((*port, error)),
+            }
+        }
+        failures
+    }
+
+    async fn open_port(&self, port: Port) -> io::Result<CancellationToken> {
+        let token = self.cancelled.child_token();
+        let (vsock, until) = (Arc::clone(&self.vsock), token.clone());
+        let address = SocketAddr::new(port.address, port.port);
+        match port.protocol {
+            Protocol::Tcp => {
+                let listener = listen(address)?;
+                let tasks = self.tasks.clone();
+                self.tasks.spawn(async move {
+                    tokio::select! {
+                        () = accept(listener, port, vsock, tasks) => {}
+                        () = until.cancelled() => {}
+                    }
+                });
+            }
+            Protocol::Udp => {
+                let socket = Arc::new(UdpSocket::bind(address).await?);
+                let tasks = self.tasks.clone();
+                self.tasks.spawn(async move {
+                    tokio::select! {
+                        () = carry_packets(socket, port, vsock, tasks) => {}
+                        () = until.cancelled() => {}
+                    }
+                });
+            }
+        }
+        Ok(token)
+    }
+}
+
+/// Listens; version 6 for itself, so that version 4 may have the same port.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
+    let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, rustix::net::SocketType::STREAM, flags, None)?;
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, 1024)?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn accept(listener: TcpListener, port: Port, vsock: Arc<Vsock>, tasks: TaskTracker) {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => drop(tasks.spawn(carry_connection(client, port, Arc::clone(&vsock)))),
+            Err(error) => {
+                tracing::warn!(%error, %port, "failed to accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn carry_connection(mut client: TcpStream, port: Port, vsock: Arc<Vsock>) {
+    // Inside, what is bound to one address of the guest's is reached by it.
+    let open = Open::Tcp { address: port.address, port: port.port };
+    let Ok(mut inner) = execute::open(&vsock, &open).await else { return };
+    let _ = client.set_nodelay(true);
+    // Either side may break off: that is theirs to know.
+    let _ = copy_bidirectional_with_sizes(&mut client, &mut inner, BUFFER, BUFFER).await;
+}
+
+async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Vsock>, tasks: TaskTracker) {
+    let flows: Arc<Mutex<BTreeMap<SocketAddr, mpsc::Sender<Vec<u8>>>>> = Arc::default();
+    let mut packet = vec![0; usize::from(u16::MAX)];
+    loop {
+        let Ok((length, client)) = socket.recv_from(&mut packet).await else { continue };
+        let bytes = packet.get(..length).unwrap_or_default().to_vec();
+        let mut known = flows.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains_key(&client) {
+            if known.len() >= FLOWS_MAX {
+                continue;
+            }
+            let (sender, packets) = mpsc::channel(PACKETS);
+            known.insert(client, sender);
+            let (flows, socket, vsock) = (Arc::clone(&flows), Arc::clone(&socket), Arc::clone(&vsock));
+            tasks.spawn(async move {
+                let open = Open::Udp { address: port.address, port: port.port };
+                if let Ok(inner) = execute::open(&vsock, &open).await {
+                    let _ = carry_flow(inner, packets, &socket, client).await;
+                }
+                flows.lock().unwrap_or_else(PoisonError::into_inner).remove(&client);
+            });
+        }
+        if let Some(flow) = known.get(&client) {
+            // A packet that nobody takes is lost, as packets are.
+            let _ = flow.try_send(bytes);
+        }
+    }
+}
+
+async fn carry_flow(
+    inner: UnixStream,
+    mut packets: mpsc::Receiver<Vec<u8>>,
+    socket: &UdpSocket,
+    client: SocketAddr,
+) -> io::Result<()> {
+    let (mut from, mut to) = inner.into_split();
+    let mut answer = vec![0; usize::from(u16::MAX)];
+    loop {
+        tokio::select! {
+            packet = packets.recv() => {
+                let Some(packet) = packet else { return Ok(()) };
+                to.write_u16_le(u16::try_from(packet.len()).unwrap_or(u16::MAX)).await?;
+                to.write_all(&packet).await?;
+            }
+            length = from.read_u16_le() => {
+                let place = answer.get_mut(..usize::from(length?)).unwrap_or_default();
+                from.read_exact(place).await?;
+                let _ = socket.send_to(place, client).await;
+            }
+            () = tokio::time::sleep(FLOW_IDLE) => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_told_as_people_write_them() {
+        let port = Port { address: std::net::Ipv4Addr::LOCALHOST.into(), port: 80, protocol: Protocol::Tcp };
+        assert_eq!(port.to_string(), "127.0.0.1:80/tcp");
+    }
+}

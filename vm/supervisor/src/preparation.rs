@@ -1,0 +1,85 @@
+//! The stages before there is a machine: its image, and its disk.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::ioctl_ficlone;
+use vm_manager::config::Config;
+use vm_manager::image::{self, Image, Record};
+use vm_manager::places::Places;
+
+/// The image to boot, kept and verified.
+#[derive(Debug, Clone)]
+pub(crate) struct Chosen {
+    pub(crate) image: Image,
+    /// It is another than the one whose engine answered last, which is there to go back to.
+    pub(crate) has_previous: bool,
+    /// Why it is not the newest, if it is not.
+    pub(crate) warning: Option<String>,
+}
+
+/// Chooses, keeps and verifies an image.
+pub(crate) fn choose_image(config: &Config, places: &Places, images: &Path) -> Result<Chosen> {
+    let mut record = Record::read(places)?;
+    let installed = image::newest(images, config.backend).and_then(|image| image.keep(places));
+    // Of another backend, as after a change of it, none of the recorded ones can be booted.
+    let is_usable = |digest: &Option<String>| {
+        digest.as_ref().is_some_and(|digest| {
+            image::kept(places, digest).is_ok_and(|image| image.manifest.machine == config.backend)
+        })
+    };
+    for place in [&mut record.current, &mut record.previous, &mut record.failed] {
+        if !is_usable(place) {
+            *place = None;
+        }
+    }
+    let newest = installed.as_ref().ok().map(|image| image.manifest.digest.as_str());
+    let chosen = match config.image.as_deref() {
+        Some("previous") => record.previous.clone().or_else(|| record.current.clone()),
+        other => other.map(str::to_owned),
+    };
+    let chosen = chosen.filter(|digest| is_usable(&Some(digest.clone())));
+    let digest = record.choose(chosen.as_deref(), newest);
+    let Some(digest) = digest else {
+        return Err(installed.map(drop).expect_err("an installed image would have been chosen").into());
+    };
+    let image = image::kept(places, &digest)?;
+    image.verify()?;
+    let is_failed = newest.is_some() && record.failed.as_deref() == newest;
+    let warning = is_failed.then(|| {
+        "the newest guest image did not start this machine; it runs the one before. 'cove machine set NAME --image newest' \
+         tries it again"
+            .to_owned()
+    });
+    let has_previous = record.current.as_ref().is_some_and(|current| *current != digest);
+    Ok(Chosen { image, has_previous, warning })
+}
+
+/// Makes the disk's file, or lets it grow. It takes no room but what is used of it.
+pub(crate) fn prepare_disk(config: &Config, places: &Places, is_new_image: bool) -> Result<()> {
+    let path = places.disk();
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+    let file = file.with_context(|| format!("failed to open {}", path.display()))?;
+    let length = file.metadata()?.len();
+    if length < config.disk {
+        file.set_len(config.disk).with_context(|| format!("failed to let {} grow", path.display()))?;
+    }
+    let usable = rustix::fs::fstatvfs(&file)?;
+    let free = usable.f_bavail * usable.f_frsize;
+    ensure!(free > 16 << 20, "the disk that holds {} has only {} KiB left", path.display(), free >> 10);
+    if is_new_image && length > 0 {
+        // Where the file system can share blocks this costs nothing, and elsewhere a copy would cost too much.
+        let snapshot = File::create(places.disk_before()).and_then(|before| Ok(ioctl_ficlone(&before, &file)?));
+        if snapshot.is_err() {
+            let _ = std::fs::remove_file(places.disk_before());
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that the disk's file takes.
+pub(crate) fn disk_taken(places: &Places) -> u64 {
+    std::fs::metadata(places.disk()).map_or(0, |metadata| metadata.blocks() * 512)
+}

@@ -1,0 +1,69 @@
+//! What the guest takes over from this computer: certificates it trusts, proxies.
+
+/// Where distributions keep the certificates that their administrators added.
+const FOLDERS: &[&str] = &["/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors"];
+/// All of a guest's configuration must fit into one message.
+const LIMIT: usize = 2 << 20;
+const PROXIES: &[&str] =
+    &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+
+/// Certificates (PEM) that were added on this computer, and those of `SSL_CERT_FILE`.
+pub(crate) fn certificates() -> String {
+    let mut paths: Vec<std::path::PathBuf> = FOLDERS
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flat_map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())))
+        .collect();
+    paths.sort();
+    paths.extend(std::env::var_os("SSL_CERT_FILE").map(Into::into));
+    let mut all = String::new();
+    for path in paths {
+        // What is no text is no PEM.
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if text.contains("-----BEGIN CERTIFICATE-----") && all.len() + text.len() < LIMIT {
+            all.push_str(text.trim_end());
+            all.push('\n');
+        }
+    }
+    all
+}
+
+/// Variables that name proxies. One on this computer's loopback is reached by the way out.
+pub(crate) fn proxies(gateway: Option<std::net::Ipv4Addr>) -> Vec<(String, String)> {
+    let set = PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    set.map(|(name, value)| {
+        let is_list = name.eq_ignore_ascii_case("no_proxy");
+        let value = gateway.filter(|_| !is_list).map_or(value.clone(), |gateway| seen_from_inside(&value, gateway));
+        (name, value)
+    })
+    .collect()
+}
+
+fn seen_from_inside(proxy: &str, gateway: std::net::Ipv4Addr) -> String {
+    for loopback in ["127.0.0.1", "localhost", "[::1]"] {
+        for before in ["://", "@"] {
+            let here = format!("{before}{loopback}:");
+            if proxy.contains(&here) {
+                return proxy.replace(&here, &format!("{before}{gateway}:"));
+            }
+        }
+    }
+    proxy.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_on_this_computer_is_reached_from_inside() {
+        let gateway = std::net::Ipv4Addr::new(10, 0, 2, 2);
+        for (given, expected) in [
+            ("http://127.0.0.1:3128", "http://10.0.2.2:3128"),
+            ("http://me:pw@localhost:3128/", "http://me:pw@10.0.2.2:3128/"),
+            ("http://proxy.example:3128", "http://proxy.example:3128"),
+        ] {
+            assert_eq!(seen_from_inside(given, gateway), expected);
+        }
+    }
+}
