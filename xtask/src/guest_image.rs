@@ -1,7 +1,5 @@
 //! `cargo xtask guest-image`: what a machine boots, in `target/guest/MACHINE-KERNEL` (`vm/image/README.md`).
 
-mod apt;
-mod files;
 mod initrd;
 mod kernel;
 mod manifest;
@@ -16,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::files;
 use crate::shell::root;
 use kernel::Kernel;
 use programs::Programs;
@@ -48,7 +47,7 @@ pub(crate) fn folder(machine: Machine, origin: Origin) -> PathBuf {
 
 fn make(machine: Machine, origin: Option<Origin>, programs: &Programs) -> Result<()> {
     let began = Instant::now();
-    let cache = recipe::cache();
+    let cache = files::cache();
     let origin = match origin {
         Some(origin) => origin,
         None if own::is_cached(machine, &cache)? => Origin::Own,

@@ -2,7 +2,9 @@
 //! `gen-types`, `bench`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
 
+mod apt;
 mod bench;
+mod files;
 mod guest_image;
 mod packages;
 mod run;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::files;
+use crate::files;
 use crate::shell::command;
 
 const DIRECTORY: u32 = 0o040_755;

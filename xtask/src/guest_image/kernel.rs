@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apt::{Index, Suite};
 use super::modules::{Modules, Wanted};
+use super::own;
 use super::recipe::{self, Machine, Origin};
-use super::{files, own};
+use crate::apt::{Index, Suite};
+use crate::files;
 
 /// Changes when this module makes something else of the same packages.
 const RECIPE: &str = "1";

@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::files;
 use super::kernel::Kernel;
 use super::recipe::Machine;
+use crate::files;
 
 /// Writes it, of all files in the folder; returns the digest over them.
 pub(super) fn write(dir: &Path, machine: Machine, kernel: &Kernel) -> Result<String> {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::files;
 use super::recipe::Machine;
+use crate::files;
 use crate::shell::command;
 
 /// `vm/image/modules` for one machine.

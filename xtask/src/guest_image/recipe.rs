@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::files;
+use crate::files;
 use crate::shell::root;
 
 /// What runs the guest.
@@ -66,12 +66,4 @@ pub(super) fn dir() -> PathBuf {
 
 pub(super) fn text(name: &str) -> Result<String> {
     files::read_text(&dir().join(name))
-}
-
-/// Where what costs time is kept: by content, so that it may be shared and thrown away.
-pub(crate) fn cache() -> PathBuf {
-    match std::env::var_os("COVE_BUILD_CACHE") {
-        Some(dir) => root().join(dir),
-        None => root().join("target/guest-cache"),
-    }
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::apt::{Index, Suite};
-use super::files;
 use super::modules::Modules;
 use super::recipe;
+use crate::apt::{Index, Suite};
+use crate::files;
 use crate::shell::command;
 
 /// Changes when this module makes something else of the same recipe.

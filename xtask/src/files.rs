@@ -1,4 +1,4 @@
-//! Files and folders as the image needs them: with digests, fixed modes, and made whole or not at all.
+//! Files and folders with digests and fixed modes, made whole or not at all; and where they are kept.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
+
+use crate::shell::root;
 
 /// A folder that goes when this does.
 pub(crate) struct Scratch(PathBuf);
@@ -28,6 +30,14 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Where what costs time is kept: by content, so that it may be shared and thrown away.
+pub(crate) fn cache() -> PathBuf {
+    match std::env::var_os("COVE_BUILD_CACHE") {
+        Some(dir) => root().join(dir),
+        None => root().join("target/guest-cache"),
     }
 }
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::files;
+use crate::files;
 use crate::shell::command;
 
 /// Where Debian's packages are, if the system is not Debian's.
@@ -160,11 +160,10 @@ impl Suite {
         show.args(["showsrc", name]);
         let text = files::output_of(show).with_context(|| format!("Debian has no source of {name}"))?;
         let versions = text.lines().filter_map(|line| line.strip_prefix("Version: "));
-        let Some(full) =
-            versions.into_iter().filter(|full| full.starts_with(&format!("{version}+"))).next_back()
-        else {
-            bail!("Debian's {} has no source of {name} {version}", self.name);
-        };
+        let wanted = format!("{version}+");
+        let full = versions.into_iter().rfind(|full| full.starts_with(&wanted));
+        let full =
+            full.with_context(|| format!("Debian's {} has no source of {name} {version}", self.name))?;
         println!("fetching the source of {name} {full}");
         let mut source = self.apt("apt-get");
         source.args(["-qq", "-o", "Acquire::Retries=3", "source", "--download-only"]);
