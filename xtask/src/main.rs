@@ -2,7 +2,10 @@
 //! `gen-types`, `bench`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
 
+mod apt;
 mod bench;
+mod files;
+mod guest_image;
 mod packages;
 mod run;
 mod shell;
@@ -46,6 +49,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("ci") => test::ci(),
         Some("tidy") => tidy::tidy(),
         Some("gen-types") => test::gen_types(),
+        Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
         Some("bench") => bench::bench(args.get(1).map(String::as_str)),
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
         Some("probe") => bench::probe(args.get(1..).unwrap_or_default()),

@@ -31,20 +31,34 @@ const TEST: &[&str] = &[
     "crun",
     "runc",
     "podman",
+    // A machine to run, and what its image is made with.
+    "qemu-system-x86",
+    "erofs-utils",
+    "kmod",
+    "lz4",
+    "xz-utils",
+    "libcap-ng-dev",
+    "debian-archive-keyring",
 ];
+/// To build a kernel of our own.
+const KERNEL: &[&str] = &["build-essential", "flex", "bison", "bc", "libelf-dev", "lz4", "xz-utils", "kmod"];
 
 /// What for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Run,
     Test,
+    Kernel,
 }
 
 /// Installs what is missing, after saying what. With `is_agreed`, in CI, or where nobody can be
 /// asked, without a question.
 pub(crate) fn ensure(purpose: Purpose, is_agreed: bool) -> Result<()> {
-    let mut wanted: Vec<&str> = BUILD.to_vec();
-    wanted.extend(if purpose == Purpose::Run { RUN } else { TEST });
+    let mut wanted = match purpose {
+        Purpose::Run => [BUILD, RUN].concat(),
+        Purpose::Test => [BUILD, TEST].concat(),
+        Purpose::Kernel => KERNEL.to_vec(),
+    };
     // Any of Docker's clients will do; Debian's package brings one along with a daemon.
     if purpose == Purpose::Test && !has("docker") {
         wanted.push("docker.io");

@@ -1,0 +1,240 @@
+//! The guest's system: a read-only file system of our programs, a little of Debian, and modules.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::modules::Modules;
+use super::recipe;
+use crate::apt::{Index, Suite};
+use crate::files;
+use crate::shell::command;
+
+/// Changes when this module makes something else of the same recipe.
+const RECIPE: &str = "1";
+const LIB: &str = "usr/lib/x86_64-linux-gnu";
+/// Places to mount on and to write in, for nothing can be made later.
+const DIRECTORIES: &[&str] = &[
+    "dev",
+    "home",
+    "media",
+    "mnt",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "srv",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/lib",
+    "usr/sbin",
+    "var/lib/cove",
+    "var/log",
+    "var/tmp",
+];
+/// Links of a merged /usr, and what is found elsewhere.
+const LINKS: &[(&str, &str)] = &[
+    ("bin", "usr/bin"),
+    ("sbin", "usr/sbin"),
+    ("lib", "usr/lib"),
+    ("lib64", "usr/lib64"),
+    ("usr/bin/sh", "busybox"),
+    ("usr/sbin/modprobe", "../bin/busybox"),
+    ("var/run", "../run"),
+    ("etc/mtab", "../proc/self/mounts"),
+    // Whoever sets up the network writes it.
+    ("etc/resolv.conf", "../run/resolv.conf"),
+];
+/// Any will do, if it is always the same.
+const UUID: &str = "c0be0000-0000-4000-8000-000000000001";
+
+/// A line of `vm/image/userland`: a package, and what is taken of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Taken {
+    package: String,
+    patterns: Vec<String>,
+}
+
+/// What of Debian is in the system: a folder in the cache.
+pub(super) fn userland(cache: &Path) -> Result<PathBuf> {
+    let text = recipe::text("userland")?;
+    let taken = parse(&text)?;
+    let suite = Suite::open("trixie", Index::Packages, cache)?;
+    let names: Vec<&str> = taken.iter().map(|line| line.package.as_str()).collect();
+    let packages = suite.packages(&names)?;
+    let digests: Vec<&str> = packages.iter().map(|package| package.sha256.as_str()).collect();
+    let key = files::key(&[RECIPE, &text, &digests.join(" ")]);
+    let path = cache.join(format!("userland/{key}"));
+    files::cached(&path, |dir| {
+        for (line, package) in taken.iter().zip(&packages) {
+            let unpacked = dir.join(".unpacked");
+            suite.unpack(package, &unpacked)?;
+            take(line, &unpacked, dir)?;
+            std::fs::remove_dir_all(&unpacked).context("failed to remove an unpacked package")?;
+        }
+        bundle_certificates(dir)?;
+        check_libraries(dir)
+    })?;
+    Ok(path)
+}
+
+/// Makes the file system.
+pub(super) fn make(
+    userland: &Path,
+    modules: Option<&Modules>,
+    programs: &[PathBuf],
+    to: &Path,
+) -> Result<()> {
+    let parent = to.parent().context("an image is in a folder")?;
+    let scratch = files::Scratch::new(parent)?;
+    let system = scratch.path().join("system");
+    for dir in DIRECTORIES {
+        files::make_dir(&system.join(dir))?;
+    }
+    files::copy_all(userland, &system)?;
+    let etc = recipe::dir().join("etc");
+    for path in files::walk(&etc)? {
+        let text = files::read_text(&etc.join(&path))?.replace("@VERSION@", env!("CARGO_PKG_VERSION"));
+        let path = system.join("etc").join(path);
+        files::make_dir(path.parent().context("a file is in a folder")?)?;
+        files::write(&path, text.as_bytes())?;
+        files::set_mode(&path, 0o644)?;
+    }
+    if let Some(modules) = modules {
+        modules.copy_to(&system)?;
+    }
+    for program in programs {
+        let name = program.file_name().context("a program has a name")?;
+        files::copy(program, &system.join("usr/bin").join(name))?;
+    }
+    for (link, target) in LINKS {
+        let link = system.join(link);
+        std::os::unix::fs::symlink(target, &link)
+            .with_context(|| format!("failed to make {}", link.display()))?;
+    }
+    set_directory_modes(&system)?;
+    let mut mkfs = command("mkfs.erofs", &["--quiet", "-T0", "-U", UUID, "--all-root", "-x-1"]);
+    mkfs.arg(to).arg(&system);
+    files::run_quietly(mkfs).context("failed to make the guest's system")
+}
+
+fn parse(text: &str) -> Result<Vec<Taken>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut taken = Vec::new();
+    for line in lines {
+        let mut words = line.split_whitespace();
+        let package = words.next().unwrap_or_default().to_owned();
+        let patterns: Vec<String> = words.map(|word| word.replace("LIB/", &format!("{LIB}/"))).collect();
+        ensure!(!patterns.is_empty(), "vm/image/userland: nothing is taken of {package}");
+        taken.push(Taken { package, patterns });
+    }
+    Ok(taken)
+}
+
+fn take(line: &Taken, unpacked: &Path, into: &Path) -> Result<()> {
+    let all = files::walk(unpacked)?;
+    for pattern in &line.patterns {
+        let found: Vec<_> = all.iter().filter(|path| matches(pattern, &path.to_string_lossy())).collect();
+        ensure!(
+            !found.is_empty(),
+            "package {} has no {pattern}, which vm/image/userland takes",
+            line.package
+        );
+        for path in found {
+            // Older layouts have /sbin and /lib beside /usr's.
+            let target = if path.starts_with("usr") || path.starts_with("etc") {
+                into.join(path)
+            } else {
+                into.join("usr").join(path)
+            };
+            files::copy(&unpacked.join(path), &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// A `*` at the end stands for anything.
+fn matches(pattern: &str, path: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == path, |start| path.starts_with(start))
+}
+
+/// One file of all certificates, as programs read it.
+fn bundle_certificates(dir: &Path) -> Result<()> {
+    let from = dir.join("usr/share/ca-certificates");
+    let mut bundle = String::new();
+    for path in files::walk(&from)? {
+        bundle.push_str(files::read_text(&from.join(path))?.trim_end());
+        bundle.push('\n');
+    }
+    ensure!(bundle.contains("BEGIN CERTIFICATE"), "package ca-certificates has no certificates");
+    let to = dir.join("etc/ssl/certs/ca-certificates.crt");
+    files::make_dir(to.parent().context("a file is in a folder")?)?;
+    files::write(&to, bundle.as_bytes())?;
+    std::fs::remove_dir_all(dir.join("usr/share")).context("failed to remove the single certificates")
+}
+
+/// What the programs are linked with must be there too.
+fn check_libraries(dir: &Path) -> Result<()> {
+    let paths = files::walk(dir)?;
+    let names: BTreeSet<&str> =
+        paths.iter().filter_map(|path| path.file_name().and_then(|name| name.to_str())).collect();
+    let mut missing = BTreeSet::new();
+    for path in &paths {
+        let full = dir.join(path);
+        let is_elf =
+            !full.is_symlink() && std::fs::read(&full).is_ok_and(|bytes| bytes.starts_with(b"\x7fELF"));
+        if !is_elf {
+            continue;
+        }
+        let mut readelf = command("readelf", &["-d"]);
+        readelf.arg(&full);
+        let text = files::output_of(readelf)?;
+        let needed = text.lines().filter(|line| line.contains("(NEEDED)"));
+        let needed = needed.filter_map(|line| line.split(['[', ']']).nth(1));
+        for library in needed.filter(|library| !names.contains(library)) {
+            missing.insert(format!("{library}, which {} needs", path.display()));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing: Vec<String> = missing.into_iter().collect();
+    bail!("vm/image/userland lacks {}", missing.join("; "))
+}
+
+fn set_directory_modes(system: &Path) -> Result<()> {
+    let mut ahead = vec![system.to_owned()];
+    while let Some(dir) = ahead.pop() {
+        files::set_mode(&dir, 0o755)?;
+        ahead.extend(files::list(&dir)?.into_iter().filter(|path| path.is_dir() && !path.is_symlink()));
+    }
+    for (dir, mode) in [("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700)] {
+        files::set_mode(&system.join(dir), mode)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_a_package_and_what_is_taken_of_it() {
+        let lines = parse("# why\n\nlibmnl0 LIB/libmnl.so.0*\n").expect("a list");
+        let expected = Taken {
+            package: "libmnl0".to_owned(),
+            patterns: vec!["usr/lib/x86_64-linux-gnu/libmnl.so.0*".to_owned()],
+        };
+        assert_eq!(lines, [expected]);
+        assert!(parse("libmnl0\n").is_err());
+    }
+
+    #[test]
+    fn a_star_stands_for_the_rest_of_a_name() {
+        assert!(matches("usr/sbin/nft", "usr/sbin/nft"));
+        assert!(!matches("usr/sbin/nft", "usr/sbin/nftables"));
+        assert!(matches("usr/lib/libmnl.so.0*", "usr/lib/libmnl.so.0.2.0"));
+    }
+}
