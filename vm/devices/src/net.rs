@@ -29,7 +29,8 @@ impl Net {
     ///
     /// If the socket can't be made; one that is left over from before is in the way.
     pub fn serve(socket: &Path, stream: UnixStream) -> Result<Net> {
-        let wire = Wire::new(stream).map_err(|source| Error::Resource { action: "watch a network", source })?;
+        let wire =
+            Wire::new(stream).map_err(|source| Error::Resource { action: "watch a network", source })?;
         let session = Session::serve("net", socket, move || Ok(NetDevice::new(&wire)))?;
         Ok(Net { _session: session })
     }

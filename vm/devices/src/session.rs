@@ -76,7 +76,8 @@ impl Session {
             UnixListener::bind(path).map_err(|source| Error::Listen { path: path.to_owned(), source })?;
         let stop = Arc::new(new_event()?);
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let session = Session { path: path.to_owned(), stop: Arc::clone(&stop), is_stopping: Arc::clone(&is_stopping) };
+        let session =
+            Session { path: path.to_owned(), stop: Arc::clone(&stop), is_stopping: Arc::clone(&is_stopping) };
         let name = name.to_owned();
         thread::Builder::new()
             .name(name.clone())

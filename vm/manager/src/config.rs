@@ -115,7 +115,8 @@ impl Config {
     /// # Errors
     /// [`Error::Value`], which says what could be.
     pub fn check(&self) -> Result<(), Error> {
-        let wrong = |what, value: String, reason: &str| Err(Error::Value { what, value, reason: reason.to_owned() });
+        let wrong =
+            |what, value: String, reason: &str| Err(Error::Value { what, value, reason: reason.to_owned() });
         if self.cpus == 0 || self.cpus > 64 {
             return wrong("processors", self.cpus.to_string(), "1 to 64 are");
         }
@@ -150,7 +151,8 @@ impl Config {
     pub fn write(&self, places: &Places) -> Result<(), Error> {
         self.check()?;
         let path = places.config();
-        let text = serde_json::to_vec_pretty(self).map_err(|source| Error::Content { path: path.clone(), source })?;
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| Error::Content { path: path.clone(), source })?;
         stdx::fs::write_atomic(&path, &text, Durability::Power).map_err(Error::file("write", &path))
     }
 }

@@ -92,13 +92,20 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unknown { name } => format!("'cove machine ls' lists them; 'cove machine init {name}' makes it"),
+            Self::Unknown { name } => {
+                format!("'cove machine ls' lists them; 'cove machine init {name}' makes it")
+            }
             Self::Exists { name } => format!("'cove machine rm {name}' removes it, with its disk"),
             Self::NoImage { .. } => {
-                "from a checkout, 'cargo xtask guest-image' makes it; COVE_GUEST_IMAGES names its folder".to_owned()
+                "from a checkout, 'cargo xtask guest-image' makes it; COVE_GUEST_IMAGES names its folder"
+                    .to_owned()
             }
-            Self::WrongImage { .. } => "install Cove again, or make the image anew: cargo xtask guest-image".to_owned(),
-            Self::NoProgram { program: "qemu-system-x86_64" } => "install the package qemu-system-x86".to_owned(),
+            Self::WrongImage { .. } => {
+                "install Cove again, or make the image anew: cargo xtask guest-image".to_owned()
+            }
+            Self::NoProgram { program: "qemu-system-x86_64" } => {
+                "install the package qemu-system-x86".to_owned()
+            }
             Self::NoProgram { program } => format!("install {program}"),
             _ => return None,
         })

@@ -95,7 +95,8 @@ impl Record {
     /// The disk's.
     pub fn write(&self, places: &Places) -> Result<(), Error> {
         let path = places.image_record();
-        let text = serde_json::to_vec_pretty(self).map_err(|source| Error::Content { path: path.clone(), source })?;
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| Error::Content { path: path.clone(), source })?;
         stdx::fs::write_atomic(&path, &text, Durability::Power).map_err(Error::file("write", &path))
     }
 
@@ -125,7 +126,8 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("image.json");
         let bytes = fs::read(&path).map_err(Error::file("read", &path))?;
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|source| Error::Content { path, source })?;
+        let manifest: Self =
+            serde_json::from_slice(&bytes).map_err(|source| Error::Content { path, source })?;
         let wrong = |reason: String| Err(Error::WrongImage { file: "image.json".to_owned(), reason });
         if manifest.format != 1 {
             return wrong(format!("its format is {}, this release knows 1", manifest.format));
@@ -187,7 +189,9 @@ impl Image {
         make_private(&places.images)?;
         let half = places.images.join(format!("{name}.half-{}", std::process::id()));
         match fs::remove_dir_all(&half) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::file("remove", &half)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", &half)(error));
+            }
             _ => {}
         }
         make_private(&half)?;
@@ -227,7 +231,10 @@ impl Image {
             all.update(format!("{sha256} {size} {name}\n"));
         }
         if format!("sha256:{}", hex(&all.finalize())) != self.manifest.digest {
-            return Err(Error::WrongImage { file: "image.json".to_owned(), reason: "its digest differs".to_owned() });
+            return Err(Error::WrongImage {
+                file: "image.json".to_owned(),
+                reason: "its digest differs".to_owned(),
+            });
         }
         Ok(())
     }

@@ -179,7 +179,9 @@ fn grant(state: &State, request: Request) -> Result<Decision, Refusal> {
         (Request::Start(_), State::Stopping { .. }) => Err(Refusal::Stopping),
         (Request::Stop | Request::Kill, State::Stopped | State::Failed { .. }) => Err(Refusal::IsSo),
         // Before the guest listens there is nobody to ask.
-        (Request::Stop, State::Starting { stage, .. }) if *stage <= Stage::Kernel => Ok(end_vmm(*stage, Then::Stop)),
+        (Request::Stop, State::Starting { stage, .. }) if *stage <= Stage::Kernel => {
+            Ok(end_vmm(*stage, Then::Stop))
+        }
         (Request::Stop, State::Starting { .. } | State::Running { .. }) => {
             Ok((State::Stopping { then: Then::Stop }, vec![Action::AskToPowerOff]))
         }
@@ -208,7 +210,9 @@ fn follow(state: &State, fact: Fact) -> Decision {
                 if *mode == Mode::Normal { vec![Action::KeepImage] } else { vec![] },
             ),
         },
-        (Fact::Failed { stage: failed, cause, has_previous }, State::Starting { stage, mode }) if failed == *stage => {
+        (Fact::Failed { stage: failed, cause, has_previous }, State::Starting { stage, mode })
+            if failed == *stage =>
+        {
             let then = if has_previous && *mode == Mode::Normal && *stage >= Stage::Hypervisor {
                 Then::RollBack { mode: *mode }
             } else {
@@ -227,7 +231,9 @@ fn follow(state: &State, fact: Fact) -> Decision {
         (Fact::VmmGone { how }, State::Running { .. }) => {
             gone(Then::Fail { stage: None, cause: format!("the machine ended: {how}") })
         }
-        (Fact::VmmGone { .. }, State::Starting { .. } | State::Stopped | State::Failed { .. }) => (state.clone(), vec![]),
+        (Fact::VmmGone { .. }, State::Starting { .. } | State::Stopped | State::Failed { .. }) => {
+            (state.clone(), vec![])
+        }
     }
 }
 
@@ -265,7 +271,8 @@ mod tests {
     }
 
     fn up_to(last: Stage) -> Vec<Input> {
-        let done = Stage::ALL.into_iter().filter(|stage| *stage <= last).map(|stage| Input::Fact(Fact::Done(stage)));
+        let done =
+            Stage::ALL.into_iter().filter(|stage| *stage <= last).map(|stage| Input::Fact(Fact::Done(stage)));
         std::iter::once(start()).chain(done).collect()
     }
 

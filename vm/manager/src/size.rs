@@ -34,7 +34,11 @@ pub fn show(bytes: u64) -> String {
         _ => ("TiB", 40),
     };
     let tenths = (u128::from(bytes) * 10) >> shift;
-    if tenths.is_multiple_of(10) { format!("{} {unit}", tenths / 10) } else { format!("{}.{} {unit}", tenths / 10, tenths % 10) }
+    if tenths.is_multiple_of(10) {
+        format!("{} {unit}", tenths / 10)
+    } else {
+        format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    }
 }
 
 #[cfg(test)]

@@ -88,14 +88,23 @@ impl Stage {
     pub fn remedy(self, name: &str, backend: Backend, has_previous_image: bool) -> Remedy {
         let remedy = |text: &str, command: String| Remedy { text: text.to_owned(), command };
         match self {
-            Self::Image => remedy("make or install the guest image anew", "cargo xtask guest-image".to_owned()),
-            Self::Disk => remedy("free some space on this computer's disk, then start again", format!("cove machine start {name}")),
-            Self::Kernel | Self::Engine if has_previous_image => {
-                remedy("go back to the guest image that worked", format!("cove machine set {name} --image previous"))
+            Self::Image => {
+                remedy("make or install the guest image anew", "cargo xtask guest-image".to_owned())
             }
+            Self::Disk => remedy(
+                "free some space on this computer's disk, then start again",
+                format!("cove machine start {name}"),
+            ),
+            Self::Kernel | Self::Engine if has_previous_image => remedy(
+                "go back to the guest image that worked",
+                format!("cove machine set {name} --image previous"),
+            ),
             Self::Hypervisor | Self::Kernel => {
                 let other = if backend == Backend::Uml { Backend::Qemu } else { Backend::Uml };
-                remedy("try the other kind of machine; the disk is kept", format!("cove machine set {name} --backend {other}"))
+                remedy(
+                    "try the other kind of machine; the disk is kept",
+                    format!("cove machine set {name} --backend {other}"),
+                )
             }
             Self::Agent => remedy(
                 "get volumes and files out of the disk, read-only",

@@ -7,6 +7,9 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A jump that is no drift.
 const JUMP: Duration = Duration::from_millis(40);
 
+/// A guest's clock that differs by more is set.
+pub(crate) const DRIFT: Duration = Duration::from_millis(50);
+
 /// Nanoseconds since 1970.
 pub(crate) fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,40 +1,32 @@
 //! The guest's console: kept in a file of bounded length, its end at hand for errors.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// A log beyond this is set aside, and the one set aside before is dropped.
 const LIMIT: u64 = 4 << 20;
 /// How much of its end is kept for errors.
-const TAIL: usize = 8 << 10;
+const TAIL: u64 = 8 << 10;
 
-/// The end of what a console said.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Tail(Arc<Mutex<VecDeque<u8>>>);
-
-impl Tail {
-    fn add(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(bytes);
-        let too_many = kept.len().saturating_sub(TAIL);
-        kept.drain(..too_many);
-    }
-
-    /// The last `lines`, without what would move a terminal's cursor.
-    pub(crate) fn last(&self, lines: usize) -> String {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(kept.make_contiguous()).into_owned();
-        let text: String = text.chars().filter(|c| !c.is_control() || *c == '\n').collect();
-        let all: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
-    }
+/// The last `lines` of a console, without what would move a terminal's cursor; empty if there is none.
+pub(crate) fn last_of(path: &Path, lines: usize) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+    let text: String = text.chars().filter(|c| !c.is_control() || *c == '\n').collect();
+    let all: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
 }
 
 /// Reads a console to its end, on the calling thread.
-pub(crate) fn keep(mut from: impl Read, path: &Path, tail: &Tail) {
+pub(crate) fn keep(mut from: impl Read, path: &Path) {
     let mut log = Log::open(path);
     let mut bytes = [0; 8 << 10];
     loop {
@@ -42,7 +34,6 @@ pub(crate) fn keep(mut from: impl Read, path: &Path, tail: &Tail) {
             Ok(0) => return,
             Ok(length) => {
                 let bytes = bytes.get(..length).unwrap_or_default();
-                tail.add(bytes);
                 log.write(bytes);
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -87,12 +78,14 @@ mod tests {
     fn a_console_that_never_stops_takes_bounded_room() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
-        let tail = Tail::default();
         let line = b"\x1b[2Jsomething happened\r\n";
-        keep(std::io::repeat(b'x').take(3 * LIMIT).chain(line.as_slice()), &path, &tail);
-        let all: u64 = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        keep(std::io::repeat(b'x').take(3 * LIMIT).chain(line.as_slice()), &path);
+        let all: u64 = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
         assert!(all < 3 * LIMIT, "{all}");
-        assert!(tail.last(1).ends_with("[2Jsomething happened"));
-        assert!(!tail.last(1).contains('\x1b'));
+        let last = last_of(&path, 1);
+        assert!(last.ends_with("[2Jsomething happened") && !last.contains('\x1b'), "{last}");
     }
 }

@@ -56,7 +56,7 @@ impl Devices {
             let tag = format!("share{at}");
             let socket = places.device(&tag);
             let access = if share.read_only { Access::ReadOnly } else { Access::ReadWrite };
-            let wanted = ShareConfig { root: share.path.clone(), access };
+            let wanted = ShareConfig { access, ..ShareConfig::new(share.path.clone()) };
             match Share::serve(&socket, &tag, wanted) {
                 Ok(device) => {
                     served.push(device);

@@ -15,7 +15,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Listens; whoever connects speaks to the engine in the guest. Nothing of the API is known here.
 pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
     match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("failed to remove an old socket"),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context("failed to remove an old socket");
+        }
         _ => {}
     }
     // Only the user has the folder: mode 0700.

@@ -23,7 +23,10 @@ pub(crate) async fn open(vsock: &Arc<Vsock>, what: &Open) -> Result<UnixStream> 
     ours.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(ours)?;
     stream.write_all(&frame::encode(what)?).await?;
-    match tokio::time::timeout(DEADLINE, read_answer(&mut stream)).await.context("the guest does not answer")?? {
+    match tokio::time::timeout(DEADLINE, read_answer(&mut stream))
+        .await
+        .context("the guest does not answer")??
+    {
         Opened::Ready => Ok(stream),
         Opened::Refused { cause } => bail!("{cause}"),
     }

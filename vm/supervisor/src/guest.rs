@@ -119,11 +119,15 @@ async fn write(to: &mut OwnedWriteHalf, word: &FromHost) -> Result<()> {
 fn checked(word: FromGuest) -> Result<FromGuest> {
     Ok(match word {
         FromGuest::Hello { .. } => bail!("it greeted twice"),
-        FromGuest::Listening { sockets } if sockets.len() > LISTENERS_MAX => bail!("it listens on too many ports"),
+        FromGuest::Listening { sockets } if sockets.len() > LISTENERS_MAX => {
+            bail!("it listens on too many ports")
+        }
         FromGuest::Progress { step, detail } => FromGuest::Progress { step, detail: shortened(detail) },
         FromGuest::Failed { step, cause } => FromGuest::Failed { step, cause: shortened(cause) },
         FromGuest::Warning { step, text } => FromGuest::Warning { step, text: shortened(text) },
-        FromGuest::EngineEnded { how, tail } => FromGuest::EngineEnded { how: shortened(how), tail: shortened(tail) },
+        FromGuest::EngineEnded { how, tail } => {
+            FromGuest::EngineEnded { how: shortened(how), tail: shortened(tail) }
+        }
         other @ (FromGuest::Done { .. }
         | FromGuest::EngineBack
         | FromGuest::Listening { .. }

@@ -31,9 +31,14 @@ use vm_proto::message::Mode;
 
 /// Owns one machine. `cove machine` starts it.
 #[derive(Parser, Debug)]
-#[command(name = "cove-machine", version, about, after_help = "\
+#[command(
+    name = "cove-machine",
+    version,
+    about,
+    after_help = "\
 Example:
-  cove-machine run dev --data /var/lib/cove/machines --run /run/cove/machines --images /usr/share/cove/guest")]
+  cove-machine run dev --data /var/lib/cove/machines --run /run/cove/machines --images /usr/share/cove/guest"
+)]
 struct Args {
     #[command(subcommand)]
     verb: Verb,

@@ -69,7 +69,8 @@ pub(crate) async fn carry(
     cancelled: CancellationToken,
 ) {
     let (sender, published) = watch::channel(BTreeSet::new());
-    let carriers = Carriers { vsock, tasks: TaskTracker::new(), cancelled: cancelled.clone(), open: BTreeMap::new() };
+    let carriers =
+        Carriers { vsock, tasks: TaskTracker::new(), cancelled: cancelled.clone(), open: BTreeMap::new() };
     tokio::select! {
         () = follow(engine, sender) => {}
         () = keep(carriers, published, listening, standing) => {}
@@ -81,7 +82,8 @@ pub(crate) async fn carry(
 async fn follow(engine: PathBuf, published: watch::Sender<BTreeSet<Port>>) {
     let client = Client::new(Endpoint::Unix(engine));
     let filters = ["start", "die", "destroy", "update"].into_iter();
-    let filters = filters.fold(Filters::default().with("type", "container"), |filters, event| filters.with("event", event));
+    let filters = filters
+        .fold(Filters::default().with("type", "container"), |filters, event| filters.with("event", event));
     loop {
         // Events first: what changes between the list and them would be missed otherwise.
         if let Ok(mut events) = client.events(None, None, &filters).await {
@@ -112,7 +114,11 @@ async fn list(client: &Client) -> Result<BTreeSet<Port>, api::client::Error> {
                 "udp" => Protocol::Udp,
                 _ => return None,
             };
-            Some(Port { address: port.ip.parse().ok()?, port: port.public_port.filter(|port| *port > 0)?, protocol })
+            Some(Port {
+                address: port.ip.parse().ok()?,
+                port: port.public_port.filter(|port| *port > 0)?,
+                protocol,
+            })
         })
         .collect())
 }
@@ -169,7 +175,8 @@ fn holder_of(port: u16) -> Option<String> {
         let text = std::fs::read_to_string(table).ok()?;
         let line = text.lines().skip(1).find(|line| {
             let mut fields = line.split_whitespace().skip(1);
-            fields.next().is_some_and(|local| local.ends_with(&wanted)) && matches!(fields.nth(1), Some("0A" | "07"))
+            fields.next().is_some_and(|local| local.ends_with(&wanted))
+                && matches!(fields.nth(1), Some("0A" | "07"))
         })?;
         line.split_whitespace().nth(9).map(str::to_owned)
     })?;
@@ -178,7 +185,9 @@ fn holder_of(port: u16) -> Option<String> {
     processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).find_map(|pid| {
         let mut open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
         let has_it = |entry: io::Result<std::fs::DirEntry>| {
-            entry.is_ok_and(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == socket.as_str()))
+            entry.is_ok_and(|entry| {
+                std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == socket.as_str())
+            })
         };
         open.any(has_it).then(|| {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -250,7 +259,8 @@ impl Carriers {
 
 /// Listens; version 6 for itself, so that version 4 may have the same port.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
+    let family =
+        if address.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
     let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, rustix::net::SocketType::STREAM, flags, None)?;
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;

@@ -71,7 +71,8 @@ pub(crate) fn prepare_disk(config: &Config, places: &Places, is_new_image: bool)
     ensure!(free > 16 << 20, "the disk that holds {} has only {} KiB left", path.display(), free >> 10);
     if is_new_image && length > 0 {
         // Where the file system can share blocks this costs nothing, and elsewhere a copy would cost too much.
-        let snapshot = File::create(places.disk_before()).and_then(|before| Ok(ioctl_ficlone(&before, &file)?));
+        let snapshot =
+            File::create(places.disk_before()).and_then(|before| Ok(ioctl_ficlone(&before, &file)?));
         if snapshot.is_err() {
             let _ = std::fs::remove_file(places.disk_before());
         }

@@ -4,8 +4,16 @@
 const FOLDERS: &[&str] = &["/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors"];
 /// All of a guest's configuration must fit into one message.
 const LIMIT: usize = 2 << 20;
-const PROXIES: &[&str] =
-    &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+const PROXIES: &[&str] = &[
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+];
 
 /// Certificates (PEM) that were added on this computer, and those of `SSL_CERT_FILE`.
 pub(crate) fn certificates() -> String {
@@ -33,7 +41,8 @@ pub(crate) fn proxies(gateway: Option<std::net::Ipv4Addr>) -> Vec<(String, Strin
     let set = PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     set.map(|(name, value)| {
         let is_list = name.eq_ignore_ascii_case("no_proxy");
-        let value = gateway.filter(|_| !is_list).map_or(value.clone(), |gateway| seen_from_inside(&value, gateway));
+        let value =
+            gateway.filter(|_| !is_list).map_or(value.clone(), |gateway| seen_from_inside(&value, gateway));
         (name, value)
     })
     .collect()

@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::console::{Tail, keep};
+use crate::console::keep;
 use crate::sys;
 
 /// A running one.
@@ -20,7 +20,6 @@ impl Vmm {
     pub(crate) fn start(
         mut command: Command,
         console: std::path::PathBuf,
-        tail: Tail,
         ended: impl FnOnce(String) + Send + 'static,
     ) -> Result<Self> {
         sys::tie(&mut command);
@@ -31,23 +30,25 @@ impl Vmm {
                 Ok(child) => child,
                 Err(error) => {
                     let program = command.get_program().display().to_string();
-                    let _ = started.send(Err(anyhow::Error::new(error).context(format!("failed to start {program}"))));
+                    let _ = started
+                        .send(Err(anyhow::Error::new(error).context(format!("failed to start {program}"))));
                     return;
                 }
             };
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
             let _ = started.send(pid.context("it has no process id"));
-            let readers: Vec<_> = [child.stdout.take().map(Output::Out), child.stderr.take().map(Output::Error)]
-                .into_iter()
-                .flatten()
-                .map(|output| {
-                    let (path, tail) = (console.clone(), tail.clone());
-                    thread::spawn(move || match output {
-                        Output::Out(out) => keep(out, &path, &tail),
-                        Output::Error(error) => keep(error, &path, &tail),
+            let readers: Vec<_> =
+                [child.stdout.take().map(Output::Out), child.stderr.take().map(Output::Error)]
+                    .into_iter()
+                    .flatten()
+                    .map(|output| {
+                        let path = console.clone();
+                        thread::spawn(move || match output {
+                            Output::Out(out) => keep(out, &path),
+                            Output::Error(error) => keep(error, &path),
+                        })
                     })
-                })
-                .collect();
+                    .collect();
             let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             // Processes of its group hold the pipes open until they are gone too.
             if let Some(pid) = pid {

@@ -121,7 +121,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl NetDevice {
     pub(crate) fn new(wire: &Arc<Wire>) -> Arc<Self> {
-        Arc::new(NetDevice { wire: Arc::clone(wire), memory: Mutex::new(None), is_mergeable: Mutex::new(false) })
+        Arc::new(NetDevice {
+            wire: Arc::clone(wire),
+            memory: Mutex::new(None),
+            is_mergeable: Mutex::new(false),
+        })
     }
 
     fn work(&self, vrings: &[Vring]) -> io::Result<()> {

@@ -1,0 +1,533 @@
+//! The one task that owns a machine's state: it hears, has `vm_manager::lifecycle` decide, and acts.
+
+mod run;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant as Deadline;
+use tokio_util::task::TaskTracker;
+use vm_devices::Vsock;
+use vm_manager::config::Config;
+use vm_manager::control::{Answer, Request as Asking};
+use vm_manager::lifecycle::{self, Action, Fact, Input, Request, State};
+use vm_manager::places::Places;
+use vm_manager::stage::Stage;
+use vm_manager::status::{Failure, Phase, Status};
+use vm_proto::message::{FromGuest, FromHost, Mode, Step};
+
+use crate::control::{self, Asked, Desk};
+use crate::guest::Heard;
+use crate::preparation::{self, Chosen};
+use crate::{clock, engine};
+use run::{Prepared, Run};
+
+/// How long a guest may take to power off: containers may take ten seconds to end.
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// How often figures are asked for while somebody follows.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// How long whoever asks for the status waits for new figures.
+const REPORT_DEADLINE: Duration = Duration::from_millis(300);
+/// How long followers have to read the last word.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// How many lines of the console an error shows.
+const CONSOLE_LINES: usize = 12;
+/// Events on their way to the machine's task.
+const WAITING: usize = 256;
+
+/// What the machine's task hears, beside requests.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// An image was chosen, or none can be had.
+    Image(Result<Chosen>),
+    /// The disk's file is there, or can't be had.
+    Disk(Result<()>),
+    /// Devices and program run, or don't.
+    Hypervisor(Result<Box<Prepared>>),
+    /// The program ended.
+    Ended { run: u64, how: String },
+    /// The guest says something.
+    Heard { run: u64, heard: Heard },
+    /// Ports changed.
+    Ports { open: Vec<String>, warnings: Vec<String> },
+}
+
+/// Starts the machine, and stays with it until it has ended.
+pub(crate) async fn supervise(places: Places, config: Config, images: PathBuf, mode: Mode) -> Result<()> {
+    let listener = engine::listen(&places.control())?;
+    let (asked, requests) = mpsc::channel(WAITING);
+    let (events, heard) = mpsc::channel(WAITING);
+    let status = watch::Sender::new(Status::stopped(&places.name, config.clone(), places.engine()));
+    let (vsock, has_vsock) = watch::channel(None);
+    let tasks = TaskTracker::new();
+    let desk = Desk { asked, status: status.subscribe(), vsock: has_vsock, tasks: tasks.clone() };
+    let server = tokio::task::JoinSet::new();
+    let machine = Machine {
+        places,
+        config,
+        images,
+        state: State::Stopped,
+        status,
+        vsock,
+        events,
+        runs: 0,
+        chosen: None,
+        run: None,
+        deadline: None,
+        began: Instant::now(),
+        is_over: false,
+        reports_for: Vec::new(),
+        port_warnings: Vec::new(),
+        start_warnings: Vec::new(),
+    };
+    let outcome = machine.live(listener, desk, server, requests, heard, mode).await;
+    tasks.close();
+    // Followers read the last word; those that don't are not waited for.
+    let _ = tokio::time::timeout(FAREWELL, tasks.wait()).await;
+    outcome
+}
+
+struct Machine {
+    places: Places,
+    config: Config,
+    images: PathBuf,
+    state: State,
+    status: watch::Sender<Status>,
+    vsock: watch::Sender<Option<Arc<Vsock>>>,
+    events: mpsc::Sender<Event>,
+    /// Counts starts, so that late words of an earlier one are told apart.
+    runs: u64,
+    chosen: Option<Chosen>,
+    run: Option<Run>,
+    /// Until when the stage, or the stop, may take.
+    deadline: Option<Deadline>,
+    /// When the stage began.
+    began: Instant,
+    is_over: bool,
+    reports_for: Vec<oneshot::Sender<Answer>>,
+    port_warnings: Vec<String>,
+    start_warnings: Vec<String>,
+}
+
+impl Machine {
+    async fn live(
+        mut self,
+        listener: UnixListener,
+        desk: Desk,
+        mut server: tokio::task::JoinSet<()>,
+        mut requests: mpsc::Receiver<Asked>,
+        mut heard: mpsc::Receiver<Event>,
+        mode: Mode,
+    ) -> Result<()> {
+        self.feed(Input::Request(Request::Start(mode))).ok();
+        // From here on a client that connects sees a machine on its way.
+        server.spawn(control::serve(listener, desk));
+        let mut look = tokio::time::interval(clock::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut reports = tokio::time::interval(REPORT_EVERY);
+        let mut watch = clock::Watch::new();
+        let mut waiting_since: Option<Instant> = None;
+        while !self.is_over {
+            tokio::select! {
+                Some(asked) = requests.recv() => self.answer(asked),
+                Some(event) = heard.recv() => self.hear(event),
+                () = sleep_until(self.deadline) => self.is_late(),
+                _ = look.tick() => {
+                    if watch.has_jumped() {
+                        self.say(FromHost::SetTime { nanoseconds: clock::now() });
+                    }
+                }
+                _ = reports.tick(), if self.status.receiver_count() > 1 => self.say(FromHost::Report),
+                () = tokio::time::sleep(REPORT_DEADLINE), if waiting_since.is_some() => self.answer_waiting(),
+            }
+            waiting_since =
+                (!self.reports_for.is_empty()).then(|| waiting_since.unwrap_or_else(Instant::now));
+        }
+        self.keep_status()
+    }
+
+    fn say(&self, word: FromHost) {
+        if let Some(guest) = self.run.as_ref().and_then(|run| run.guest.as_ref()) {
+            guest.say(word);
+        }
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        let done = |outcome: Result<(), lifecycle::Refusal>| match outcome {
+            Ok(()) | Err(lifecycle::Refusal::IsSo) => Answer::Done,
+            Err(refusal) => Answer::Refused { cause: refusal.to_string(), hint: None },
+        };
+        let answer = match asked.request {
+            Asking::Status if self.run.as_ref().is_some_and(|run| run.guest.is_some()) => {
+                self.reports_for.push(asked.answer);
+                self.say(FromHost::Report);
+                return;
+            }
+            Asking::Status => Answer::Status(Box::new(self.now())),
+            Asking::Start { mode } => done(self.feed(Input::Request(Request::Start(mode)))),
+            Asking::Stop => done(self.feed(Input::Request(Request::Stop))),
+            Asking::Kill => done(self.feed(Input::Request(Request::Kill))),
+            Asking::GiveBack => {
+                self.say(FromHost::GiveBack);
+                Answer::Done
+            }
+            Asking::Follow | Asking::Execute { .. } => return,
+        };
+        // Whoever asked may be gone.
+        let _ = asked.answer.send(answer);
+    }
+
+    fn answer_waiting(&mut self) {
+        let now = self.now();
+        for answer in self.reports_for.drain(..) {
+            let _ = answer.send(Answer::Status(Box::new(now.clone())));
+        }
+    }
+
+    /// The status with figures of this moment.
+    fn now(&self) -> Status {
+        self.status.send_modify(|status| {
+            status.disk_here = preparation::disk_taken(&self.places);
+            status.memory_here = self.run.as_ref().and_then(|run| run.vmm.memory());
+        });
+        self.status.borrow().clone()
+    }
+
+    fn hear(&mut self, event: Event) {
+        let of_run = self.run.as_ref().map(|run| run.number);
+        match event {
+            Event::Image(Ok(chosen)) => {
+                self.status.send_modify(|status| status.image = Some(chosen.image.manifest.digest.clone()));
+                self.start_warnings.extend(chosen.warning.clone());
+                self.chosen = Some(chosen);
+                self.fact(Fact::Done(Stage::Image));
+            }
+            Event::Image(Err(error)) => self.failed(Stage::Image, &error),
+            Event::Disk(Ok(())) => self.fact(Fact::Done(Stage::Disk)),
+            Event::Disk(Err(error)) => self.failed(Stage::Disk, &error),
+            Event::Hypervisor(Ok(prepared)) => self.has_vmm(*prepared),
+            Event::Hypervisor(Err(error)) => self.has_no_vmm(&error),
+            Event::Ended { run, how } if run == self.runs => self.fact(Fact::VmmGone { how }),
+            Event::Heard { run, heard } if of_run == Some(run) => self.hear_guest(heard),
+            Event::Ended { .. } | Event::Heard { .. } => {}
+            Event::Ports { open, warnings } => {
+                self.port_warnings = warnings;
+                self.status.send_modify(|status| status.ports = open);
+                self.tell_warnings();
+            }
+        }
+    }
+
+    fn has_vmm(&mut self, prepared: Prepared) {
+        self.start_warnings.extend(prepared.warnings);
+        self.status.send_modify(|status| {
+            status.pid = Some(prepared.run.vmm.pid());
+            prepared.acceleration.name().clone_into(&mut status.acceleration);
+        });
+        self.tell_warnings();
+        self.vsock.send_replace(Some(Arc::clone(&prepared.run.devices.vsock)));
+        let is_wanted = matches!(self.state, State::Starting { stage: Stage::Hypervisor, .. });
+        let run = self.run.insert(prepared.run);
+        if is_wanted {
+            self.fact(Fact::Done(Stage::Hypervisor));
+        } else {
+            // It was given up while it was being started.
+            run.vmm.kill();
+        }
+    }
+
+    fn has_no_vmm(&mut self, error: &anyhow::Error) {
+        self.failed(Stage::Hypervisor, error);
+        // What follows waits for a program that never was.
+        self.fact(Fact::VmmGone { how: "it was not started".to_owned() });
+    }
+
+    fn hear_guest(&mut self, heard: Heard) {
+        match heard {
+            Heard::Hello { kernel, uptime_ms, guest } => {
+                tracing::info!(kernel, uptime_ms, "the guest is there");
+                self.status.send_modify(|status| status.kernel = kernel);
+                if let (Some(run), State::Starting { mode, .. } | State::Running { mode }) =
+                    (&mut self.run, &self.state)
+                {
+                    guest.welcome(run.configuration(&self.places.name, *mode));
+                    run.guest = Some(guest);
+                }
+                self.fact(Fact::Done(Stage::Kernel));
+            }
+            Heard::Stranger { version, release } => {
+                let cause = format!(
+                    "the guest's agent (release {release}) speaks version {version} of the machine's protocol, this program \
+                     {}: use a guest image of this release",
+                    vm_proto::VERSION
+                );
+                self.failed(Stage::Kernel, &anyhow::anyhow!(cause));
+            }
+            Heard::Gone(why) => {
+                let State::Starting { stage, .. } = self.state else {
+                    tracing::warn!(why, "the guest's agent is gone");
+                    return;
+                };
+                self.failed(stage, &anyhow::anyhow!("the guest's agent is gone: {why}"));
+            }
+            Heard::Word(word) => self.hear_word(word),
+        }
+    }
+
+    fn hear_word(&mut self, word: FromGuest) {
+        match word {
+            FromGuest::Done { step } => self.fact(Fact::Done(stage_of(step))),
+            FromGuest::Failed { step, cause } => self.failed(stage_of(step), &anyhow::anyhow!(cause)),
+            FromGuest::Progress { detail, .. } => self.status.send_modify(|status| status.detail = detail),
+            FromGuest::Warning { text, .. } => {
+                self.start_warnings.push(text);
+                self.tell_warnings();
+            }
+            FromGuest::EngineEnded { how, tail } => {
+                tracing::warn!(how, tail, "the engine ended and is started again");
+                self.status.send_modify(|status| {
+                    status.detail = format!("the engine ended ({how}) and is started again")
+                });
+            }
+            FromGuest::EngineBack => self.status.send_modify(|status| status.detail.clear()),
+            FromGuest::Listening { sockets } => {
+                if let Some(run) = &self.run {
+                    run.listening.send_replace(sockets);
+                }
+            }
+            FromGuest::Report(report) => {
+                let difference = Duration::from_nanos(report.clock_ns.abs_diff(clock::now()));
+                if difference > clock::DRIFT {
+                    self.say(FromHost::SetTime { nanoseconds: clock::now() });
+                }
+                self.status.send_modify(|status| status.report = Some(report));
+                self.now();
+                self.answer_waiting();
+            }
+            FromGuest::Bye => tracing::info!("the guest has everything on disk"),
+            FromGuest::Hello { .. } => {}
+        }
+    }
+
+    fn failed(&mut self, stage: Stage, error: &anyhow::Error) {
+        let has_previous = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        tracing::error!(stage = stage.name(), "{error:#}");
+        self.fact(Fact::Failed { stage, cause: format!("{error:#}"), has_previous });
+    }
+
+    fn is_late(&mut self) {
+        self.deadline = None;
+        match self.state {
+            State::Starting { stage, .. } => {
+                let cause = format!("nothing was heard for {} s", stage.deadline().as_secs());
+                self.failed(stage, &anyhow::anyhow!(cause));
+            }
+            _ => self.fact(Fact::StopIsLate),
+        }
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        // Facts are never refused.
+        let _ = self.feed(Input::Fact(fact));
+    }
+
+    fn feed(&mut self, input: Input) -> Result<(), lifecycle::Refusal> {
+        if let (Input::Fact(Fact::Done(done)), State::Starting { stage, .. }) = (&input, &self.state)
+            && done == stage
+        {
+            let took = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.status.send_modify(|status| status.took.push((*stage, took)));
+        }
+        let (next, actions) = lifecycle::decide(&self.state, input)?;
+        if next != self.state {
+            tracing::info!(state = ?next, "the machine");
+        }
+        self.state = next;
+        for action in actions {
+            self.act(action);
+        }
+        self.tell();
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Begin(stage) => self.begin(stage),
+            Action::KeepImage => self.keep_image(),
+            Action::UsePreviousImage => self.use_previous_image(),
+            Action::AskToPowerOff => {
+                self.say(FromHost::Shutdown);
+                self.deadline = Some(Deadline::now() + STOP_DEADLINE);
+            }
+            Action::KillVmm => {
+                self.deadline = None;
+                // One that is still being started is ended when it is there.
+                if let Some(run) = &self.run {
+                    run.vmm.kill();
+                }
+            }
+            Action::ClearUp => {
+                self.deadline = None;
+                self.vsock.send_replace(None);
+                if let Some(run) = self.run.take() {
+                    run.clear_up();
+                }
+                self.status.send_modify(|status| {
+                    status.pid = None;
+                    status.ports.clear();
+                    status.report = None;
+                    status.memory_here = None;
+                });
+            }
+            Action::End => self.is_over = true,
+        }
+    }
+
+    fn begin(&mut self, stage: Stage) {
+        self.began = Instant::now();
+        self.deadline = Some(Deadline::now() + stage.deadline());
+        let (config, places, events) = (self.config.clone(), self.places.clone(), self.events.clone());
+        let is_new = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        match stage {
+            Stage::Image => {
+                self.runs += 1;
+                self.status.send_modify(|status| status.took.clear());
+                let images = self.images.clone();
+                self.blocking(
+                    move || Event::Image(preparation::choose_image(&config, &places, &images)),
+                    events,
+                );
+            }
+            Stage::Disk => {
+                self.blocking(
+                    move || Event::Disk(preparation::prepare_disk(&config, &places, is_new)),
+                    events,
+                );
+            }
+            Stage::Hypervisor => {
+                let Some(chosen) = self.chosen.clone() else { return };
+                let number = self.runs;
+                let back = events.clone();
+                let work = move || {
+                    let started = run::start(config, places, chosen.image, number, &back);
+                    Event::Hypervisor(started.map(Box::new))
+                };
+                self.blocking(work, events);
+            }
+            Stage::Kernel | Stage::Agent | Stage::Shares | Stage::Network => {}
+            Stage::Engine => self.open_engine(),
+        }
+    }
+
+    /// Runs something that blocks beside the task, which hears how it went.
+    #[expect(clippy::unused_self, reason = "what is begun is the machine's")]
+    fn blocking(&self, work: impl FnOnce() -> Event + Send + 'static, events: mpsc::Sender<Event>) {
+        tokio::task::spawn_blocking(move || {
+            // The machine may be over.
+            let _ = events.blocking_send(work());
+        });
+    }
+
+    /// The engine's socket is there as soon as the engine may be: a client that is early waits for it.
+    fn open_engine(&mut self) {
+        let State::Starting { mode: Mode::Normal, .. } = self.state else { return };
+        let opened = self.run.as_ref().map(|run| run.open_engine(&self.places, &self.events));
+        if let Some(Err(error)) = opened {
+            self.failed(Stage::Engine, &error);
+        }
+    }
+
+    fn keep_image(&mut self) {
+        let Some(chosen) = &self.chosen else { return };
+        let kept = vm_manager::image::Record::read(&self.places).and_then(|mut record| {
+            record.keep(&chosen.image.manifest.digest);
+            record.write(&self.places)
+        });
+        if let Err(error) = kept {
+            tracing::warn!(%error, "failed to note the image that works");
+        }
+    }
+
+    fn use_previous_image(&mut self) {
+        let Some(chosen) = self.chosen.take() else { return };
+        let noted = vm_manager::image::Record::read(&self.places).and_then(|mut record| {
+            record.failed = Some(chosen.image.manifest.digest.clone());
+            record.write(&self.places)
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, "failed to note the image that does not work");
+        }
+    }
+
+    fn tell_warnings(&mut self) {
+        let all: Vec<String> = self.start_warnings.iter().chain(&self.port_warnings).cloned().collect();
+        self.status.send_if_modified(|status| {
+            let is_new = status.warnings != all;
+            status.warnings = all;
+            is_new
+        });
+    }
+
+    fn tell(&mut self) {
+        if matches!(self.state, State::Running { .. }) {
+            self.deadline = None;
+        }
+        self.tell_warnings();
+        let (phase, stage) = match &self.state {
+            State::Stopped => (Phase::Stopped, None),
+            State::Starting { stage, .. } => (Phase::Starting, Some(*stage)),
+            State::Running { mode: Mode::Normal } => (Phase::Running, None),
+            State::Running { mode: Mode::Rescue } => (Phase::Rescue, None),
+            State::Stopping { .. } => (Phase::Stopping, None),
+            State::Failed { stage, .. } => (Phase::Failed, *stage),
+        };
+        let failure = match &self.state {
+            State::Failed { stage, cause } => Some(self.failure(*stage, cause)),
+            _ => None,
+        };
+        self.status.send_modify(|status| {
+            status.phase = phase;
+            status.stage = stage;
+            status.failure = failure;
+        });
+    }
+
+    fn failure(&self, stage: Option<Stage>, cause: &str) -> Failure {
+        let has_previous = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        let console = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
+        let remedy =
+            stage.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);
+        Failure { stage, cause: cause.to_owned(), console, remedy }
+    }
+
+    /// How it stood at the end, for whoever asks when nobody answers any more.
+    fn keep_status(&self) -> Result<()> {
+        let text = serde_json::to_vec_pretty(&self.now())?;
+        for socket in [self.places.control(), self.places.engine()] {
+            let _ = std::fs::remove_file(socket);
+        }
+        let path = self.places.last_status();
+        let written = stdx::fs::write_atomic(&path, &text, stdx::fs::Durability::Process);
+        written.with_context(|| format!("failed to write {}", path.display()))
+    }
+}
+
+async fn sleep_until(deadline: Option<Deadline>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn stage_of(step: Step) -> Stage {
+    match step {
+        Step::Disk => Stage::Agent,
+        Step::Shares => Stage::Shares,
+        Step::Network => Stage::Network,
+        Step::Engine => Stage::Engine,
+    }
+}
