@@ -141,6 +141,13 @@ pub(crate) fn sha256(path: &Path) -> Result<String> {
     }
 }
 
+/// The digest of some bytes, in hexadecimal digits.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(bytes);
+    hex(hasher)
+}
+
 /// The digest of several texts, which can't be moved from one to the next.
 pub(crate) fn key(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();

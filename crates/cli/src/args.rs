@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
-use crate::{containers, copy, docker, images, listing, networks, registry, run, system, volumes};
+use crate::{containers, copy, docker, images, listing, machine, networks, registry, run, system, volumes};
 
 /// Runs containers.
 #[derive(Parser, Debug)]
@@ -26,7 +26,7 @@ Examples:
 Docker's long forms work too: cove container ls, cove image rm, cove system df."
 )]
 pub(crate) struct Args {
-    /// The engine: unix:///path/to/socket
+    /// The engine: unix:///path/to/socket, tcp://HOST:PORT, or machine://NAME
     #[arg(short = 'H', long, global = true, env = "COVE_HOST", value_name = "ADDRESS")]
     pub(crate) host: Option<String>,
     #[command(subcommand)]
@@ -110,6 +110,9 @@ pub(crate) enum Verb {
     /// Networks that containers share
     #[command(subcommand)]
     Network(networks::NetworkVerb),
+    /// Machines: the same engine in a light virtual machine
+    #[command(subcommand)]
+    Machine(machine::MachineVerb),
     /// Make an image of a file system's tar archive
     Import(images::ImportArgs),
     /// Show what happens
@@ -199,6 +202,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Doctor => return system::doctor(host).await,
         Verb::Logout(logout) => return registry::logout(&logout),
         Verb::Docker(verb) => return docker::dispatch(host, &verb),
+        Verb::Machine(verb) => return machine::dispatch(verb).await,
         _ => {}
     }
     let client = host::engine::connect(host).await?;
@@ -244,7 +248,12 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Version(args) => system::version(&client, args).await,
         Verb::Prune(args) => system::prune(&client, args).await,
         Verb::Df(args) => listing::df(&client, args).await,
-        Verb::Web(_) | Verb::Doctor | Verb::Logout(_) | Verb::Docker(_) | Verb::Completion(_) => Ok(0),
+        Verb::Web(_)
+        | Verb::Doctor
+        | Verb::Logout(_)
+        | Verb::Docker(_)
+        | Verb::Machine(_)
+        | Verb::Completion(_) => Ok(0),
     }
 }
 

@@ -7,6 +7,7 @@ mod docker;
 mod exit;
 mod images;
 mod listing;
+mod machine;
 mod mounts;
 mod networks;
 mod printer;

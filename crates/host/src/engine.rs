@@ -8,6 +8,7 @@ use std::time::Duration;
 use api::client::Client;
 
 use crate::error::Error;
+use crate::machine::Mode;
 pub use locate::{Origin, Surroundings, Target};
 pub use start::Starter;
 
@@ -31,6 +32,11 @@ pub async fn connect(host: Option<&str>) -> Result<Client, Error> {
 /// # Errors
 /// Any [`Error`].
 pub async fn ensure(target: &Target) -> Result<Client, Error> {
+    if let Origin::Machine(machine) = &target.origin
+        && Client::new(target.endpoint.clone()).probe().await.is_err()
+    {
+        machine.start(Mode::Normal, |_| {}).await?;
+    }
     let client = Client::new(target.endpoint.clone());
     let Err(source) = client.connect_ahead().await else {
         return Ok(client);

@@ -13,6 +13,9 @@ pub enum Error {
     /// The address, or talking to what is there.
     #[error(transparent)]
     Client(#[from] api::client::Error),
+    /// A machine it is in.
+    #[error(transparent)]
+    Machine(#[from] crate::machine::Error),
     /// There is no place for a user's socket.
     #[error("failed to find a place for the engine's socket: XDG_RUNTIME_DIR is not set")]
     NoRuntimeDir,
@@ -74,6 +77,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Client(source) => source.kind(),
+            Self::Machine(source) => source.kind(),
             Self::NoRuntimeDir => ErrorKind::InvalidArgument,
             Self::NoProgram => ErrorKind::NotFound,
             Self::NotRunning { source, .. } if source.kind() == ErrorKind::Permission => {
@@ -96,6 +100,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Client(_) => return None,
+            Self::Machine(source) => return source.hint(),
             Self::NoRuntimeDir => {
                 "log in through a session manager, or set COVE_HOST=unix:///path/to/cove.sock".to_owned()
             }
@@ -119,6 +124,7 @@ impl Error {
     pub fn log_tail(&self) -> Option<&str> {
         match self {
             Self::Ended { tail, .. } | Self::Silent { tail, .. } if !tail.is_empty() => Some(tail),
+            Self::Machine(source) => source.console(),
             _ => None,
         }
     }

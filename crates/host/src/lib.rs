@@ -7,6 +7,7 @@
 
 pub mod engine;
 mod error;
+pub mod machine;
 mod sys;
 pub mod ui;
 pub mod web;

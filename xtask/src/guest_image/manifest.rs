@@ -23,7 +23,7 @@ pub(super) fn write(dir: &Path, machine: Machine, kernel: &Kernel) -> Result<Str
         lines.push_str(&format!("{sha256} {size} {name}\n"));
         entries.insert(name, json!({ "sha256": sha256, "size": size }));
     }
-    let digest = format!("sha256:{}", files::key(&[&lines]));
+    let digest = format!("sha256:{}", files::digest(lines.as_bytes()));
     let manifest = json!({
         "format": 1,
         "machine": machine.name(),

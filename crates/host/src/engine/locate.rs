@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use api::client::Endpoint;
 
 use crate::error::Error;
+use crate::machine::Machine;
 use crate::sys;
 
 /// Who named the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// `--host` or `COVE_HOST`: somebody else looks after it.
     Named,
     /// Nobody: it is ours to start.
     Default,
+    /// `machine://NAME`: in a machine on this computer, which is ours to start.
+    Machine(Machine),
 }
 
 /// An engine's address, and who named it.
@@ -64,6 +67,13 @@ impl Target {
     /// An address that is none, or no place for a default.
     pub fn find(host: Option<&str>, surroundings: &Surroundings) -> Result<Self, Error> {
         if let Some(address) = host.or(surroundings.cove_host.as_deref()) {
+            if let Some(name) = address.strip_prefix("machine://") {
+                let machine = Machine::named(name.trim_end_matches('/'))?;
+                return Ok(Self {
+                    endpoint: Endpoint::Unix(machine.engine()),
+                    origin: Origin::Machine(machine),
+                });
+            }
             return Ok(Self { endpoint: address.parse()?, origin: Origin::Named });
         }
         let socket = surroundings.state_dir()?.join("cove.sock");
@@ -77,7 +87,7 @@ mod tests {
 
     fn check(host: Option<&str>, surroundings: &Surroundings, expected: &str, origin: Origin) {
         let target = Target::find(host, surroundings).unwrap();
-        assert_eq!((target.endpoint.to_string().as_str(), target.origin), (expected, origin));
+        assert_eq!((target.endpoint.to_string().as_str(), &target.origin), (expected, &origin));
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Starter {
     /// How to start `target`; `None` if it is not ours to start.
     #[must_use]
     pub fn of(target: &Target) -> Option<Self> {
-        let (Origin::Default, Endpoint::Unix(socket)) = (target.origin, &target.endpoint) else {
+        let (Origin::Default, Endpoint::Unix(socket)) = (&target.origin, &target.endpoint) else {
             return None;
         };
         Some(Self {

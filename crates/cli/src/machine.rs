@@ -1,0 +1,451 @@
+//! Verbs about machines: `machine init`, `start`, `stop`, `status`, `ls`, `shell`, `logs`, `set`, `reset`, `rescue`,
+//! `check` and `rm`.
+
+mod check;
+mod shell;
+mod show;
+
+use api::client::containers::{ListContainers, RemoveContainer};
+use api::client::{Client, Endpoint, Filters};
+use clap::{Args, Subcommand};
+use host::machine::config::Config;
+use host::machine::{Backend, Machine, Mode, Phase, Share, Stage, Status, size};
+
+use crate::exit::{Failure, Outcome};
+use crate::{printer, terminal};
+
+/// What a machine is named when nobody says.
+const DEFAULT: &str = "default";
+const MEMORY: &str = "2G";
+const DISK: &str = "64G";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum MachineVerb {
+    /// Make a machine
+    Init(InitArgs),
+    /// Start a machine, and wait until its engine answers
+    Start(StartArgs),
+    /// Stop a machine, its containers first
+    Stop(StopArgs),
+    /// Show how a machine stands
+    Status(StatusArgs),
+    /// List machines
+    #[command(visible_alias = "list")]
+    Ls(show::ListArgs),
+    /// Run a shell or a program in a machine, beside its containers
+    Shell(shell::ShellArgs),
+    /// Show what a machine's console said
+    Logs(LogsArgs),
+    /// Change a machine; what can't change while it runs does at its next start
+    Set(SetArgs),
+    /// Begin anew with an empty disk
+    Reset(ResetArgs),
+    /// Start a machine with its disk read-only and no engine, to get files out of it
+    Rescue(RescueArgs),
+    /// Walk the hops between a machine and the world, and name the one that fails
+    Check(check::CheckArgs),
+    /// Remove machines, with their disks
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArgs),
+}
+
+/// Which machine.
+#[derive(Args, Debug)]
+pub(crate) struct Name {
+    /// The machine
+    #[arg(default_value = DEFAULT)]
+    name: String,
+}
+
+/// Flags of `machine init`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cove machine init
+  cove machine init dev --backend uml --memory 1G --share ~/src --share /data:ro
+  cove machine start dev && cove --host machine://dev run --rm -it alpine sh")]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    name: Name,
+    /// qemu or uml (User Mode Linux: needs neither virtualization nor privilege, and is no wall against hostile code)
+    #[arg(long, default_value = "qemu")]
+    backend: String,
+    /// Processors
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// Memory
+    #[arg(long, value_name = "SIZE", default_value = MEMORY)]
+    memory: String,
+    /// The largest its disk may become
+    #[arg(long, value_name = "SIZE", default_value = DISK)]
+    disk: String,
+    /// A folder of this computer that the machine sees, PATH or PATH:ro; your home unless any is given
+    #[arg(long, value_name = "PATH[:ro]")]
+    share: Vec<String>,
+    /// Share no folder at all
+    #[arg(long, conflicts_with = "share")]
+    no_share: bool,
+}
+
+/// Flags of `machine start`.
+#[derive(Args, Debug)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    name: Name,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Flags of `machine stop`.
+#[derive(Args, Debug)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    name: Name,
+    /// At once, as a power cut would
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Flags of `machine status`.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    name: Name,
+    /// json, or a Go template: '{{.phase}}'
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+/// Flags of `machine logs`.
+#[derive(Args, Debug)]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    name: Name,
+    /// What its supervisor on this computer said, instead
+    #[arg(long)]
+    supervisor: bool,
+}
+
+/// Flags of `machine set`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cove machine set --memory 4G --cpus 4
+  cove machine set dev --share ~/src
+  cove machine set dev --image previous")]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    name: Name,
+    /// qemu or uml; the disk is kept
+    #[arg(long)]
+    backend: Option<String>,
+    /// Processors
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// Memory
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// The largest its disk may become; it only grows
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<String>,
+    /// The folders it sees, instead of those it saw
+    #[arg(long, value_name = "PATH[:ro]")]
+    share: Vec<String>,
+    /// Share no folder any more
+    #[arg(long, conflicts_with = "share")]
+    no_share: bool,
+    /// The guest image: newest, previous, or a digest
+    #[arg(long, value_name = "WHICH")]
+    image: Option<String>,
+}
+
+/// Flags of `machine reset`.
+#[derive(Args, Debug)]
+pub(crate) struct ResetArgs {
+    #[command(flatten)]
+    name: Name,
+    /// Don't ask
+    #[arg(short, long)]
+    force: bool,
+    /// Volumes too; they are kept unless this is given
+    #[arg(long)]
+    volumes: bool,
+}
+
+/// Flags of `machine rescue`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  cove machine rescue dev --save volumes.tar    all volumes, as a tar archive; then the machine is stopped")]
+pub(crate) struct RescueArgs {
+    #[command(flatten)]
+    name: Name,
+    /// Write all volumes to a tar archive, and stop again
+    #[arg(long, value_name = "FILE")]
+    save: Option<std::path::PathBuf>,
+}
+
+/// Flags of `machine rm`.
+#[derive(Args, Debug)]
+pub(crate) struct RemoveArgs {
+    /// Don't ask, and stop those that run
+    #[arg(short, long)]
+    force: bool,
+    /// The machines
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+pub(crate) async fn dispatch(verb: MachineVerb) -> Outcome {
+    match verb {
+        MachineVerb::Init(args) => init(&args),
+        MachineVerb::Start(args) => start(&args).await,
+        MachineVerb::Stop(args) => stop(&args).await,
+        MachineVerb::Status(args) => show::status(&args.name.name, args.format.as_deref()).await,
+        MachineVerb::Ls(args) => show::list(args).await,
+        MachineVerb::Shell(args) => shell::shell(args).await,
+        MachineVerb::Logs(args) => logs(&args),
+        MachineVerb::Set(args) => set(&args).await,
+        MachineVerb::Reset(args) => reset(&args).await,
+        MachineVerb::Rescue(args) => rescue(&args).await,
+        MachineVerb::Check(args) => check::check(args).await,
+        MachineVerb::Rm(args) => remove(&args).await,
+    }
+}
+
+fn bytes(what: &str, text: &str) -> Outcome<u64> {
+    size::parse(text).ok_or_else(|| Failure::new(format!("{what} can't be {text:?}: write it as 512M or 4G")))
+}
+
+fn shares(texts: &[String]) -> Outcome<Vec<Share>> {
+    texts.iter().map(|text| text.parse::<Share>().map_err(|error| machine_error(error.into()))).collect()
+}
+
+fn machine_error(error: host::machine::Error) -> Failure {
+    Failure::from(host::Error::from(error))
+}
+
+fn find(name: &str) -> Outcome<Machine> {
+    Machine::named(name).map_err(machine_error)
+}
+
+fn init(args: &InitArgs) -> Outcome {
+    let machine = find(&args.name.name)?;
+    let backend: Backend =
+        args.backend.parse().map_err(|error: vm_manager::Error| machine_error(error.into()))?;
+    let available =
+        std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
+    let config = Config {
+        backend,
+        cpus: args.cpus.unwrap_or(available),
+        memory: bytes("memory", &args.memory)?,
+        disk: bytes("the disk", &args.disk)?,
+        shares: if args.no_share {
+            vec![]
+        } else if args.share.is_empty() {
+            home()?
+        } else {
+            shares(&args.share)?
+        },
+        image: None,
+    };
+    machine.places().create(&config).map_err(|error| machine_error(error.into()))?;
+    printer::line(&args.name.name);
+    Ok(0)
+}
+
+/// The user's home, if it is a folder that can be shared.
+fn home() -> Outcome<Vec<Share>> {
+    let home = std::env::var("HOME").unwrap_or_default();
+    Ok(home.parse::<Share>().into_iter().collect())
+}
+
+async fn start(args: &StartArgs) -> Outcome {
+    bring_up(&args.name.name, Mode::Normal, args.quiet).await.map(|_| 0)
+}
+
+/// Starts a machine; its stages are told as they pass.
+async fn bring_up(name: &str, mode: Mode, quiet: bool) -> Outcome<Status> {
+    let machine = find(name)?;
+    let mut told = 0;
+    let mut warned: Vec<String> = Vec::new();
+    let mut at: Option<Stage> = None;
+    let bar = (!quiet && printer::is_terminal()).then(show::spinner);
+    let outcome = machine
+        .start(mode, |status| {
+            for (stage, milliseconds) in status.took.iter().skip(told) {
+                if !quiet && bar.is_none() {
+                    printer::note(format_args!("{:<10} {milliseconds} ms", stage.name()));
+                }
+            }
+            told = status.took.len();
+            for warning in &status.warnings {
+                if !warned.contains(warning) {
+                    warned.push(warning.clone());
+                    printer::note(format_args!("warning: {warning}"));
+                }
+            }
+            if let (Some(bar), Some(stage)) = (&bar, status.stage)
+                && at != Some(stage)
+            {
+                at = Some(stage);
+                bar.set_message(format!("{name}: {}", stage.name()));
+            }
+        })
+        .await;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let status = outcome.map_err(machine_error)?;
+    if !quiet {
+        let all: u64 = status.took.iter().map(|(_, milliseconds)| milliseconds).sum();
+        printer::note(format_args!(
+            "{name} {} after {all} ms ({})",
+            status.phase.name(),
+            status.acceleration
+        ));
+    }
+    Ok(status)
+}
+
+async fn stop(args: &StopArgs) -> Outcome {
+    find(&args.name.name)?.stop(args.force).await.map_err(machine_error)?;
+    printer::line(&args.name.name);
+    Ok(0)
+}
+
+fn logs(args: &LogsArgs) -> Outcome {
+    let machine = find(&args.name.name)?;
+    machine.config().map_err(machine_error)?;
+    let path = if args.supervisor { machine.places().log() } else { machine.places().console() };
+    match std::fs::read(&path) {
+        Ok(text) => printer::bytes(&text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            printer::note(format_args!("machine {:?} was not started yet", args.name.name));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(0)
+}
+
+async fn set(args: &SetArgs) -> Outcome {
+    let machine = find(&args.name.name)?;
+    let before = machine.config().map_err(machine_error)?;
+    let mut config = before.clone();
+    if let Some(backend) = &args.backend {
+        config.backend = backend.parse().map_err(|error: vm_manager::Error| machine_error(error.into()))?;
+    }
+    if let Some(cpus) = args.cpus {
+        config.cpus = cpus;
+    }
+    if let Some(memory) = &args.memory {
+        config.memory = bytes("memory", memory)?;
+    }
+    if let Some(disk) = &args.disk {
+        config.disk = bytes("the disk", disk)?;
+        if config.disk < before.disk {
+            let message = format!("the disk has {} and only grows", size::show(before.disk));
+            return Err(Failure::new(message));
+        }
+    }
+    if args.no_share {
+        config.shares.clear();
+    } else if !args.share.is_empty() {
+        config.shares = shares(&args.share)?;
+    }
+    match args.image.as_deref() {
+        Some("newest") => {
+            config.image = None;
+            machine.forget_failed_image().map_err(machine_error)?;
+        }
+        Some(which) => config.image = Some(which.to_owned()),
+        None => {}
+    }
+    config.write(machine.places()).map_err(|error| machine_error(error.into()))?;
+    let status = machine.status().await.map_err(machine_error)?;
+    if config != before && !matches!(status.phase, Phase::Stopped | Phase::Failed) {
+        printer::note(format_args!(
+            "This holds from the next start on: cove machine stop {0} && cove machine start {0}",
+            args.name.name
+        ));
+    }
+    printer::line(&args.name.name);
+    Ok(0)
+}
+
+async fn reset(args: &ResetArgs) -> Outcome {
+    let machine = find(&args.name.name)?;
+    let status = machine.status().await.map_err(machine_error)?;
+    let what = if args.volumes {
+        "all containers, images, networks and volumes of the machine"
+    } else {
+        "all containers, images and networks of the machine; volumes are kept"
+    };
+    if !args.force && !terminal::agrees(what)? {
+        return Ok(0);
+    }
+    if args.volumes {
+        machine.stop(false).await.map_err(machine_error)?;
+        machine.empty_disk().await.map_err(machine_error)?;
+    } else {
+        if !matches!(status.phase, Phase::Running) {
+            bring_up(&args.name.name, Mode::Normal, true).await?;
+        }
+        empty_engine(&machine).await?;
+        machine.stop(false).await.map_err(machine_error)?;
+    }
+    printer::line(&args.name.name);
+    Ok(0)
+}
+
+/// Removes everything but volumes, as the engine's clients would.
+async fn empty_engine(machine: &Machine) -> Outcome<()> {
+    let client = Client::new(Endpoint::Unix(machine.engine()));
+    let all = ListContainers { all: true, ..ListContainers::default() };
+    for container in client.list_containers(&all).await? {
+        client.remove_container(&container.id, RemoveContainer { force: true, volumes: false }).await?;
+    }
+    client.prune_networks(&Filters::default()).await?;
+    client.prune_images(&Filters::default().with("dangling", "false")).await?;
+    Ok(())
+}
+
+async fn rescue(args: &RescueArgs) -> Outcome {
+    let name = &args.name.name;
+    let machine = find(name)?;
+    bring_up(name, Mode::Rescue, false).await?;
+    let Some(file) = &args.save else {
+        printer::note(format_args!(
+            "Its disk is at /var/lib/cove, read-only: cove machine shell {name}\nVolumes are in /var/lib/cove/volumes; \
+             cove machine rescue {name} --save FILE writes them all. cove machine stop {name} ends this."
+        ));
+        return Ok(0);
+    };
+    let saved = shell::save(&machine, file).await;
+    machine.stop(false).await.map_err(machine_error)?;
+    saved
+}
+
+async fn remove(args: &RemoveArgs) -> Outcome {
+    let mut worst = 0;
+    for name in &args.names {
+        let removed = async {
+            let machine = find(name)?;
+            machine.config().map_err(machine_error)?;
+            if args.force {
+                machine.stop(true).await.map_err(machine_error)?;
+            } else if !terminal::agrees(&format!("machine {name:?} with everything in it"))? {
+                return Ok(());
+            }
+            machine.remove().await.map_err(machine_error)?;
+            printer::line(name);
+            Ok(())
+        };
+        if let Err(failure) = removed.await {
+            printer::failure(&failure);
+            worst = 1;
+        }
+    }
+    Ok(worst)
+}

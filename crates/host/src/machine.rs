@@ -1,0 +1,297 @@
+//! Machines on this computer: found, started with the stages told, asked how they stand.
+//!
+//! Each has a supervisor, `cove-machine`, which is started here and outlives whoever started it.
+
+mod places;
+mod supervisor;
+
+use std::path::PathBuf;
+
+use model::ErrorKind;
+pub use places::{folders, images};
+use supervisor::Done;
+pub use supervisor::{Follower, Supervisor};
+use vm_manager::config::Config;
+pub use vm_manager::config::{Backend, Share};
+use vm_manager::control::{Answer, Request};
+use vm_manager::image::Record;
+use vm_manager::places::Places;
+pub use vm_manager::stage::{Remedy, Stage};
+pub use vm_manager::status::{Failure, Phase, Status};
+pub use vm_manager::{config, size};
+pub use vm_proto::message::Mode;
+
+/// What kept a machine from being what it was to be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its files, its name, what it can't be.
+    #[error(transparent)]
+    Machine(#[from] vm_manager::Error),
+    /// There is no place for a user's sockets.
+    #[error("failed to find a place for machines: {name} is not set")]
+    NoPlace {
+        /// The variable that would say.
+        name: &'static str,
+    },
+    /// The program is missing.
+    #[error("failed to find the program cove-machine: looked beside this program and in PATH")]
+    NoProgram,
+    /// The supervisor could not be started, or talked to.
+    #[error("failed to {action} the supervisor of machine {name:?}")]
+    Supervisor {
+        /// What was tried.
+        action: &'static str,
+        /// Of which machine.
+        name: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The supervisor said no.
+    #[error("{cause}")]
+    Refused {
+        /// Why, in its words.
+        cause: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The machine did not come up, or went away.
+    #[error("machine {name:?} failed{stage}: {cause}", stage = stage_of(.failure), cause = .failure.cause)]
+    Failed {
+        /// Which.
+        name: String,
+        /// Why, and what helps.
+        failure: Box<Failure>,
+    },
+    /// It does not run, and was not to be started.
+    #[error("machine {name:?} does not run")]
+    NotRunning {
+        /// Which.
+        name: String,
+    },
+}
+
+fn stage_of(failure: &Failure) -> String {
+    failure.stage.map_or_else(String::new, |stage| format!(" at stage {}", stage.name()))
+}
+
+impl Error {
+    /// What sort of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Machine(vm_manager::Error::Unknown { .. } | vm_manager::Error::NoImage { .. })
+            | Self::NoProgram => ErrorKind::NotFound,
+            Self::Machine(vm_manager::Error::Exists { .. }) => ErrorKind::Conflict,
+            Self::Machine(_) | Self::NoPlace { .. } => ErrorKind::InvalidArgument,
+            Self::Supervisor { .. }
+            | Self::Refused { .. }
+            | Self::Failed { .. }
+            | Self::NotRunning { .. } => ErrorKind::Unavailable,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Machine(error) => error.hint(),
+            Self::NoPlace { name } => Some(format!("log in through a session manager, or set {name}")),
+            Self::NoProgram => Some("install cove-machine beside cove, or put it into PATH".to_owned()),
+            Self::Supervisor { name, .. } => {
+                Some(format!("'cove machine logs {name} --supervisor' shows what it said"))
+            }
+            Self::Refused { hint, .. } => hint.clone(),
+            Self::Failed { failure, .. } => {
+                Some(format!("{}: {}", failure.remedy.text, failure.remedy.command))
+            }
+            Self::NotRunning { name } => Some(format!("'cove machine start {name}' starts it")),
+        }
+    }
+
+    /// The last lines of a failed machine's console.
+    #[must_use]
+    pub fn console(&self) -> Option<&str> {
+        match self {
+            Self::Failed { failure, .. } if !failure.console.is_empty() => Some(&failure.console),
+            _ => None,
+        }
+    }
+}
+
+/// A machine on this computer, whether it runs or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    places: Places,
+}
+
+impl Machine {
+    /// The machine of that name.
+    ///
+    /// # Errors
+    /// It can't be a name, or there is no place for machines.
+    pub fn named(name: &str) -> Result<Self, Error> {
+        Ok(Self { places: folders()?.machine(name)? })
+    }
+
+    /// All there are.
+    ///
+    /// # Errors
+    /// There is no place for machines, or it can't be read.
+    pub fn all() -> Result<Vec<Self>, Error> {
+        let folders = folders()?;
+        let names = folders.names()?;
+        names.iter().map(|name| Ok(Self { places: folders.machine(name)? })).collect()
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// The engine's socket on this computer.
+    #[must_use]
+    pub fn engine(&self) -> PathBuf {
+        self.places.engine()
+    }
+
+    /// What it is to be at its next start.
+    ///
+    /// # Errors
+    /// There is no such machine.
+    pub fn config(&self) -> Result<Config, Error> {
+        Ok(Config::read(&self.places)?)
+    }
+
+    /// How it stands.
+    ///
+    /// # Errors
+    /// There is no such machine.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let config = self.config()?;
+        match Supervisor::connect(&self.places).await {
+            Ok(supervisor) => match supervisor.ask(&Request::Status).await? {
+                Answer::Status(mut status) => {
+                    status.config = config;
+                    Ok(*status)
+                }
+                other => Err(supervisor::unexpected(&self.places, &other)),
+            },
+            Err(_) => Ok(self.last_status(config)),
+        }
+    }
+
+    /// How it stood when its supervisor ended. One that was ended from outside left what it was doing: that is no
+    /// longer so.
+    fn last_status(&self, config: Config) -> Status {
+        let stopped = || Status::stopped(&self.places.name, config.clone(), self.places.engine());
+        let kept = std::fs::read(self.places.last_status()).ok();
+        let kept: Option<Status> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let mut status = match kept {
+            Some(status) if matches!(status.phase, Phase::Stopped | Phase::Failed) => status,
+            _ => stopped(),
+        };
+        status.config = config;
+        status.disk_here = disk_taken(&self.places);
+        status
+    }
+
+    /// Starts it if it does not run, and waits until its engine answers; `told` hears of every change.
+    ///
+    /// # Errors
+    /// It did not come up: [`Error::Failed`] says at which stage.
+    pub async fn start(&self, mode: Mode, mut told: impl FnMut(&Status)) -> Result<Status, Error> {
+        self.config()?;
+        let supervisor = supervisor::ensure(&self.places, mode).await?;
+        supervisor.ask(&Request::Start { mode }).await?.done()?;
+        let mut follower = Supervisor::connect(&self.places).await?.follow().await?;
+        while let Some(status) = follower.next().await? {
+            told(&status);
+            match status.phase {
+                Phase::Running | Phase::Rescue => return Ok(status),
+                Phase::Failed => return Err(self.failed(status)),
+                Phase::Stopped => return Err(Error::NotRunning { name: self.places.name.clone() }),
+                Phase::Starting | Phase::Stopping => {}
+            }
+        }
+        // It ended before its last word was read; it has left it.
+        let status = self.last_status(self.config()?);
+        Err(self.failed(status))
+    }
+
+    fn failed(&self, status: Status) -> Error {
+        let name = self.places.name.clone();
+        match status.failure {
+            Some(failure) => Error::Failed { name, failure: Box::new(failure) },
+            None => Error::NotRunning { name },
+        }
+    }
+
+    /// Stops it and waits until it has; one that does not run is as good.
+    ///
+    /// # Errors
+    /// The supervisor does not answer.
+    pub async fn stop(&self, at_once: bool) -> Result<(), Error> {
+        self.config()?;
+        let Ok(supervisor) = Supervisor::connect(&self.places).await else { return Ok(()) };
+        let mut follower = Supervisor::connect(&self.places).await?.follow().await?;
+        let request = if at_once { Request::Kill } else { Request::Stop };
+        supervisor.ask(&request).await?.done()?;
+        // Its last word is followed by its end.
+        while follower.next().await?.is_some() {}
+        supervisor::wait_until_over(&self.places).await
+    }
+
+    /// Lets a newer guest image that did not start be tried again.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn forget_failed_image(&self) -> Result<(), Error> {
+        let mut record = Record::read(&self.places)?;
+        record.failed = None;
+        Ok(record.write(&self.places)?)
+    }
+
+    /// Takes its data disk away; the next start makes an empty one. It must not run.
+    ///
+    /// # Errors
+    /// It runs, or the disk's.
+    pub async fn empty_disk(&self) -> Result<(), Error> {
+        self.refuse_running().await?;
+        for path in [self.places.disk(), self.places.disk_before()] {
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(vm_manager::Error::File { action: "remove", path, source }.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn refuse_running(&self) -> Result<(), Error> {
+        if Supervisor::connect(&self.places).await.is_err() {
+            return Ok(());
+        }
+        let cause = format!("machine {:?} runs", self.places.name);
+        let hint = Some(format!("stop it first: cove machine stop {}", self.places.name));
+        Err(Error::Refused { cause, hint })
+    }
+
+    /// Removes it with everything in it. It must not run.
+    ///
+    /// # Errors
+    /// It runs, or the disk's.
+    pub async fn remove(&self) -> Result<(), Error> {
+        self.config()?;
+        self.refuse_running().await?;
+        Ok(self.places.remove()?)
+    }
+}
+
+/// Bytes that the data disk's file takes.
+fn disk_taken(places: &Places) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(places.disk()).map_or(0, |metadata| metadata.blocks() * 512)
+}
