@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vhost::vhost_user::Listener;
 use vhost_user_backend::bitmap::BitmapReplace;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringEpollHandler};
@@ -71,7 +70,8 @@ impl Session {
         D::Vring: Clone + Send + Sync,
         F: FnMut() -> io::Result<Arc<D>> + Send + 'static,
     {
-        raise_descriptor_limit();
+        // Each connection and each inode of a share that a guest knows takes a descriptor.
+        let _ = stdx::process::raise_open_files();
         let listener =
             UnixListener::bind(path).map_err(|source| Error::Listen { path: path.to_owned(), source })?;
         let stop = Arc::new(new_event()?);
@@ -113,15 +113,6 @@ pub(crate) fn new_event() -> Result<OwnedFd> {
 pub(crate) fn ring(event: &OwnedFd) {
     // It fails only when it has happened 2⁶⁴ − 2 times unread.
     let _ = rustix::io::write(event, &1u64.to_ne_bytes());
-}
-
-/// Each connection and each inode of a share that a guest knows takes a descriptor; the soft limit is for programs that
-/// use `select`.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current < limit.maximum || (limit.current.is_some() && limit.maximum.is_none()) {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    }
 }
 
 /// Waits for a monitor; false when the session is to end.

@@ -175,6 +175,11 @@ impl<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + 
         }
     }
 
+    fn set_backend_req_fd(&self, backend: Backend) {
+        // Nothing is ever sent by it, but User Mode Linux takes its end for that of the device.
+        self.library.set_backend_req_fd(backend);
+    }
+
     fn set_device_state_fd(
         &self,
         direction: VhostTransferStateDirection,

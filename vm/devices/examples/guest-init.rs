@@ -1,0 +1,144 @@
+//! The first process of a guest that the tests of the devices boot: services on vsock ports, and a shell.
+//!
+//! Linked statically (`-C target-feature=+crt-static`), put into an initramfs as `/init`, with busybox at
+//! `/bin/busybox` and, one a line in `/modules.load`, the modules to load.
+//!
+//! | port | does |
+//! |---|---|
+//! | 7 | sends back what it gets; ends its half when the other's has ended |
+//! | 9 | counts what it gets until the end, then answers the count in eight bytes |
+//! | 19 | reads a count of eight bytes, sends as many |
+//! | 23 | reads a shell command until the end, sends its output |
+//! | 37 | reads a port of four bytes, then joins the connection with one to that port of the host |
+//!
+//! When all is ready it connects to the host's port 9000.
+
+#[cfg(target_os = "linux")]
+fn main() {
+    guest::main();
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {}
+
+#[cfg(target_os = "linux")]
+mod guest {
+    use std::ffi::CStr;
+    use std::fs::File;
+    use std::io::{self, Read, Write};
+    use std::net::Shutdown;
+    use std::process::{Command, Stdio};
+    use std::thread;
+
+    use rustix::mount::{MountFlags, mount};
+    use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
+
+    const BUFFER: usize = 256 * 1024;
+
+    pub(crate) fn main() {
+        for (kind, place) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")] {
+            let _ = std::fs::create_dir_all(place);
+            if let Err(error) = mount(kind, place, kind, MountFlags::empty(), None::<&CStr>) {
+                say(&format!("{place}: {error}"));
+            }
+        }
+        for path in std::fs::read_to_string("/modules.load").unwrap_or_default().lines() {
+            let loaded = File::open(path).and_then(|file| {
+                rustix::system::finit_module(file, c"", 0).map_err(io::Error::from)
+            });
+            if let Err(error) = loaded {
+                say(&format!("{path}: {error}"));
+            }
+        }
+        let services: [(u32, fn(VsockStream) -> io::Result<()>); 5] =
+            [(7, echo), (9, sink), (19, source), (23, shell), (37, join)];
+        for (port, service) in services {
+            let listener = match VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    say(&format!("port {port}: {error}"));
+                    continue;
+                }
+            };
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let _ = thread::Builder::new().stack_size(64 * 1024).spawn(move || service(stream));
+                }
+            });
+        }
+        say("ready");
+        match VsockStream::connect_with_cid_port(VMADDR_CID_HOST, 9000) {
+            Ok(mut stream) => drop(stream.write_all(b"hello\n")),
+            Err(error) => say(&format!("host: {error}")),
+        }
+        loop {
+            thread::park();
+        }
+    }
+
+    fn say(what: &str) {
+        let _ = writeln!(io::stdout(), "guest-init: {what}");
+    }
+
+    fn echo(mut stream: VsockStream) -> io::Result<()> {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let count = stream.read(&mut buffer)?;
+            if count == 0 {
+                return stream.shutdown(Shutdown::Write);
+            }
+            stream.write_all(&buffer[..count])?;
+        }
+    }
+
+    fn sink(mut stream: VsockStream) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        let mut total: u64 = 0;
+        loop {
+            let count = stream.read(&mut buffer)?;
+            if count == 0 {
+                return stream.write_all(&total.to_le_bytes());
+            }
+            total += count as u64;
+        }
+    }
+
+    fn source(mut stream: VsockStream) -> io::Result<()> {
+        let mut count = [0; 8];
+        stream.read_exact(&mut count)?;
+        let mut left = u64::from_le_bytes(count);
+        let buffer = vec![b'x'; BUFFER];
+        while left > 0 {
+            let part = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
+            stream.write_all(&buffer[..part])?;
+            left -= part as u64;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the guest has one environment, its own")]
+    fn shell(mut stream: VsockStream) -> io::Result<()> {
+        let mut command = String::new();
+        stream.read_to_string(&mut command)?;
+        let output = Command::new("/bin/busybox")
+            .args(["sh", "-c", &format!("exec 2>&1; export PATH=/bin:/sbin; {command}")])
+            .stdin(Stdio::null())
+            .output()?;
+        stream.write_all(&output.stdout)
+    }
+
+    fn join(mut stream: VsockStream) -> io::Result<()> {
+        let mut port = [0; 4];
+        stream.read_exact(&mut port)?;
+        let mut host = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, u32::from_le_bytes(port))?;
+        let (mut from_host, mut to_stream) = (host.try_clone()?, stream.try_clone()?);
+        let back = thread::spawn(move || {
+            let _ = io::copy(&mut from_host, &mut to_stream);
+            let _ = to_stream.shutdown(Shutdown::Write);
+        });
+        io::copy(&mut stream, &mut host)?;
+        host.shutdown(Shutdown::Write)?;
+        let _ = back.join();
+        Ok(())
+    }
+}
