@@ -6,6 +6,7 @@ mod apt;
 mod bench;
 mod files;
 mod guest_image;
+mod musl;
 mod packages;
 mod run;
 mod shell;
@@ -50,6 +51,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("tidy") => tidy::tidy(),
         Some("gen-types") => test::gen_types(),
         Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
+        Some("musl") => musl::musl(),
         Some("bench") => bench::bench(args.get(1).map(String::as_str)),
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
         Some("probe") => bench::probe(args.get(1..).unwrap_or_default()),
