@@ -1,4 +1,4 @@
-//! `cargo xtask musl`: what ships for Linux, linked with musl at fixed addresses, and the target that takes.
+//! `cargo xtask musl`: the programs that ship for Linux, those that start often linked with musl.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::apt::{Index, Suite};
 use crate::files;
-use crate::shell::{command, has, output, root, run_command};
+use crate::shell::{command, has, output, root, run, run_command};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Changes when this module makes something else of the same packages.
@@ -30,23 +30,38 @@ const MUSL: &[&str] = &[
 ];
 const GCC: &[&str] = &["crtbegin.o", "crtbeginS.o", "crtbeginT.o", "crtend.o", "crtendS.o"];
 
-/// Builds `cove` and `cove-runtime` and says where they are.
+/// Builds what ships and says where it is.
 pub(crate) fn musl() -> Result<()> {
     let dir = release_programs()?;
     println!("{}", dir.display());
     Ok(())
 }
 
-/// Builds `cove` and `cove-runtime` as they ship for Linux; returns the folder they are in. At its start glibc asks
-/// the processor what it can do, and in a virtual machine each question is answered by the hypervisor:
-/// half a millisecond that musl does not take. At fixed addresses nothing is relocated, so that pages stay shared.
+/// Builds `cove`, `cove-runtime` and `coved` as they ship for Linux; returns [`folder`]. The first two are started for
+/// each command and container, so they are linked with musl: at its start glibc asks the processor what it can do,
+/// and in a virtual machine each question is answered by the hypervisor, which takes half a millisecond in all. At fixed addresses nothing is relocated, so that pages stay shared.
 pub(crate) fn release_programs() -> Result<PathBuf> {
     let target = Target::prepare()?;
     let mut build =
         command("cargo", &["build", "--release", "--target", TARGET, "-p", "cli", "-p", "oci-runtime"]);
     target.apply(&mut build);
     run_command(build).context("failed to build the programs that ship for Linux")?;
-    Ok(root().join("target").join(TARGET).join("release"))
+    run("cargo", &["build", "--release", "-p", "api-server"])?;
+    let built = root().join("target");
+    let musl = built.join(TARGET).join("release");
+    for program in [musl.join("cove"), musl.join("cove-runtime"), built.join("release/coved")] {
+        let to = folder().join(program.file_name().context("a program has a name")?);
+        // One that runs keeps the file it was started from.
+        let new = to.with_extension("new");
+        files::copy(&program, &new)?;
+        std::fs::rename(&new, &to).with_context(|| format!("failed to make {}", to.display()))?;
+    }
+    Ok(folder())
+}
+
+/// Where the programs are that ship for Linux.
+pub(crate) fn folder() -> PathBuf {
+    root().join("target/ship")
 }
 
 /// musl's target: the toolchain's own, or in a folder of ours.
@@ -175,10 +190,6 @@ fn build_standard_library(source: &Path, work: &Path, into: &Path) -> Result<()>
     build.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", source);
     build.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
     build.env("CARGO_ENCODED_RUSTFLAGS", "-Cforce-frame-pointers=yes");
-    // The seed is not in this workspace, whose file would name the toolchain.
-    if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN") {
-        build.env("RUSTUP_TOOLCHAIN", toolchain);
-    }
     run_command(build).context("failed to build the standard library")?;
     let built = files::list(&seed.join("target").join(TARGET).join("release/deps"))?;
     let libraries: Vec<_> = built
