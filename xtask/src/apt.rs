@@ -140,6 +140,12 @@ impl Suite {
         Ok(path)
     }
 
+    /// Removes the package's file.
+    pub(crate) fn forget(&self, package: &Package) -> Result<()> {
+        let path = self.debs.join(format!("{}.deb", package.sha256));
+        std::fs::remove_file(&path).with_context(|| format!("failed to remove {}", path.display()))
+    }
+
     /// Fetches and unpacks the package into a folder.
     pub(crate) fn unpack(&self, package: &Package, into: &Path) -> Result<()> {
         let deb = self.fetch(package)?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use support::daemon::Daemon;
 
-use crate::shell::{command, has, root, run};
+use crate::shell::{command, has, root};
 use clients::Client;
 pub(crate) use probe::probe;
 pub(crate) use startup::measure as measure_startup;
@@ -155,9 +155,9 @@ pub(crate) fn bench(part: Option<&str>) -> Result<()> {
     if let Some(part) = part.filter(|part| !PARTS.contains(part)) {
         bail!("{part:?} is no part of the benchmark; they are {}", PARTS.join(", "));
     }
-    run("cargo", &["build", "--release", "-p", "cli", "-p", "api-server", "-p", "oci-runtime"])?;
+    let programs = crate::musl::release_programs()?;
     let mut table = Table::default();
-    let daemon = Daemon::start_from(&root().join("target/release"))?;
+    let daemon = Daemon::start_from(&programs)?;
     let ours = Client::cove(&daemon);
     let others: Vec<Client> = [Client::docker(), Client::podman()].into_iter().flatten().collect();
     clients::load(&others)?;

@@ -14,8 +14,15 @@ use crate::shell::root;
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes it beside what will be moved out of it.
+    /// Makes it beside what will be moved out of it, and removes what processes left that did not end well.
     pub(crate) fn new(beside: &Path) -> Result<Self> {
+        for left in list(beside).unwrap_or_default() {
+            let name = left.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let process = name.strip_prefix(".new-");
+            if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+                let _ = std::fs::remove_dir_all(&left);
+            }
+        }
         let path = beside.join(format!(".new-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         make_dir(&path)?;
@@ -52,7 +59,11 @@ pub(crate) fn cached(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Res
     let made = scratch.path().join("made");
     make_dir(&made)?;
     make(&made)?;
-    std::fs::rename(&made, path).with_context(|| format!("failed to make {}", path.display()))
+    match std::fs::rename(&made, path) {
+        // Somebody else made the same meanwhile.
+        Err(_) if path.exists() => Ok(()),
+        renamed => renamed.with_context(|| format!("failed to make {}", path.display())),
+    }
 }
 
 pub(crate) fn make_dir(path: &Path) -> Result<()> {

@@ -1,11 +1,12 @@
 //! The project's chores, each from a fresh machine: `cargo xtask run`, `test`, `ci`, `tidy`,
-//! `gen-types`, `bench`.
+//! `gen-types`, `guest-image`, `musl`, `bench`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
 
 mod apt;
 mod bench;
 mod files;
 mod guest_image;
+mod musl;
 mod packages;
 mod run;
 mod shell;
@@ -22,6 +23,10 @@ Usage: cargo xtask COMMAND
   ci                          test, and what else a change must pass: formatting, lints, docs
   tidy                        check the house rules
   gen-types                   write the UI's types and docs/api-coverage.md anew from the code
+  guest-image [--machine uml|qemu] [--kernel debian|own]
+                              make what a machine boots, in target/guest; both machines, and our own
+                              kernel if it was built before, unless said otherwise
+  musl                        build what ships for Linux, in target/ship
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
                               only runtimes, commands or networks
 
@@ -50,6 +55,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("tidy") => tidy::tidy(),
         Some("gen-types") => test::gen_types(),
         Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
+        Some("musl") => musl::musl(),
         Some("bench") => bench::bench(args.get(1).map(String::as_str)),
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
         Some("probe") => bench::probe(args.get(1..).unwrap_or_default()),

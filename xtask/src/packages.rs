@@ -35,7 +35,6 @@ const TEST: &[&str] = &[
     "qemu-system-x86",
     "erofs-utils",
     "kmod",
-    "lz4",
     "xz-utils",
     "libcap-ng-dev",
     "debian-archive-keyring",

@@ -446,10 +446,13 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Gives freed heap pages back to the kernel.
+/// Gives freed heap pages back to the kernel; musl's allocator does so by itself.
 pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim only walks the allocator's own lists.
-    unsafe { libc::malloc_trim(0) };
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// What [`wait`] reaped.
@@ -541,7 +544,7 @@ pub fn inherit_fd(fd: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// socket(2)'s and ioctl(2)'s.
 pub fn loopback_up() -> io::Result<()> {
-    const SIOCSIFFLAGS: libc::c_ulong = 0x8914;
+    const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
     const IFF_UP: u16 = 1;
     // SAFETY: three integers.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
@@ -713,7 +716,9 @@ pub fn send_datagram(
         let whole = unsafe { libc::CMSG_LEN(length) };
         // SAFETY: the header has room for one message, so this leads to its beginning.
         let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-        let head = libc::cmsghdr { cmsg_len: whole as _, cmsg_level: level, cmsg_type: kind };
+        // SAFETY: all zero is a head without anything; musl's has padding that can't be named.
+        let mut head: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        (head.cmsg_len, head.cmsg_level, head.cmsg_type) = (whole as _, level, kind);
         // SAFETY: `first` leads to the beginning of `control`, which is large and aligned enough.
         unsafe { first.write(head) };
         // SAFETY: as above; the data follow.

@@ -24,7 +24,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn cove(daemon: &Daemon) -> Self {
-        let program = root().join("target/release/cove").display().to_string();
+        let program = crate::musl::folder().join("cove").display().to_string();
         Self { name: "cove", program, host: vec!["--host".into(), daemon.address()] }
     }
 

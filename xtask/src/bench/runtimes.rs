@@ -19,7 +19,7 @@ pub(super) struct Crun {
 
 pub(super) fn bench(table: &mut Table) -> Result<Crun> {
     let dir = root().join("target/bench/bundle");
-    let cove = root().join("target/release/cove-runtime");
+    let cove = crate::musl::folder().join("cove-runtime");
     make_bundle(&dir, &cove)?;
     let ours = Runtime { program: cove.display().to_string(), name: "cove-runtime" };
     let took = super::time(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Figure, Table, median, once};
-use crate::shell::{output, root};
+use crate::shell::output;
 
 /// How often the daemon is started.
 const STARTS: usize = 9;
@@ -25,7 +25,7 @@ pub(super) fn bench(table: &mut Table) -> Result<()> {
 
 /// `xtask measure-startup`: prints how many nanoseconds longer a command takes that starts the daemon.
 pub(crate) fn measure() -> Result<()> {
-    let cove = root().join("target/release/cove").display().to_string();
+    let cove = crate::musl::folder().join("cove").display().to_string();
     let (mut cold, mut warm) = (Vec::new(), Vec::new());
     for at in 0..=STARTS {
         end_daemon();

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::files;
-use crate::shell::command;
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 
-/// Writes it: an archive of cpio's form `newc`, which is all that the kernel reads, as lz4 of the kernel's form.
+/// Writes it: an archive of cpio's form `newc`, which is all that the kernel reads. Not
+/// compressed: a kernel under translation takes as long to decompress it as to be given it whole.
 pub(super) fn make(agent: &Path, modules: &[PathBuf], to: &Path) -> Result<()> {
     let mut archive = Archive::default();
     for dir in ["dev", "proc", "run", "sys", "system"] {
@@ -30,13 +30,7 @@ pub(super) fn make(agent: &Path, modules: &[PathBuf], to: &Path) -> Result<()> {
         }
         archive.add("modules.load", FILE, load.as_bytes())?;
     }
-    let plain = to.with_extension("cpio");
-    files::write(&plain, &archive.finish()?)?;
-    // The kernel knows only lz4's older form.
-    let mut lz4 = command("lz4", &["-l", "-9", "-q", "-f"]);
-    lz4.arg(&plain).arg(to);
-    files::run_quietly(lz4).context("failed to compress the initrd")?;
-    std::fs::remove_file(&plain).with_context(|| format!("failed to remove {}", plain.display()))
+    files::write(to, &archive.finish()?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -92,6 +92,8 @@ fn build(source: &Source, cache: &Path, into: &Path) -> Result<()> {
     }
     files::set_mode(&kernel, if source.machine == Machine::Uml { 0o755 } else { 0o644 })?;
     files::copy(&tree.join(".config"), &into.join("config"))?;
+    // It is large, and what is cached now is never made again.
+    source.suite.forget(&source.package)?;
     let release = files::read_text(&tree.join("include/config/kernel.release"))?;
     files::write(&into.join("version"), release.trim().as_bytes())
 }
