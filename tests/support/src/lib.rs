@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod image;
 pub mod index;
+pub mod machine;
 pub mod registry;
 pub mod runtime;
 pub mod user;

@@ -43,9 +43,8 @@ mod guest {
             }
         }
         for path in std::fs::read_to_string("/modules.load").unwrap_or_default().lines() {
-            let loaded = File::open(path).and_then(|file| {
-                rustix::system::finit_module(file, c"", 0).map_err(io::Error::from)
-            });
+            let loaded = File::open(path)
+                .and_then(|file| rustix::system::finit_module(file, c"", 0).map_err(io::Error::from));
             if let Err(error) = loaded {
                 say(&format!("{path}: {error}"));
             }

@@ -100,9 +100,8 @@ fn spawn(program: &Path, arguments: &[String], dir: &Path) -> Child {
 }
 
 fn uml(images: &Path, dir: &Path, devices: &[(PathBuf, u32)]) -> Child {
-    let mut arguments: Vec<String> = ["mem=512M", "con=null", "con0=null,fd:1", "panic=-1", "seccomp=on"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut arguments: Vec<String> =
+        ["mem=512M", "con=null", "con0=null,fd:1", "panic=-1", "seccomp=on"].map(str::to_owned).to_vec();
     arguments.push(format!("initrd={}", images.join("initrd").display()));
     arguments.push(format!("uml_dir={}", dir.display()));
     for (socket, id) in devices {
@@ -353,7 +352,8 @@ fn shares_are_the_hosts_files() {
     let began = Instant::now();
     guest.shell("cd /mnt/work; i=0; while [ $i -lt 1000 ]; do : > f$i; i=$((i+1)); done");
     println!("1000 files made: {:?}", began.elapsed());
-    let output = guest.shell("cd /mnt/work; time dd if=/dev/zero of=big bs=1M count=128; dd if=big of=/dev/null bs=1M");
+    let output = guest
+        .shell("cd /mnt/work; time dd if=/dev/zero of=big bs=1M count=128; dd if=big of=/dev/null bs=1M");
     println!("{output}");
 }
 

@@ -1,0 +1,268 @@
+//! A machine of a test's own, with `cove` and Docker's command line pointed at it.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::daemon::{Said, program};
+
+/// How long anything but a start may take that tests wait for. Emulated machines are slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A machine; ended and removed when dropped.
+#[derive(Debug)]
+pub struct Machine {
+    dir: tempfile::TempDir,
+    images: PathBuf,
+    name: String,
+    backend: &'static str,
+}
+
+/// The folder of guest images that `cargo xtask test` has made.
+fn images() -> Option<PathBuf> {
+    let dir = std::env::var_os("COVE_GUEST_IMAGES").map(PathBuf::from);
+    let built = || Some(program("cove").ok()?.parent()?.parent()?.join("guest"));
+    dir.or_else(built).filter(|dir| dir.is_dir())
+}
+
+impl Machine {
+    /// One that is made, with a folder of the test's shared ([`Self::shared`]), and not started. `None`, with the reason
+    /// told, where there is no image for it.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn init(backend: &'static str) -> Result<Option<Self>> {
+        let has = |images: &Path, origin| images.join(format!("{backend}-{origin}/image.json")).is_file();
+        let images = images().filter(|images| has(images, "own") || has(images, "debian"));
+        let Some(images) = images else {
+            crate::skip(&format!("there is no guest image for {backend} (cargo xtask guest-image)"));
+            return Ok(None);
+        };
+        if program("cove-machine").is_err() {
+            crate::skip("cove-machine was not built");
+            return Ok(None);
+        }
+        let dir = tempfile::Builder::new().prefix("cove-machine").tempdir()?;
+        let machine = Self { dir, images, name: "test".to_owned(), backend };
+        std::fs::create_dir(machine.shared())?;
+        let share = machine.shared().display().to_string();
+        machine.cove_ok(&[
+            "machine",
+            "init",
+            "test",
+            "--backend",
+            backend,
+            "--memory",
+            "512M",
+            "--disk",
+            "2G",
+            "--cpus",
+            "2",
+            "--share",
+            &share,
+        ])?;
+        Ok(Some(machine))
+    }
+
+    /// One that runs, with the busybox image loaded.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start(backend: &'static str) -> Result<Option<Self>> {
+        let Some(machine) = Self::init(backend)? else { return Ok(None) };
+        machine.bring_up()?;
+        machine.load_busybox()?;
+        Ok(Some(machine))
+    }
+
+    /// `uml` or `qemu`.
+    #[must_use]
+    pub fn backend(&self) -> &str {
+        self.backend
+    }
+
+    /// Whether its kernel has what networks of one's own need; Debian's of User Mode Linux does not.
+    ///
+    /// # Errors
+    /// The machine can't be asked.
+    pub fn has_networks(&self) -> Result<bool> {
+        Ok(self.docker(&["network", "inspect", "bridge", "--format", "{{len .IPAM.Config}}"])?.out != "0")
+    }
+
+    /// A folder of the host that the machine sees under the same path.
+    #[must_use]
+    pub fn shared(&self) -> PathBuf {
+        self.dir.path().join("shared")
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn files(&self) -> PathBuf {
+        self.dir.path().join(&self.name)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It does not come up; with what was printed.
+    pub fn bring_up(&self) -> Result<()> {
+        let said = self.cove(&["machine", "start", &self.name])?;
+        if said.code != 0 {
+            let log = std::fs::read_to_string(self.files().join("machine.log")).unwrap_or_default();
+            let console = std::fs::read_to_string(self.files().join("console.log")).unwrap_or_default();
+            bail!("the machine did not start: {}\n--- supervisor\n{log}\n--- console\n{console}", said.err);
+        }
+        Ok(())
+    }
+
+    /// Loads the tests' busybox image.
+    ///
+    /// # Errors
+    /// It can't be made or loaded.
+    pub fn load_busybox(&self) -> Result<()> {
+        let tar = self.dir.path().join("busybox.tar");
+        if !tar.exists() {
+            match std::env::var_os("COVE_TEST_IMAGE_TAR") {
+                Some(made) => drop(std::fs::copy(made, &tar)?),
+                None => crate::image::write_busybox(&tar)?,
+            }
+        }
+        self.docker_ok(&["load", "-q", "-i", &tar.display().to_string()])?;
+        Ok(())
+    }
+
+    fn client(
+        &self,
+        program: PathBuf,
+        variable: &str,
+        address: &str,
+        args: &[&str],
+        input: &[u8],
+    ) -> Result<Said> {
+        let mut command = stdx::process::command(program);
+        command
+            .args(args)
+            .env(variable, address)
+            .env("COVE_MACHINES", self.dir.path())
+            .env("COVE_GUEST_IMAGES", &self.images);
+        command.env("DOCKER_CONFIG", self.dir.path().join("docker"));
+        // Trying KVM takes seconds where it hangs, and finds the same each time.
+        command.env(
+            "COVE_ACCELERATION",
+            std::env::var("COVE_ACCELERATION").unwrap_or_else(|_| "tcg".to_owned()),
+        );
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("failed to start a client")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A client that does not read its input is its own matter.
+            let _ = std::io::Write::write_all(&mut stdin, input);
+        }
+        let output = child.wait_with_output()?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
+        Ok(Said {
+            code: output.status.code().unwrap_or(-1),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        })
+    }
+
+    /// Runs `cove` against the machine's engine, or about the machine.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn cove(&self, args: &[&str]) -> Result<Said> {
+        self.cove_with(args, b"")
+    }
+
+    /// The same with something to read.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn cove_with(&self, args: &[&str], input: &[u8]) -> Result<Said> {
+        self.client(program("cove")?, "COVE_HOST", &format!("machine://{}", self.name), args, input)
+    }
+
+    /// The same, which must end with 0.
+    ///
+    /// # Errors
+    /// It ends otherwise.
+    pub fn cove_ok(&self, args: &[&str]) -> Result<String> {
+        let said = self.cove(args)?;
+        if said.code != 0 {
+            bail!("cove {args:?} ended with {}: {}", said.code, said.err);
+        }
+        Ok(said.out)
+    }
+
+    /// Runs Docker's command line against the machine's engine.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn docker(&self, args: &[&str]) -> Result<Said> {
+        self.client("docker".into(), "DOCKER_HOST", &self.address(), args, b"")
+    }
+
+    /// The same, which must end with 0.
+    ///
+    /// # Errors
+    /// It ends otherwise.
+    pub fn docker_ok(&self, args: &[&str]) -> Result<String> {
+        let said = self.docker(args)?;
+        if said.code != 0 {
+            bail!("docker {args:?} ended with {}: {}", said.code, said.err);
+        }
+        Ok(said.out)
+    }
+
+    /// The engine's address on the host.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("unix://{}", self.dir.path().join(".run").join(&self.name).join("engine.sock").display())
+    }
+
+    /// How it stands.
+    ///
+    /// # Errors
+    /// It can't be asked.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.cove_ok(&["machine", "status", &self.name, "--format", "json"])?)?)
+    }
+
+    /// Processes that were started with a path of this machine's, and hold `word` in their command line.
+    #[must_use]
+    pub fn processes(&self, word: &str) -> Vec<u32> {
+        let dir = self.dir.path().display().to_string();
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+            .filter(|pid| {
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let line = String::from_utf8_lossy(&line).replace('\0', " ");
+                line.contains(&dir) && line.contains(word)
+            })
+            .collect()
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Errors
+    /// It is not, for too long.
+    pub fn wait_for(&self, what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
+        let begin = Instant::now();
+        while !is_so() {
+            if begin.elapsed() > PATIENCE {
+                bail!("{what} did not come about within {} s", PATIENCE.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.cove(&["machine", "stop", "--force", &self.name]);
+    }
+}
