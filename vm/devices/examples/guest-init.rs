@@ -33,6 +33,8 @@ mod guest {
     use rustix::mount::{MountFlags, mount};
     use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
+    type Service = fn(VsockStream) -> io::Result<()>;
+
     const BUFFER: usize = 256 * 1024;
 
     pub(crate) fn main() {
@@ -43,15 +45,13 @@ mod guest {
             }
         }
         for path in std::fs::read_to_string("/modules.load").unwrap_or_default().lines() {
-            let loaded = File::open(path).and_then(|file| {
-                rustix::system::finit_module(file, c"", 0).map_err(io::Error::from)
-            });
+            let loaded = File::open(path)
+                .and_then(|file| rustix::system::finit_module(file, c"", 0).map_err(io::Error::from));
             if let Err(error) = loaded {
                 say(&format!("{path}: {error}"));
             }
         }
-        let services: [(u32, fn(VsockStream) -> io::Result<()>); 5] =
-            [(7, echo), (9, sink), (19, source), (23, shell), (37, join)];
+        let services: [(u32, Service); 5] = [(7, echo), (9, sink), (19, source), (23, shell), (37, join)];
         for (port, service) in services {
             let listener = match VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port) {
                 Ok(listener) => listener,

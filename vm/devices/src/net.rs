@@ -12,6 +12,9 @@ use device::{NetDevice, Wire};
 
 /// A machine's network card.
 ///
+/// It is for User Mode Linux. QEMU speaks to `passt` itself (`-netdev stream,server=off,addr.type=unix,addr.path=…`, from
+/// 7.2 on), and enables a vhost-user card's queues before it has agreed on features, which the library refuses.
+///
 /// Dropping it takes the socket away; a monitor that is connected keeps its device until it goes.
 #[derive(Debug)]
 pub struct Net {
@@ -29,7 +32,8 @@ impl Net {
     ///
     /// If the socket can't be made; one that is left over from before is in the way.
     pub fn serve(socket: &Path, stream: UnixStream) -> Result<Net> {
-        let wire = Wire::new(stream).map_err(|source| Error::Resource { action: "watch a network", source })?;
+        let wire =
+            Wire::new(stream).map_err(|source| Error::Resource { action: "watch a network", source })?;
         let session = Session::serve("net", socket, move || Ok(NetDevice::new(&wire)))?;
         Ok(Net { _session: session })
     }

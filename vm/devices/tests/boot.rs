@@ -31,7 +31,7 @@ struct Guest {
     vsock: Arc<Vsock>,
     _shares: Vec<Share>,
     _net: Option<Net>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Guest {
@@ -54,6 +54,10 @@ fn guest_dir(test: &str) -> Option<PathBuf> {
     dir
 }
 
+fn is_uml(images: &Path) -> bool {
+    std::fs::read(images.join("kernel")).unwrap().get(0x202..0x206) != Some(b"HdrS")
+}
+
 /// Boots a guest with shares (tag and configuration) and, if there is one, a network; returns when it has said hello.
 fn boot(images: &Path, shares: Vec<(&str, ShareConfig)>, network: Option<UnixStream>) -> Guest {
     let dir = tempfile::tempdir().unwrap();
@@ -61,7 +65,6 @@ fn boot(images: &Path, shares: Vec<(&str, ShareConfig)>, network: Option<UnixStr
     let vsock = Arc::new(Vsock::serve(&socket("vsock"), 3).unwrap());
     let (hello, arrived) = mpsc::channel();
     vsock.listen(HELLO, move |stream| drop(hello.send(stream)));
-    let is_uml = std::fs::read(images.join("kernel")).unwrap().get(0x202..0x206) != Some(b"HdrS");
     let (mut devices, mut served) = (vec![(socket("vsock"), 19)], Vec::new());
     for (tag, config) in shares {
         served.push(Share::serve(&socket(tag), tag, config).unwrap());
@@ -72,12 +75,12 @@ fn boot(images: &Path, shares: Vec<(&str, ShareConfig)>, network: Option<UnixStr
         Net::serve(&socket("net"), stream).unwrap()
     });
     let began = Instant::now();
-    let monitor = if is_uml { uml(images, dir.path(), &devices) } else { qemu(images, dir.path(), &devices) };
-    let mut guest = Guest { monitor, vsock, _shares: served, _net: net, _dir: dir };
-    let mut stream = arrived.recv_timeout(BOOT).unwrap_or_else(|_| {
-        let _ = guest.monitor.kill();
-        panic!("no hello: {}", std::fs::read_to_string(guest._dir.path().join("console")).unwrap())
-    });
+    let monitor =
+        if is_uml(images) { uml(images, dir.path(), &devices) } else { qemu(images, dir.path(), &devices) };
+    let mut guest = Guest { monitor, vsock, _shares: served, _net: net, dir };
+    let mut stream = arrived
+        .recv_timeout(BOOT)
+        .unwrap_or_else(|_| panic!("no hello ({:?}): {}", guest.monitor.try_wait(), guest.console()));
     let mut said = String::new();
     stream.read_to_string(&mut said).unwrap();
     assert_eq!(said, "hello\n");
@@ -100,9 +103,8 @@ fn spawn(program: &Path, arguments: &[String], dir: &Path) -> Child {
 }
 
 fn uml(images: &Path, dir: &Path, devices: &[(PathBuf, u32)]) -> Child {
-    let mut arguments: Vec<String> = ["mem=512M", "con=null", "con0=null,fd:1", "panic=-1", "seccomp=on"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut arguments: Vec<String> =
+        ["mem=512M", "con=null", "con0=null,fd:1", "panic=-1", "seccomp=on"].map(str::to_owned).to_vec();
     arguments.push(format!("initrd={}", images.join("initrd").display()));
     arguments.push(format!("uml_dir={}", dir.display()));
     for (socket, id) in devices {
@@ -114,16 +116,14 @@ fn uml(images: &Path, dir: &Path, devices: &[(PathBuf, u32)]) -> Child {
 fn qemu(images: &Path, dir: &Path, devices: &[(PathBuf, u32)]) -> Child {
     let mut line = "-nodefaults -no-user-config -display none -no-reboot -smp 2 -cpu max \
         -object memory-backend-memfd,id=mem,size=512M,share=on -M q35,memory-backend=mem -serial file:SERIAL"
-        .replace("SERIAL", dir.join("console").to_str().unwrap());
+        .replace("SERIAL", dir.join("serial").to_str().unwrap());
     for (index, (socket, id)) in devices.iter().enumerate() {
         let socket = socket.display();
         line += &format!(" -chardev socket,id=c{index},path={socket}");
         line += &match id {
             19 => format!(" -device vhost-user-vsock-pci,chardev=c{index}"),
             26 => format!(" -device vhost-user-fs-pci,chardev=c{index},tag=t{index}"),
-            _ => format!(
-                " -netdev type=vhost-user,id=n{index},chardev=c{index} -device virtio-net-pci,netdev=n{index},romfile="
-            ),
+            other => panic!("no device {other} for QEMU"),
         };
     }
     let mut arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -147,10 +147,15 @@ impl Guest {
         stream.shutdown(Shutdown::Write).unwrap();
         let mut output = String::new();
         if let Err(error) = stream.read_to_string(&mut output) {
-            let console = std::fs::read_to_string(self._dir.path().join("console")).unwrap_or_default();
-            panic!("{command}: {error}, after {output:?}; console: {console}");
+            panic!("{command}: {error}, after {output:?}; console: {}", self.console());
         }
         output
+    }
+
+    /// What the monitor and the guest's kernel said.
+    fn console(&self) -> String {
+        let read = |name| std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+        read("console") + &read("serial")
     }
 
     fn mount(&self, tag: &str, index: usize) {
@@ -353,13 +358,18 @@ fn shares_are_the_hosts_files() {
     let began = Instant::now();
     guest.shell("cd /mnt/work; i=0; while [ $i -lt 1000 ]; do : > f$i; i=$((i+1)); done");
     println!("1000 files made: {:?}", began.elapsed());
-    let output = guest.shell("cd /mnt/work; time dd if=/dev/zero of=big bs=1M count=128; dd if=big of=/dev/null bs=1M");
+    let output = guest
+        .shell("cd /mnt/work; time dd if=/dev/zero of=big bs=1M count=128; dd if=big of=/dev/null bs=1M");
     println!("{output}");
 }
 
 #[test]
 fn frames_reach_the_network() {
     let Some(images) = guest_dir("frames_reach_the_network") else { return };
+    if !is_uml(&images) {
+        println!("frames_reach_the_network: skipped, because QEMU speaks to passt itself");
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("passt");
     let served = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -393,15 +403,15 @@ fn frames_reach_the_network() {
     });
     let guest = boot(&images, Vec::new(), Some(stream));
     for mtu in [1500, 65520] {
-        let began = Instant::now();
-        let output = guest.shell(&format!(
+        guest.shell(&format!(
             "ip link set lo up; ip link set eth0 mtu {mtu} up; ip addr replace 10.0.2.15/24 dev eth0; \
-             ip route replace default via 10.0.2.2; wget -q -O - http://10.0.2.2:{port}/ | wc -c"
+             ip route replace default via 10.0.2.2"
         ));
-        assert_eq!(output.trim(), BODY.to_string());
+        let began = Instant::now();
+        let output = guest.shell(&format!("wget -q -O - http://10.0.2.2:{port}/ | wc -c"));
+        assert_eq!(output.trim(), BODY.to_string(), "MTU {mtu}");
         println!("64 MiB over http, MTU {mtu}: {:.0} MB/s", megabytes_per_second(BODY as u64, began));
     }
-    println!("{}", guest.shell("ping -c 3 -i 0.2 10.0.2.2"));
     let _ = passt.kill();
     let _ = passt.wait();
 }

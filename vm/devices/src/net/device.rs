@@ -121,7 +121,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl NetDevice {
     pub(crate) fn new(wire: &Arc<Wire>) -> Arc<Self> {
-        Arc::new(NetDevice { wire: Arc::clone(wire), memory: Mutex::new(None), is_mergeable: Mutex::new(false) })
+        Arc::new(NetDevice {
+            wire: Arc::clone(wire),
+            memory: Mutex::new(None),
+            is_mergeable: Mutex::new(false),
+        })
     }
 
     fn work(&self, vrings: &[Vring]) -> io::Result<()> {
@@ -302,15 +306,10 @@ impl VhostUserBackend for NetDevice {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::CONFIG
+        VhostUserProtocolFeatures::REPLY_ACK
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
-
-    fn get_config(&self, _offset: u32, size: u32) -> Vec<u8> {
-        // No feature that we offer has a field here.
-        vec![0; (size as usize).min(4096)]
-    }
 
     fn update_memory(&self, memory: GuestMemoryAtomic<Memory>) -> io::Result<()> {
         *lock(&self.memory) = Some(memory);

@@ -35,7 +35,9 @@ type Vring = VringMutex<GuestMemoryAtomic<Memory>>;
 /// Requests in a row before other events of the thread are looked at.
 const BATCH: usize = 256;
 
-pub(crate) struct ShareDevice<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static> {
+pub(crate) struct ShareDevice<
+    F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static,
+> {
     server: Server<Folder<F>>,
     library: VhostUserFsBackend<Folder<F>>,
     memory: Mutex<Option<GuestMemoryAtomic<Memory>>>,
@@ -50,7 +52,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static> ShareDevice<F> {
+impl<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static>
+    ShareDevice<F>
+{
     pub(crate) fn new(folder: Folder<F>, tag: &str) -> io::Result<Self> {
         let library = VhostUserFsBackendBuilder::default()
             .set_tag(Some(tag.to_owned()))
@@ -87,11 +91,14 @@ impl<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + 
         if self.is_broken.load(Ordering::Relaxed) {
             return 0;
         }
-        let (Ok(reader), Ok(writer)) = (Reader::new(memory, chain.clone()), Writer::new(memory, chain)) else {
+        let (Ok(reader), Ok(writer)) = (Reader::new(memory, chain.clone()), Writer::new(memory, chain))
+        else {
             return 0;
         };
         // virtiofsd asserts what its own guests never violate.
-        let answered = catch_unwind(AssertUnwindSafe(|| self.server.handle_message(reader, writer, None::<&mut Backend>)));
+        let answered = catch_unwind(AssertUnwindSafe(|| {
+            self.server.handle_message(reader, writer, None::<&mut Backend>)
+        }));
         match answered {
             Ok(Ok(len)) => len,
             Ok(Err(error)) => {
@@ -100,7 +107,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + 
             }
             Err(_) => {
                 self.is_broken.store(true, Ordering::Relaxed);
-                tracing::error!("a guest's file request could not be served; the share is dead until the machine restarts");
+                tracing::error!(
+                    "a guest's file request could not be served; the share is dead until the machine restarts"
+                );
                 0
             }
         }
@@ -115,8 +124,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + 
     }
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static> VhostUserBackend
-    for ShareDevice<F>
+impl<F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static>
+    VhostUserBackend for ShareDevice<F>
 {
     type Bitmap = BitmapMmapRegion;
     type Vring = Vring;

@@ -47,7 +47,14 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
     type Handle = u64;
     type DirIter = F::DirIter;
 
-    fn readdir(&self, ctx: Context, inode: u64, handle: u64, size: u32, offset: u64) -> io::Result<F::DirIter> {
+    fn readdir(
+        &self,
+        ctx: Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+    ) -> io::Result<F::DirIter> {
         self.inner.readdir(ctx, inode, handle, size.min(MAX_DIRECTORY), offset)
     }
 

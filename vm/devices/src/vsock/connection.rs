@@ -38,8 +38,13 @@ pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 pub(crate) enum State {
     /// The host asked; `sent` when the guest has been given the request.
-    Requested { done: Done, sent: bool },
-    Open { response_owed: bool },
+    Requested {
+        done: Done,
+        sent: bool,
+    },
+    Open {
+        response_owed: bool,
+    },
     /// We have told the guest that we are done in both directions and wait for it to agree.
     Closing,
     /// The guest knows nothing of the connection any more; the local stream has yet to take what arrived.
@@ -139,6 +144,12 @@ impl<S: Stream> Connection<S> {
 
     pub(crate) fn is_drained(&self) -> bool {
         self.backlog.is_empty()
+    }
+
+    /// How many bytes of the guest wait for the local reader.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.backlog.len()
     }
 
     pub(crate) fn is_guest_done(&self) -> bool {
@@ -282,7 +293,12 @@ impl<S: Stream> Connection<S> {
     }
 
     /// The guest sent data.
-    pub(crate) fn receive(&mut self, payload: &Pieces<'_>, start: usize, len: usize) -> Result<(), Violation> {
+    pub(crate) fn receive(
+        &mut self,
+        payload: &Pieces<'_>,
+        start: usize,
+        len: usize,
+    ) -> Result<(), Violation> {
         let waiting = (self.received - self.passed_on).0;
         let count = u32::try_from(len).map_err(|_| Violation)?;
         if self.guest_sends_no_more || count > self.window.saturating_sub(waiting) {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
@@ -136,12 +138,8 @@ impl VsockDevice {
         epoll::add(&epoll, &inbox.doorbell, epoll::EventData::new_u64(DOORBELL), epoll::EventFlags::IN)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
         *lock(&switchboard.current) = Some(Arc::clone(&inbox));
-        let state = Mutex::new(Running {
-            muxer: Muxer::new(cid),
-            memory: None,
-            timer_at: None,
-            is_fresh: false,
-        });
+        let state =
+            Mutex::new(Running { muxer: Muxer::new(cid), memory: None, timer_at: None, is_fresh: false });
         Ok(VsockDevice { cid, switchboard: Arc::clone(switchboard), inbox, epoll, timer, state })
     }
 
@@ -193,7 +191,9 @@ impl VsockDevice {
             match token {
                 DOORBELL => {
                     let _ = rustix::io::read(&self.inbox.doorbell, &mut [0; 8]);
-                    for Attach { port, stream, deadline, done } in std::mem::take(&mut *lock(&self.inbox.attaches)) {
+                    for Attach { port, stream, deadline, done } in
+                        std::mem::take(&mut *lock(&self.inbox.attaches))
+                    {
                         match LocalStream::new(stream, &self.epoll) {
                             Ok(stream) => state.muxer.open(port, stream, deadline, done),
                             Err(error) => done(Err(error)),
@@ -231,7 +231,11 @@ impl VsockDevice {
             tv_nsec: i64::from(left.subsec_nanos()),
         };
         let once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: once, it_value: value })?;
+        timerfd_settime(
+            &self.timer,
+            TimerfdTimerFlags::empty(),
+            &Itimerspec { it_interval: once, it_value: value },
+        )?;
         Ok(())
     }
 }
@@ -244,7 +248,8 @@ fn begins_anew(vring: &Vring) -> bool {
 impl Running {
     /// Takes packets of the guest; true if there may be more.
     fn transmit(&mut self, ring: &mut Ring, host: &mut Accepting<'_>) -> io::Result<bool> {
-        let Some(memory) = self.memory.as_ref().filter(|_| is_running(ring)).map(GuestAddressSpace::memory) else {
+        let Some(memory) = self.memory.as_ref().filter(|_| is_running(ring)).map(GuestAddressSpace::memory)
+        else {
             return Ok(false);
         };
         let _ = ring.disable_notification();
@@ -268,7 +273,8 @@ impl Running {
 
     /// Gives the guest packets as long as there are both packets and buffers for them.
     fn fill(&mut self, ring: &mut Ring) -> io::Result<()> {
-        let Some(memory) = self.memory.as_ref().filter(|_| is_running(ring)).map(GuestAddressSpace::memory) else {
+        let Some(memory) = self.memory.as_ref().filter(|_| is_running(ring)).map(GuestAddressSpace::memory)
+        else {
             return Ok(());
         };
         let now = Instant::now();
@@ -358,7 +364,9 @@ impl VhostUserBackend for VsockDevice {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::REPLY_ACK
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
     }
 
     fn set_event_idx(&self, _enabled: bool) {}

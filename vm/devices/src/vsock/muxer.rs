@@ -150,7 +150,8 @@ impl<S: Stream> Muxer<S> {
         let header = Header::decode(&bytes);
         let len = header.len as usize;
         // A guest may speak for itself only, and only to the host.
-        if header.source_cid != self.cid || header.destination_cid != HOST_CID || len > packet.len() - HEADER {
+        if header.source_cid != self.cid || header.destination_cid != HOST_CID || len > packet.len() - HEADER
+        {
             return;
         }
         let ports = Ports { host: header.destination_port, guest: header.source_port };
@@ -274,7 +275,8 @@ impl<S: Stream> Muxer<S> {
     }
 
     fn insert(&mut self, ports: Ports, mut stream: S, state: State) -> Result<u32, (io::Error, State)> {
-        let index = self.free.last().copied().or_else(|| u32::try_from(self.slots.len()).ok()).unwrap_or(u32::MAX);
+        let index =
+            self.free.last().copied().or_else(|| u32::try_from(self.slots.len()).ok()).unwrap_or(u32::MAX);
         let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
         if let Err(error) = stream.watch(u64::from(generation) << 32 | u64::from(index)) {
             return Err((error, state));
