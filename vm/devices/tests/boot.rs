@@ -3,6 +3,7 @@
 //! The initrd's first process is the example `guest-init`. A kernel that is no bzImage is taken for User Mode Linux and
 //! started as a program; the other is booted by QEMU without hardware virtualisation, which any machine has.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they measured")]
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
