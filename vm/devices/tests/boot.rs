@@ -5,7 +5,7 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they measured")]
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -22,6 +22,8 @@ const SINK: u32 = 9;
 const SOURCE: u32 = 19;
 const SHELL: u32 = 23;
 const JOIN: u32 = 37;
+const TRIGGER: u32 = 41;
+const WATCH: u32 = 43;
 const HELLO: u32 = 9000;
 const BOOT: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(20);
@@ -30,7 +32,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Guest {
     monitor: Child,
     vsock: Arc<Vsock>,
-    _shares: Vec<Share>,
+    shares: Vec<Share>,
     _net: Option<Net>,
     dir: tempfile::TempDir,
 }
@@ -78,7 +80,7 @@ fn boot(images: &Path, shares: Vec<(&str, ShareConfig)>, network: Option<UnixStr
     let began = Instant::now();
     let monitor =
         if is_uml(images) { uml(images, dir.path(), &devices) } else { qemu(images, dir.path(), &devices) };
-    let mut guest = Guest { monitor, vsock, _shares: served, _net: net, dir };
+    let mut guest = Guest { monitor, vsock, shares: served, _net: net, dir };
     let mut stream = arrived
         .recv_timeout(BOOT)
         .unwrap_or_else(|_| panic!("no hello ({:?}): {}", guest.monitor.try_wait(), guest.console()));
@@ -362,6 +364,95 @@ fn shares_are_the_hosts_files() {
     let output = guest
         .shell("cd /mnt/work; time dd if=/dev/zero of=big bs=1M count=128; dd if=big of=/dev/null bs=1M");
     println!("{output}");
+}
+
+#[test]
+fn changes_on_the_host_wake_watchers_in_the_guest() {
+    let Some(images) = guest_dir("changes_on_the_host_wake_watchers_in_the_guest") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("old"), "1").unwrap();
+    std::fs::create_dir(at("sub")).unwrap();
+    let guest = boot(&images, vec![("work", ShareConfig::new(folder.path()))], None);
+    guest.mount("work", 1);
+    let share = &guest.shares[0];
+    let mut trigger = guest.connect(TRIGGER);
+    trigger.write_all(format!("/mnt/work\n{}\n", share.trigger()).as_bytes()).unwrap();
+    let (sender, events) = mpsc::channel();
+    share
+        .watch(move |event| {
+            (&trigger).write_all(&event.encode()).unwrap();
+            sender.send((event.kind, event.path)).unwrap();
+        })
+        .unwrap();
+    guest.shell("cd /mnt/work; ls -l . sub; cat old");
+    let mut watcher = guest.connect(WATCH);
+    watcher.write_all(b"/mnt/work\n/mnt/work/sub\n/mnt/work/old\n\n").unwrap();
+    let (seen_sender, seen_lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in io::BufReader::new(watcher).lines().map_while(Result::ok) {
+            let _ = seen_sender.send(line.trim_end().to_owned());
+        }
+    });
+    assert_eq!(seen_lines.recv_timeout(SOON).unwrap(), "watching");
+    // What programs in the guest see of a deed, without opens and closes without writing, and what we were told to act.
+    let seen = |deed: &dyn Fn()| {
+        let began = Instant::now();
+        deed();
+        let mut seen: Vec<String> = seen_lines.recv_timeout(SOON).into_iter().collect();
+        let first = began.elapsed();
+        // The rest, and whatever should not come.
+        while let Ok(line) = seen_lines.recv_timeout(Duration::from_millis(500)) {
+            seen.push(line);
+        }
+        let told: Vec<_> =
+            events.try_iter().map(|(kind, path)| format!("{kind:?} {}", path.display())).collect();
+        println!("{told:?} -> {seen:?}, the first after {first:?}");
+        (told, seen)
+    };
+    let host = |deed: &dyn Fn(), told: &[&str], must_see: &[&str]| {
+        let (was_told, was_seen) = seen(deed);
+        assert_eq!(was_told, told);
+        for line in must_see {
+            assert_eq!(was_seen.iter().filter(|seen| seen == line).count(), 1, "{line} in {was_seen:?}");
+        }
+    };
+    host(&|| std::fs::write(at("new"), "x").unwrap(), &["Created new"], &["create /mnt/work new"]);
+    host(
+        &|| std::fs::write(at("old"), "22").unwrap(),
+        &["Modified old"],
+        &["modify /mnt/work old", "modify /mnt/work/old"],
+    );
+    assert_eq!(guest.shell("cat /mnt/work/old"), "22");
+    host(
+        &|| std::fs::create_dir(at("sub/dir")).unwrap(),
+        &["FolderCreated sub/dir"],
+        &["create /mnt/work/sub dir"],
+    );
+    let save = || {
+        std::fs::write(at("old.tmp"), "333").unwrap();
+        std::fs::rename(at("old.tmp"), at("old")).unwrap();
+    };
+    host(&save, &["Removed old", "Created old"], &["delete /mnt/work old", "create /mnt/work old"]);
+    assert_eq!(guest.shell("cat /mnt/work/old"), "333");
+    host(&|| std::fs::remove_file(at("new")).unwrap(), &["Removed new"], &["delete /mnt/work new"]);
+    host(
+        &|| std::fs::remove_dir(at("sub/dir")).unwrap(),
+        &["FolderRemoved sub/dir"],
+        &["delete /mnt/work/sub dir"],
+    );
+    // The guest's own deeds come to it once, from its own kernel.
+    let own = || {
+        drop(guest.shell(
+            "cd /mnt/work; echo 1 > own; echo 2 >> own; mv own moved; chmod 600 moved; rm moved; sync",
+        ))
+    };
+    host(
+        &own,
+        &[],
+        &["create /mnt/work own", "from /mnt/work own", "to /mnt/work moved", "delete /mnt/work moved"],
+    );
+    assert_eq!(guest.shell("ls -A /mnt/work"), "old\nsub\n");
 }
 
 #[test]
