@@ -109,7 +109,7 @@ impl Share {
     }
 
     /// From now on `sink` is told of what changes on the host in folders that the guest knows, but not of what the guest
-    /// changes itself. It is called on a thread of the share's, in the order of what happened, and must not block; a
+    /// changes itself. It is called on a thread of the share's, in the order of what happened, and may block; a
     /// second call replaces it. A rename is a removal and a creation.
     ///
     /// The guest has to act each event out (see the agent's `trigger.rs`), on one thread that has looked up

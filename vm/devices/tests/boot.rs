@@ -381,8 +381,9 @@ fn changes_on_the_host_wake_watchers_in_the_guest() {
     let (sender, events) = mpsc::channel();
     share
         .watch(move |event| {
-            (&trigger).write_all(&event.encode()).unwrap();
-            sender.send((event.kind, event.path)).unwrap();
+            // Both end before the share does.
+            let _ = (&trigger).write_all(&event.encode());
+            let _ = sender.send((event.kind, event.path));
         })
         .unwrap();
     guest.shell("cd /mnt/work; ls -l . sub; cat old");
@@ -443,9 +444,9 @@ fn changes_on_the_host_wake_watchers_in_the_guest() {
     );
     // The guest's own deeds come to it once, from its own kernel.
     let own = || {
-        drop(guest.shell(
+        guest.shell(
             "cd /mnt/work; echo 1 > own; echo 2 >> own; mv own moved; chmod 600 moved; rm moved; sync",
-        ))
+        );
     };
     host(
         &own,

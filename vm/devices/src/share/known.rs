@@ -191,7 +191,7 @@ impl Known {
     }
 
     fn bound(&mut self) {
-        if self.names.len() + self.removed_by_guest.len() > MAX_NAMES {
+        if self.names.len().max(self.stamps.len()) + self.removed_by_guest.len() > MAX_NAMES {
             self.names.clear();
             self.stamps.clear();
             self.removed_by_guest.clear();

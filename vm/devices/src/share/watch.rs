@@ -5,7 +5,7 @@
 //! that is armed is answered as the kernel expects and leaves the host's files alone.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -242,8 +242,8 @@ impl Watch {
 
     fn handle(&self, told: Vec<(i32, CString, Told)>) {
         for (watch, name, told) in told {
-            let mut state = self.lock();
-            let state = &mut *state;
+            let mut state_guard = self.lock();
+            let state = &mut *state_guard;
             let Some(&folder) = state.by_watch.get(&watch) else { continue };
             let Some(path) = state.known.path(folder, None) else {
                 // The guest has forgotten the folder.
@@ -268,12 +268,16 @@ impl Watch {
             if !changes.iter().any(|change| matches!(change, Change::Removed(_))) {
                 state.tombs.remove(&place);
             }
-            for change in changes {
+            for change in &changes {
                 if state.armed.len() < MAX_ARMED {
-                    state.armed.entry(place.clone()).or_default().push((change, now + ARMED));
+                    state.armed.entry(place.clone()).or_default().push((*change, now + ARMED));
                 }
-                let name = std::ffi::OsStr::from_bytes(place.1.as_bytes());
-                sink(Event { path: path.join(name), kind: change.into() });
+            }
+            // The guest may need an answer of ours before it takes the next event.
+            drop(state_guard);
+            let path = path.join(OsStr::from_bytes(place.1.as_bytes()));
+            for change in changes {
+                sink(Event { path: path.clone(), kind: change.into() });
             }
         }
     }
