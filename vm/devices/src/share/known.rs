@@ -115,7 +115,8 @@ impl Known {
             if let Some(entry) = node.and_then(|node| self.nodes.get_mut(&node)) {
                 entry.place = to.clone();
             }
-            self.moved_here(to, node, stamp);
+            let latest = self.stamps.get(&stamp.inode).copied().unwrap_or(stamp);
+            self.moved_here(to, node, latest);
         }
     }
 
