@@ -9,6 +9,8 @@
 //! | 9 | counts what it gets until the end, then answers the count in eight bytes |
 //! | 19 | reads a count of eight bytes, sends as many |
 //! | 23 | reads a shell command until the end, sends its output |
+//! | 41 | reads a line with a share's root, one with its trigger's name, then acts out events |
+//! | 43 | reads paths, a line each, until an empty one; then tells what inotify says of them, a line each |
 //! | 37 | reads a port of four bytes, then joins the connection with one to that port of the host |
 //!
 //! When all is ready it connects to the host's port 9000.
@@ -22,16 +24,27 @@ fn main() {
 fn main() {}
 
 #[cfg(target_os = "linux")]
+#[path = "../../agent/src/trigger.rs"]
+mod trigger;
+
+#[cfg(target_os = "linux")]
 mod guest {
+    use super::trigger;
+    use std::collections::HashMap;
     use std::ffi::CStr;
     use std::fs::File;
-    use std::io::{self, Read, Write};
+    use std::io::{self, BufRead, Read, Write};
+    use std::mem::MaybeUninit;
     use std::net::Shutdown;
+    use std::path::Path;
     use std::process::{Command, Stdio};
     use std::thread;
 
+    use rustix::fs::inotify::{self, ReadFlags};
     use rustix::mount::{MountFlags, mount};
     use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
+
+    type Service = fn(VsockStream) -> io::Result<()>;
 
     const BUFFER: usize = 256 * 1024;
 
@@ -49,8 +62,8 @@ mod guest {
                 say(&format!("{path}: {error}"));
             }
         }
-        let services: [(u32, fn(VsockStream) -> io::Result<()>); 5] =
-            [(7, echo), (9, sink), (19, source), (23, shell), (37, join)];
+        let services: [(u32, Service); 7] =
+            [(7, echo), (9, sink), (19, source), (23, shell), (37, join), (41, act_out), (43, watch)];
         for (port, service) in services {
             let listener = match VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port) {
                 Ok(listener) => listener,
@@ -124,6 +137,48 @@ mod guest {
             .stdin(Stdio::null())
             .output()?;
         stream.write_all(&output.stdout)
+    }
+
+    fn act_out(stream: VsockStream) -> io::Result<()> {
+        let mut events = io::BufReader::new(stream);
+        let mut line = || {
+            let mut line = String::new();
+            events.read_line(&mut line).map(|_| line.trim_end().to_owned())
+        };
+        let (root, trigger) = (line()?, line()?);
+        trigger::act_out(events, Path::new(&root), &trigger)
+    }
+
+    fn watch(mut stream: VsockStream) -> io::Result<()> {
+        let kinds = [
+            (ReadFlags::CREATE, "create"),
+            (ReadFlags::DELETE, "delete"),
+            (ReadFlags::MODIFY, "modify"),
+            (ReadFlags::ATTRIB, "attrib"),
+            (ReadFlags::MOVED_FROM, "from"),
+            (ReadFlags::MOVED_TO, "to"),
+            (ReadFlags::DELETE_SELF, "gone"),
+        ];
+        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+        let mut watched = HashMap::new();
+        for path in io::BufReader::new(stream.try_clone()?).lines() {
+            let path = path?;
+            if path.is_empty() {
+                break;
+            }
+            watched.insert(inotify::add_watch(&inotify, &path, inotify::WatchFlags::ALL_EVENTS)?, path);
+        }
+        stream.write_all(b"watching\n")?;
+        let mut space = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(inotify, &mut space);
+        loop {
+            let event = reader.next()?;
+            let path = watched.get(&event.wd()).map_or("?", String::as_str);
+            let name = event.file_name().unwrap_or_default().to_string_lossy();
+            for (_, kind) in kinds.iter().filter(|(flag, _)| event.events().contains(*flag)) {
+                stream.write_all(format!("{kind} {path} {name}\n").as_bytes())?;
+            }
+        }
     }
 
     fn join(mut stream: VsockStream) -> io::Result<()> {

@@ -12,6 +12,9 @@ use device::{NetDevice, Wire};
 
 /// A machine's network card.
 ///
+/// It is for User Mode Linux. QEMU speaks to `passt` itself (`-netdev stream,server=off,addr.type=unix,addr.path=…`, from
+/// 7.2 on), and enables a vhost-user card's queues before it has agreed on features, which the library refuses.
+///
 /// Dropping it takes the socket away; a monitor that is connected keeps its device until it goes.
 #[derive(Debug)]
 pub struct Net {

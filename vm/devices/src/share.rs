@@ -2,7 +2,9 @@
 
 mod device;
 mod folder;
+mod known;
 mod owner;
+mod watch;
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -17,8 +19,10 @@ use crate::error::{Error, Result};
 use crate::session::Session;
 use device::ShareDevice;
 use folder::Folder;
+use watch::Watch;
 
 pub use owner::Owner;
+pub use watch::{Event, EventKind};
 
 /// The longest name of a share, which the guest mounts it by.
 const MAX_TAG: usize = 36;
@@ -64,6 +68,7 @@ impl ShareConfig {
 /// Dropping it takes the socket away; a monitor that is connected keeps its device until it goes.
 #[derive(Debug)]
 pub struct Share {
+    watch: Arc<Watch>,
     _session: Session,
 }
 
@@ -85,20 +90,45 @@ impl Share {
             return Err(failed(io::ErrorKind::InvalidFilename.into()));
         }
         config.owner.check().map_err(failed)?;
+        let watch = Watch::new(&config.root).map_err(failed)?;
+        let watched = Arc::clone(&watch);
         let tag = tag.to_owned();
         let access = config.access;
         let mut thread = ServingThread { config, is_ready: false };
         let session = match access {
             Access::ReadWrite => Session::serve("share", socket, move || {
-                let folder = Folder::new(PassthroughFs::new(thread.enter()?)?);
+                let folder = Folder::new(PassthroughFs::new(thread.enter()?)?, &watched);
                 ShareDevice::new(folder, &tag).map(Arc::new)
             }),
             Access::ReadOnly => Session::serve("share", socket, move || {
-                let folder = Folder::new(PassthroughFsRo::new(thread.enter()?)?);
+                let folder = Folder::new(PassthroughFsRo::new(thread.enter()?)?, &watched);
                 ShareDevice::new(folder, &tag).map(Arc::new)
             }),
         }?;
-        Ok(Share { _session: session })
+        Ok(Share { watch, _session: session })
+    }
+
+    /// From now on `sink` is told of what changes on the host in folders that the guest knows, but not of what the guest
+    /// changes itself. It is called on a thread of the share's, in the order of what happened, and may block; a
+    /// second call replaces it. A rename is a removal and a creation.
+    ///
+    /// The guest has to act each event out (see the agent's `trigger.rs`), on one thread that has looked up
+    /// [`Share::trigger`] in the share's root. Then programs in the guest that watch files see it, and what the guest
+    /// has cached is renewed at once.
+    ///
+    /// # Errors
+    ///
+    /// If the thread can't be started.
+    pub fn watch(&self, sink: impl Fn(Event) + Send + Sync + 'static) -> Result<()> {
+        self.watch
+            .listen(Arc::new(sink))
+            .map_err(|source| Error::Resource { action: "watch a folder", source })
+    }
+
+    /// The name by which the guest's acting thread makes itself known.
+    #[must_use]
+    pub fn trigger(&self) -> &str {
+        self.watch.trigger()
     }
 }
 

@@ -306,15 +306,10 @@ impl VhostUserBackend for NetDevice {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::CONFIG
+        VhostUserProtocolFeatures::REPLY_ACK
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
-
-    fn get_config(&self, _offset: u32, size: u32) -> Vec<u8> {
-        // No feature that we offer has a field here.
-        vec![0; (size as usize).min(4096)]
-    }
 
     fn update_memory(&self, memory: GuestMemoryAtomic<Memory>) -> io::Result<()> {
         *lock(&self.memory) = Some(memory);

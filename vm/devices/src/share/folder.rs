@@ -1,4 +1,7 @@
 //! The shared folder's file system: virtiofsd's, and what is ours to decide before it is asked.
+//!
+//! While somebody listens for changes on the host, what the guest does is noted, and what its acting thread does is
+//! answered without the host's files (see `watch.rs`). Lock order: ours before virtiofsd's.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -7,11 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
     SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
+
+use super::known::{Change, Place, Shape, Stamp};
+use super::watch::{SYNTHETIC, State, Watch};
 
 /// The most that Linux reads of a directory, or holds in extended attributes, at once. A guest's word on how much room
 /// it has is no reason to take as much memory.
@@ -21,17 +29,132 @@ const MAX_XATTR: u32 = 1 << 16;
 /// A file system whose requests pass us by. Clones are the same folder.
 pub(crate) struct Folder<F> {
     inner: Arc<F>,
+    watch: Arc<Watch>,
 }
 
 impl<F> Clone for Folder<F> {
     fn clone(&self) -> Self {
-        Folder { inner: Arc::clone(&self.inner) }
+        Folder { inner: Arc::clone(&self.inner), watch: Arc::clone(&self.watch) }
     }
 }
 
 impl<F> Folder<F> {
-    pub(crate) fn new(inner: F) -> Self {
-        Folder { inner: Arc::new(inner) }
+    pub(crate) fn new(inner: F, watch: &Arc<Watch>) -> Self {
+        watch.forget_all();
+        Folder { inner: Arc::new(inner), watch: Arc::clone(watch) }
+    }
+}
+
+impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
+    fn is_acting(&self, ctx: Context) -> bool {
+        self.watch.is_on() && self.watch.is_acting(&mut self.watch.lock(), ctx.pid, None)
+    }
+
+    /// A change of a file by the guest: how it looks then is the guest's doing.
+    fn changing<T>(&self, ctx: Context, inode: u64, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if !self.watch.is_on() {
+            return change();
+        }
+        let mut state = self.watch.lock();
+        let changed = change()?;
+        if let Ok((attr, _)) = self.inner.getattr(ctx, inode, None) {
+            state.known.changed(Stamp::from(&attr));
+        }
+        Ok(changed)
+    }
+
+    /// A new name, made by the guest.
+    fn making(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        make: impl FnOnce() -> io::Result<Entry>,
+    ) -> io::Result<Entry> {
+        if !self.watch.is_on() {
+            return make();
+        }
+        if self.is_acting(ctx)
+            && let Some(entry) = self.act_out_creation(ctx, parent, name)
+        {
+            return entry;
+        }
+        let mut state = self.watch.lock();
+        let entry = make()?;
+        self.watch.watch_folder(&mut state, parent);
+        state.known.made((parent, name.to_owned()), entry.inode, Stamp::from(&entry.attr));
+        if FileType::from_raw_mode(entry.attr.mode) == FileType::Directory {
+            self.watch.watch_folder(&mut state, entry.inode);
+        }
+        Ok(entry)
+    }
+
+    fn act_out_creation(&self, ctx: Context, parent: u64, name: &CStr) -> Option<io::Result<Entry>> {
+        let mut state = self.watch.lock();
+        let place = (parent, name.to_owned());
+        let Some(Change::Created(_)) = state.armed(&place) else { return None };
+        state.acted(&place);
+        let entry = self.inner.lookup(ctx, parent, name);
+        if let Ok(entry) = &entry {
+            state.known.looked_up(place, entry.inode, Stamp::from(&entry.attr));
+            if FileType::from_raw_mode(entry.attr.mode) == FileType::Directory {
+                self.watch.watch_folder(&mut state, entry.inode);
+            }
+        }
+        Some(entry)
+    }
+
+    fn removing(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        remove: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        if !self.watch.is_on() {
+            return remove();
+        }
+        let mut state = self.watch.lock();
+        let place = (parent, name.to_owned());
+        if self.watch.is_acting(&mut state, ctx.pid, None) {
+            // It never removes a file of the host's.
+            return match state.armed(&place) {
+                Some(Change::Removed(_)) => {
+                    state.acted(&place);
+                    Ok(())
+                }
+                Some(Change::Created(_) | Change::Modified) | None => Err(Errno::NOENT.into()),
+            };
+        }
+        remove()?;
+        state.known.removed(place);
+        Ok(())
+    }
+
+    /// What is gone from the host, for the guest to remove: by the number it knows it by, if it still does.
+    fn tombstone(&self, ctx: Context, state: &mut State, place: &Place, shape: Shape) -> io::Result<Entry> {
+        let known =
+            state.tomb(place).and_then(|node| Some((node, self.inner.getattr(ctx, node, None).ok()?.0)));
+        let (inode, attr) = match known {
+            Some(known) => known,
+            None => {
+                let (mut attr, _) = self.inner.getattr(ctx, place.0, None)?;
+                attr.mode = match shape {
+                    Shape::Folder => FileType::Directory.as_raw_mode() | 0o755,
+                    Shape::Link => FileType::Symlink.as_raw_mode() | 0o777,
+                    Shape::File => FileType::RegularFile.as_raw_mode() | 0o644,
+                };
+                (state.synthetic(), attr)
+            }
+        };
+        *state.borrowed.entry(inode).or_default() += 1;
+        Ok(Entry {
+            inode,
+            generation: 0,
+            attr,
+            attr_timeout: Duration::ZERO,
+            entry_timeout: Duration::from_secs(1),
+        })
     }
 }
 
@@ -93,65 +216,246 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<usize> {
-        self.inner.write(ctx, inode, handle, r, size, offset, lock_owner, delayed_write, kill_priv, flags)
+        self.changing(ctx, inode, || {
+            self.inner.write(ctx, inode, handle, r, size, offset, lock_owner, delayed_write, kill_priv, flags)
+        })
+    }
+
+    fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        if !self.watch.is_on() {
+            return self.inner.lookup(ctx, parent, name);
+        }
+        let mut state = self.watch.lock();
+        let place = (parent, name.to_owned());
+        if self.watch.is_acting(&mut state, ctx.pid, Some((parent, name))) {
+            match state.armed(&place) {
+                Some(Change::Created(_)) => return Err(Errno::NOENT.into()),
+                Some(Change::Removed(shape)) => return self.tombstone(ctx, &mut state, &place, shape),
+                Some(Change::Modified) | None => {}
+            }
+        }
+        let entry = self.inner.lookup(ctx, parent, name)?;
+        self.watch.watch_folder(&mut state, parent);
+        state.known.looked_up(place, entry.inode, Stamp::from(&entry.attr));
+        if FileType::from_raw_mode(entry.attr.mode) == FileType::Directory {
+            self.watch.watch_folder(&mut state, entry.inode);
+        }
+        Ok(entry)
+    }
+
+    fn forget(&self, ctx: Context, inode: u64, count: u64) {
+        self.batch_forget(ctx, vec![(inode, count)]);
+    }
+
+    fn batch_forget(&self, ctx: Context, mut requests: Vec<(u64, u64)>) {
+        if self.watch.is_on() {
+            let state = &mut *self.watch.lock();
+            for (inode, count) in &mut requests {
+                let borrowed = state.borrowed.get(inode).copied().unwrap_or(0).min(*count);
+                if borrowed > 0 {
+                    *count -= borrowed;
+                    state.borrowed.entry(*inode).and_modify(|left| *left -= borrowed);
+                    state.borrowed.retain(|_, left| *left > 0);
+                }
+                state.known.forgot(*inode, *count);
+            }
+            requests.retain(|(inode, count)| *count > 0 && *inode < SYNTHETIC);
+        }
+        self.inner.batch_forget(ctx, requests);
+    }
+
+    fn setattr(
+        &self,
+        ctx: Context,
+        inode: u64,
+        attr: SetattrIn,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(Attr, Duration)> {
+        let times = SetattrValid::MTIME | SetattrValid::MTIME_NOW | SetattrValid::CTIME;
+        if self.is_acting(ctx) && times.contains(valid) {
+            return self.inner.getattr(ctx, inode, handle);
+        }
+        self.changing(ctx, inode, || self.inner.setattr(ctx, inode, attr, handle, valid))
+    }
+
+    fn symlink(
+        &self,
+        ctx: Context,
+        linkname: &CStr,
+        parent: u64,
+        name: &CStr,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        self.making(ctx, parent, name, || self.inner.symlink(ctx, linkname, parent, name, extensions))
+    }
+
+    fn mknod(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        rdev: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        self.making(ctx, parent, name, || self.inner.mknod(ctx, parent, name, mode, rdev, umask, extensions))
+    }
+
+    fn mkdir(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        self.making(ctx, parent, name, || self.inner.mkdir(ctx, parent, name, mode, umask, extensions))
+    }
+
+    fn link(&self, ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
+        self.making(ctx, newparent, newname, || self.inner.link(ctx, inode, newparent, newname))
+    }
+
+    fn create(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        kill_priv: bool,
+        flags: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        if self.is_acting(ctx) {
+            // The file is there: the thread is given it, to look at only, so that the host sees nothing of it.
+            let entry =
+                self.act_out_creation(ctx, parent, name).unwrap_or_else(|| Err(Errno::EXIST.into()))?;
+            let (handle, options) = self.inner.open(ctx, entry.inode, false, 0)?;
+            return Ok((entry, handle, options));
+        }
+        if !self.watch.is_on() {
+            return self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions);
+        }
+        let mut state = self.watch.lock();
+        let created = self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
+        self.watch.watch_folder(&mut state, parent);
+        state.known.made((parent, name.to_owned()), created.0.inode, Stamp::from(&created.0.attr));
+        Ok(created)
+    }
+
+    fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.removing(ctx, parent, name, || self.inner.unlink(ctx, parent, name))
+    }
+
+    fn rmdir(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.removing(ctx, parent, name, || self.inner.rmdir(ctx, parent, name))
+    }
+
+    fn rename(
+        &self,
+        ctx: Context,
+        olddir: u64,
+        oldname: &CStr,
+        newdir: u64,
+        newname: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        if !self.watch.is_on() {
+            return self.inner.rename(ctx, olddir, oldname, newdir, newname, flags);
+        }
+        let mut state = self.watch.lock();
+        self.inner.rename(ctx, olddir, oldname, newdir, newname, flags)?;
+        state.known.renamed((olddir, oldname.to_owned()), (newdir, newname.to_owned()));
+        // What was renamed has a new time of change.
+        if let Some(node) = state.known.node(&(newdir, newname.to_owned()))
+            && let Ok((attr, _)) = self.inner.getattr(ctx, node, None)
+        {
+            state.known.changed(Stamp::from(&attr));
+        }
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        ctx: Context,
+        inode: u64,
+        kill_priv: bool,
+        flags: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions)> {
+        if flags & OFlags::TRUNC.bits() == 0 {
+            return self.inner.open(ctx, inode, kill_priv, flags);
+        }
+        self.changing(ctx, inode, || self.inner.open(ctx, inode, kill_priv, flags))
+    }
+
+    fn fallocate(
+        &self,
+        ctx: Context,
+        inode: u64,
+        handle: u64,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        self.changing(ctx, inode, || self.inner.fallocate(ctx, inode, handle, mode, offset, length))
+    }
+
+    fn setxattr(
+        &self,
+        ctx: Context,
+        inode: u64,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+        extra_flags: SetxattrFlags,
+    ) -> io::Result<()> {
+        self.changing(ctx, inode, || self.inner.setxattr(ctx, inode, name, value, flags, extra_flags))
+    }
+
+    fn removexattr(&self, ctx: Context, inode: u64, name: &CStr) -> io::Result<()> {
+        self.changing(ctx, inode, || self.inner.removexattr(ctx, inode, name))
+    }
+
+    fn copyfilerange(
+        &self,
+        ctx: Context,
+        inode_in: u64,
+        handle_in: u64,
+        offset_in: u64,
+        inode_out: u64,
+        handle_out: u64,
+        offset_out: u64,
+        len: u64,
+        flags: u64,
+    ) -> io::Result<usize> {
+        self.changing(ctx, inode_out, || {
+            self.inner.copyfilerange(
+                ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags,
+            )
+        })
     }
 
     pass! {
         fn init(&self, capable: FsOptions) -> io::Result<FsOptions>;
         fn destroy(&self);
-        fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry>;
-        fn forget(&self, ctx: Context, inode: u64, count: u64);
-        fn batch_forget(&self, ctx: Context, requests: Vec<(u64, u64)>);
         fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(Attr, Duration)>;
-        fn setattr(
-            &self, ctx: Context, inode: u64, attr: SetattrIn, handle: Option<u64>, valid: SetattrValid,
-        ) -> io::Result<(Attr, Duration)>;
         fn readlink(&self, ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
-        fn symlink(
-            &self, ctx: Context, linkname: &CStr, parent: u64, name: &CStr, extensions: Extensions,
-        ) -> io::Result<Entry>;
-        fn mknod(
-            &self, ctx: Context, inode: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions,
-        ) -> io::Result<Entry>;
-        fn mkdir(
-            &self, ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions,
-        ) -> io::Result<Entry>;
-        fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        fn rmdir(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        fn rename(
-            &self, ctx: Context, olddir: u64, oldname: &CStr, newdir: u64, newname: &CStr, flags: u32,
-        ) -> io::Result<()>;
-        fn link(&self, ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry>;
-        fn open(
-            &self, ctx: Context, inode: u64, kill_priv: bool, flags: u32,
-        ) -> io::Result<(Option<u64>, OpenOptions)>;
-        fn create(
-            &self, ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
-            extensions: Extensions,
-        ) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
         fn flush(&self, ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()>;
         fn fsync(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
-        fn fallocate(
-            &self, ctx: Context, inode: u64, handle: u64, mode: u32, offset: u64, length: u64,
-        ) -> io::Result<()>;
         fn release(
             &self, ctx: Context, inode: u64, flags: u32, handle: u64, flush: bool, flock_release: bool,
             lock_owner: Option<u64>,
         ) -> io::Result<()>;
         fn statfs(&self, ctx: Context, inode: u64) -> io::Result<libc::statvfs64>;
-        fn setxattr(
-            &self, ctx: Context, inode: u64, name: &CStr, value: &[u8], flags: u32, extra_flags: SetxattrFlags,
-        ) -> io::Result<()>;
-        fn removexattr(&self, ctx: Context, inode: u64, name: &CStr) -> io::Result<()>;
         fn opendir(&self, ctx: Context, inode: u64, flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
         fn fsyncdir(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
         fn releasedir(&self, ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()>;
         fn access(&self, ctx: Context, inode: u64, mask: u32) -> io::Result<()>;
         fn lseek(&self, ctx: Context, inode: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64>;
-        fn copyfilerange(
-            &self, ctx: Context, inode_in: u64, handle_in: u64, offset_in: u64, inode_out: u64, handle_out: u64,
-            offset_out: u64, len: u64, flags: u64,
-        ) -> io::Result<usize>;
         fn syncfs(&self, ctx: Context, inode: u64) -> io::Result<()>;
     }
 }

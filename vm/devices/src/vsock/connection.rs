@@ -146,6 +146,12 @@ impl<S: Stream> Connection<S> {
         self.backlog.is_empty()
     }
 
+    /// How many bytes of the guest wait for the local reader.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.backlog.len()
+    }
+
     pub(crate) fn is_guest_done(&self) -> bool {
         self.guest_sends_no_more && self.guest_receives_no_more
     }
