@@ -67,10 +67,11 @@ impl Suite {
         let source = format!("{deb} [signed-by={KEYRING}] {} {name} main\n", mirror());
         let list = suite.dir.join("sources.list");
         // One that is newer has apt read the whole index again.
-        if std::fs::read_to_string(&list).is_ok_and(|text| text == source) {
-            return suite.updated();
+        if !std::fs::read_to_string(&list).is_ok_and(|text| text == source) {
+            files::write(&list, source.as_bytes())?;
+            // That of another mirror is of no use.
+            let _ = std::fs::remove_file(suite.dir.join("fetched"));
         }
-        files::write(&list, source.as_bytes())?;
         suite.updated()
     }
 
