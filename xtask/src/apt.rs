@@ -65,18 +65,33 @@ impl Suite {
         }
         let deb = if index == Index::Sources { "deb-src" } else { "deb" };
         let source = format!("{deb} [signed-by={KEYRING}] {} {name} main\n", mirror());
-        files::write(&suite.dir.join("sources.list"), source.as_bytes())?;
-        let stamp = suite.dir.join("fetched");
+        let list = suite.dir.join("sources.list");
+        // One that is newer has apt read the whole index again.
+        if !std::fs::read_to_string(&list).is_ok_and(|text| text == source) {
+            files::write(&list, source.as_bytes())?;
+            // That of another mirror is of no use.
+            let _ = std::fs::remove_file(suite.dir.join("fetched"));
+        }
+        suite.updated()
+    }
+
+    /// Fetches the index unless there is a fresh one.
+    fn updated(self) -> Result<Self> {
+        let stamp = self.dir.join("fetched");
         let age = std::fs::metadata(&stamp).and_then(|meta| meta.modified());
         let age = age.ok().map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
         if age.is_none_or(|age| age > FRESH) {
-            match suite.update() {
+            match self.update() {
                 Err(error) if age.is_none() => return Err(error),
-                Err(error) => println!("going on with the index of {name} that is here: {error:#}"),
+                // It is asked for again in a week, not by each command until there is a network.
+                Err(error) => {
+                    println!("going on with the index of {} that is here: {error:#}", self.name);
+                    files::write(&stamp, b"")?;
+                }
                 Ok(()) => {}
             }
         }
-        Ok(suite)
+        Ok(self)
     }
 
     /// Fetches the index anew.
@@ -187,6 +202,9 @@ impl Suite {
         for option in [
             dir("State::lists", "lists"),
             dir("Cache", "cache"),
+            // Images of containers have them switched off, without which each question takes a second.
+            "Dir::Cache::pkgcache=pkgcache.bin".to_owned(),
+            "Dir::Cache::srcpkgcache=srcpkgcache.bin".to_owned(),
             dir("Etc::SourceList", "sources.list"),
             "Dir::Etc::SourceParts=/dev/null".to_owned(),
             "Dir::Etc::Preferences=/dev/null".to_owned(),

@@ -50,6 +50,8 @@ pub(super) async fn check(args: CheckArgs) -> Outcome {
     // Something of ours to be reached at.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port().to_string();
+    // Whoever comes is let in and shown out; the thread ends with us.
+    std::thread::spawn(move || listener.incoming().for_each(drop));
     let target = args.target.as_str();
     let hops = [
         hop(
@@ -61,7 +63,7 @@ pub(super) async fn check(args: CheckArgs) -> Outcome {
         hop("the guest has a way out", "ip route | grep -q ^default", &[], "cove machine stop and start"),
         hop(
             "this computer is reached from the guest",
-            "nc \"$1\" \"$2\" </dev/null",
+            "nc -w 5 \"$1\" \"$2\" </dev/null",
             &[GATEWAY, &port],
             "passt does not carry to this computer's loopback; look at 'cove machine logs --supervisor'",
         ),
