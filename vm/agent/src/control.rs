@@ -43,9 +43,9 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         other => bail!("the host began with {other:?}"),
     };
     let guest = Guest { children, tell_host, stop: watch::Sender::new(false) };
-    guest.become_what(&configuration, &booted).await;
     beside("the engine's port", streams::serve_engine());
     beside("the streams' port", streams::serve_streams(guest.children.clone()));
+    guest.become_what(&configuration, &booted).await;
     guest.tell_listeners();
     guest.listen_to(&mut from).await;
     guest.end().await;

@@ -18,6 +18,7 @@ mod shutdown;
 mod streams;
 mod sys;
 mod system;
+mod trigger;
 
 use std::io::Write;
 

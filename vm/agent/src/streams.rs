@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,7 +13,7 @@ use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
 
 use crate::children::Children;
-use crate::{engine, execute, tell};
+use crate::{engine, execute, tell, trigger};
 
 /// How long a stream's first words may take, and a connection inside the guest.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -86,12 +87,28 @@ async fn carry(mut stream: VsockStream, children: Children) -> io::Result<()> {
             let Some(socket) = answer(&mut stream, connect_udp(target).await).await? else { return Ok(()) };
             carry_packets(stream, socket).await
         }
+        Open::Changes { path, trigger } => {
+            let Some(()) = answer(&mut stream, Ok(())).await? else { return Ok(()) };
+            act_out(stream, path, trigger).await
+        }
         Open::Execute { command, terminal } => {
             let started = execute::start(&children, &command, terminal).map_err(io::Error::other);
             let Some(program) = answer(&mut stream, started).await? else { return Ok(()) };
             program.carry(stream).await
         }
     }
+}
+
+/// Acts out changes of a share on a thread of its own, which is how the share's server knows it.
+async fn act_out(mut stream: VsockStream, path: String, trigger: String) -> io::Result<()> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let work = move || trigger::act_out(io::BufReader::new(theirs), Path::new(&path), &trigger);
+    let acting = tokio::task::spawn_blocking(work);
+    ours.set_nonblocking(true)?;
+    let mut ours = UnixStream::from_std(ours)?;
+    tokio::io::copy_buf(&mut tokio::io::BufReader::new(&mut stream), &mut ours).await?;
+    drop(ours);
+    acting.await.map_err(io::Error::other)?
 }
 
 /// What listens everywhere is reached on loopback.

@@ -26,6 +26,8 @@ pub struct Capabilities {
     pub is_wall: bool,
     /// It listens to QMP.
     pub has_qmp: bool,
+    /// How it is connected to its network.
+    pub wire: Wire,
 }
 
 /// What a machine is started with.
@@ -39,7 +41,7 @@ pub struct Plan {
     pub image: Image,
     /// The socket of the vsock device.
     pub vsock: PathBuf,
-    /// The socket of the network device, if there is a way out.
+    /// The socket of the network, if there is a way out: passt's own, or of a card of ours ([`Wire`]).
     pub network: Option<PathBuf>,
     /// Tags and sockets of the shares.
     pub shares: Vec<(String, PathBuf)>,
@@ -68,6 +70,15 @@ impl Acceleration {
             Self::Native => "User Mode Linux: a convenience, and no wall against hostile code",
         }
     }
+}
+
+/// How a backend's network card reaches the way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// It speaks passt's protocol itself.
+    Direct,
+    /// By a card that we serve over vhost-user.
+    Card,
 }
 
 /// What `backend` can do.

@@ -20,6 +20,14 @@ pub enum Open {
         /// Its port.
         port: u16,
     },
+    /// Changes of a share on the host, as they happen (`vm_devices::Event::encode`): the agent acts each out, so that
+    /// watchers in the guest hear of it.
+    Changes {
+        /// Where the share is mounted.
+        path: String,
+        /// The name whose look-up tells the share's server who acts out (`vm_devices::Share::trigger`).
+        trigger: String,
+    },
     /// A program in the guest; afterwards both sides speak in [`Piece`]s.
     Execute {
         /// The program and its arguments; empty for a shell.

@@ -1,14 +1,17 @@
 //! The devices we serve ourselves, as long as a machine runs.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use vm_devices::{Access, Net, Share, ShareConfig, Vsock};
+use vm_manager::backend::{self, Wire};
 use vm_manager::config::Config;
 use vm_manager::places::Places;
 use vm_proto::{message, port};
+
+use crate::changes::{self, Sink};
 
 /// The guest's vsock address; each machine has a device of its own, so all may have the same.
 const CID: u64 = 3;
@@ -26,10 +29,12 @@ pub(crate) struct Devices {
     pub(crate) share_sockets: Vec<(String, PathBuf)>,
     /// What the guest is told of them.
     pub(crate) shares: Vec<message::Share>,
+    /// Where their changes go.
+    pub(crate) changes: Vec<(Arc<Sink>, String)>,
     /// Shares that can't be had, and why.
     pub(crate) warnings: Vec<String>,
     _network: Option<Net>,
-    _shares: Vec<Share>,
+    _served: Vec<Share>,
 }
 
 impl Devices {
@@ -37,21 +42,24 @@ impl Devices {
     pub(crate) fn serve(
         config: &Config,
         places: &Places,
-        wire: Option<UnixStream>,
+        passt: Option<&Path>,
         greeted: impl Fn(UnixStream) + Send + Sync + 'static,
     ) -> Result<Self> {
         let vsock_socket = places.device("vsock");
         let vsock = Vsock::serve(&vsock_socket, CID).context("failed to serve the machine's channel")?;
         vsock.listen(port::CONTROL, greeted);
-        let mut network_socket = None;
-        let network = wire.map(|wire| {
-            let socket = places.device("network");
-            let served = Net::serve(&socket, wire).context("failed to serve the machine's network card");
-            network_socket = Some(socket);
-            served
-        });
-        let network = network.transpose()?;
+        let (network, network_socket) = match (passt, backend::capabilities(config.backend).wire) {
+            (None, _) => (None, None),
+            (Some(passt), Wire::Direct) => (None, Some(passt.to_owned())),
+            (Some(passt), Wire::Card) => {
+                let socket = places.device("network");
+                let wire = UnixStream::connect(passt).context("failed to reach passt")?;
+                let card = Net::serve(&socket, wire).context("failed to serve the machine's network card")?;
+                (Some(card), Some(socket))
+            }
+        };
         let (mut served, mut sockets, mut shares, mut warnings) = (vec![], vec![], vec![], vec![]);
+        let mut changes = vec![];
         for (at, share) in config.shares.iter().enumerate() {
             let tag = format!("share{at}");
             let socket = places.device(&tag);
@@ -59,6 +67,16 @@ impl Devices {
             let wanted = ShareConfig { access, ..ShareConfig::new(share.path.clone()) };
             match Share::serve(&socket, &tag, wanted) {
                 Ok(device) => {
+                    match changes::watch(&device) {
+                        Ok(sink) => changes.push((sink, device.trigger().to_owned())),
+                        Err(error) => {
+                            let path = share.path.display();
+                            warnings.push(format!(
+                                "changes in {path} reach watchers in containers late or never: {error:#}"
+                            ));
+                            changes.push((Arc::default(), device.trigger().to_owned()));
+                        }
+                    }
                     served.push(device);
                     sockets.push((tag.clone(), socket));
                     let path = share.path.display().to_string();
@@ -74,9 +92,10 @@ impl Devices {
             network_socket,
             share_sockets: sockets,
             shares,
+            changes,
             warnings,
             _network: network,
-            _shares: served,
+            _served: served,
         })
     }
 }

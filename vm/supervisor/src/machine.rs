@@ -418,7 +418,12 @@ impl Machine {
                 };
                 self.blocking(work, events);
             }
-            Stage::Kernel | Stage::Agent | Stage::Shares | Stage::Network => {}
+            Stage::Kernel | Stage::Agent | Stage::Shares => {}
+            Stage::Network => {
+                if let Some(run) = &self.run {
+                    run.tell_changes();
+                }
+            }
             Stage::Engine => self.open_engine(),
         }
     }

@@ -6,6 +6,7 @@
 //! [`engine`], [`ports`] and [`execute`] for what crosses.
 
 mod acceleration;
+mod changes;
 mod clock;
 mod console;
 mod control;

@@ -1,6 +1,5 @@
 //! The way out: `passt`, a process without privileges that speaks for the guest on the host's own sockets.
 
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -29,8 +28,8 @@ impl Drop for Passt {
     }
 }
 
-/// Starts it; the wire to it, and what the guest is told.
-pub(crate) fn start(places: &Places) -> Result<(Passt, UnixStream, Network)> {
+/// Starts it; where it listens, and what the guest is told.
+pub(crate) fn start(places: &Places) -> Result<(Passt, PathBuf, Network)> {
     let program = find().context("the program passt is missing: install the package passt")?;
     let socket = places.device("passt");
     let mut command = stdx::process::command(program);
@@ -47,7 +46,7 @@ pub(crate) fn start(places: &Places) -> Result<(Passt, UnixStream, Network)> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = command.spawn().context("failed to start passt")?;
     let mut passt = Passt(child);
-    let wire = connect(&mut passt, &socket)?;
+    wait_for(&mut passt, &socket)?;
     let network = Network {
         address: ADDRESS.into(),
         prefix: PREFIX,
@@ -55,7 +54,7 @@ pub(crate) fn start(places: &Places) -> Result<(Passt, UnixStream, Network)> {
         address6: None,
         resolver: Resolver { servers: vec![std::net::Ipv4Addr::from(RESOLVER).into()], search: vec![] },
     };
-    Ok((passt, wire, network))
+    Ok((passt, socket, network))
 }
 
 fn find() -> Option<PathBuf> {
@@ -63,11 +62,12 @@ fn find() -> Option<PathBuf> {
     std::env::split_paths(&paths).map(|dir| dir.join("passt")).find(|path| path.is_file())
 }
 
-fn connect(passt: &mut Passt, socket: &Path) -> Result<UnixStream> {
+/// It serves one connection and ends with it, so its socket is only looked at.
+fn wait_for(passt: &mut Passt, socket: &Path) -> Result<()> {
     let begin = Instant::now();
     loop {
-        if let Ok(stream) = UnixStream::connect(socket) {
-            return Ok(stream);
+        if listens(socket) {
+            return Ok(());
         }
         if let Some(status) = passt.0.try_wait()? {
             let mut said = String::new();
@@ -81,4 +81,12 @@ fn connect(passt: &mut Passt, socket: &Path) -> Result<UnixStream> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Whether a socket of that path is listened on (`SO_ACCEPTCON` of proc(5)'s net/unix).
+fn listens(socket: &Path) -> bool {
+    const ACCEPTS: &str = "00010000";
+    let name = socket.display().to_string();
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    table.lines().any(|line| line.split_whitespace().nth(3) == Some(ACCEPTS) && line.ends_with(&name))
 }

@@ -3,11 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Acceleration, Capabilities, Plan, kernel_options};
+use super::{Acceleration, Capabilities, Plan, Wire, kernel_options};
 use crate::Error;
 
-pub(super) const CAPABILITIES: Capabilities =
-    Capabilities { gives_memory_back: true, saves: true, many_cpus: true, is_wall: true, has_qmp: true };
+pub(super) const CAPABILITIES: Capabilities = Capabilities {
+    gives_memory_back: true,
+    saves: true,
+    many_cpus: true,
+    is_wall: true,
+    has_qmp: true,
+    wire: Wire::Direct,
+};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -61,8 +67,8 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
         option("-device", format!("vhost-user-fs-pci,chardev=share{at},tag={tag}"));
     }
     if let Some(socket) = &plan.network {
-        option("-chardev", format!("socket,id=network,path={}", escaped(socket)));
-        option("-netdev", "vhost-user,id=network,chardev=network".to_owned());
+        let address = format!("addr.type=unix,addr.path={}", escaped(socket));
+        option("-netdev", format!("stream,id=network,server=off,{address}"));
         option("-device", "virtio-net-pci,netdev=network,romfile=".to_owned());
     }
     option("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,deflate-on-oom=on".to_owned());

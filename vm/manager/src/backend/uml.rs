@@ -3,11 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Capabilities, Plan, kernel_options};
+use super::{Capabilities, Plan, Wire, kernel_options};
 use crate::Error;
 
-pub(super) const CAPABILITIES: Capabilities =
-    Capabilities { gives_memory_back: false, saves: false, many_cpus: false, is_wall: false, has_qmp: false };
+pub(super) const CAPABILITIES: Capabilities = Capabilities {
+    gives_memory_back: false,
+    saves: false,
+    many_cpus: false,
+    is_wall: false,
+    has_qmp: false,
+    wire: Wire::Card,
+};
 
 /// Device numbers of the virtio specification, section 5.
 const NETWORK: u32 = 1;

@@ -17,7 +17,7 @@ use crate::guest::{self, Guest};
 use crate::network::Passt;
 use crate::ports::Standing;
 use crate::vmm::Vmm;
-use crate::{acceleration, clock, engine, network, ports, trust};
+use crate::{acceleration, changes, clock, engine, network, ports, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
@@ -57,8 +57,8 @@ pub(crate) fn start(
     let mut warnings = Vec::new();
     let machines = places.data.parent().unwrap_or(&places.data).to_owned();
     let acceleration = acceleration::find(config.backend, &machines, &image.file("kernel"))?;
-    let (passt, wire, network) = match network::start(&places) {
-        Ok((passt, wire, network)) => (Some(passt), Some(wire), Some(network)),
+    let (passt, way_out, network) = match network::start(&places) {
+        Ok((passt, socket, network)) => (Some(passt), Some(socket), Some(network)),
         Err(error) => {
             warnings.push(format!("the machine has no way out: {error:#}"));
             (None, None, None)
@@ -66,7 +66,7 @@ pub(crate) fn start(
     };
     let cancelled = CancellationToken::new();
     let (greetings, mut greeted) = mpsc::channel(4);
-    let devices = Devices::serve(&config, &places, wire, move |stream| {
+    let devices = Devices::serve(&config, &places, way_out.as_deref(), move |stream| {
         // A guest that greets many times at once is not heard more often.
         let _ = greetings.try_send(stream);
     })?;
@@ -152,6 +152,16 @@ impl Run {
         };
         runtime.spawn(self.cancelled.clone().run_until_cancelled_owned(tell));
         Ok(())
+    }
+
+    /// Lets the guest hear of changes in its shares.
+    pub(crate) fn tell_changes(&self) {
+        let runtime = tokio::runtime::Handle::current();
+        for (share, (sink, trigger)) in self.devices.shares.iter().zip(&self.devices.changes) {
+            let vsock = Arc::clone(&self.devices.vsock);
+            let tell = changes::connect(Arc::clone(sink), vsock, share.path.clone(), trigger.clone());
+            runtime.spawn(self.cancelled.clone().run_until_cancelled_owned(tell));
+        }
     }
 
     /// Ends what goes on beside it.
