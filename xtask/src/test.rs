@@ -21,10 +21,13 @@ pub(crate) fn test() -> Result<()> {
     run("npm", &["ci", "--prefix", &folder, "--ignore-scripts", "--no-audit", "--no-fund"])?;
     // Tests start programs of the workspace, so those are built first.
     run("cargo", &["build", "--workspace"])?;
+    // What machines boot: kernels of our own where they are at hand, else Debian's.
+    crate::guest_image::guest_image(&[])?;
     let image = root().join("target/test-busybox.tar");
     support::image::write_busybox(&image).context("failed to make the tests' image")?;
     let mut tests = command("cargo", &["test", "--workspace", "--no-fail-fast"]);
     tests.env("COVE_TEST_IMAGE_TAR", &image).env("NODE_PATH", clients.join("node_modules"));
+    tests.env("COVE_GUEST_IMAGES", root().join("target/guest"));
     run_command(tests)
 }
 

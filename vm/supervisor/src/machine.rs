@@ -290,7 +290,7 @@ impl Machine {
             FromGuest::EngineEnded { how, tail } => {
                 tracing::warn!(how, tail, "the engine ended and is started again");
                 self.status.send_modify(|status| {
-                    status.detail = format!("the engine ended ({how}) and is started again")
+                    status.detail = format!("the engine ended ({how}) and is started again");
                 });
             }
             FromGuest::EngineBack => self.status.send_modify(|status| status.detail.clear()),
