@@ -1,5 +1,6 @@
 //! A machine of a test's own, with `cove` and Docker's command line pointed at it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -134,6 +135,36 @@ impl Machine {
         Ok(())
     }
 
+    /// Puts a newer image in the place of the installed one, whose first process is none.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn install_broken_image(&mut self) -> Result<()> {
+        let origin = ["own", "debian"]
+            .into_iter()
+            .find(|origin| self.images.join(format!("{}-{origin}/image.json", self.backend)).is_file());
+        let name = format!("{}-{}", self.backend, origin.context("an image")?);
+        let broken = self.dir.path().join("broken").join(&name);
+        copy_all(&self.images.join(&name), &broken)?;
+        std::fs::write(broken.join("initrd"), b"no archive at all")?;
+        let path = broken.join("image.json");
+        let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let files = manifest["files"].as_object().context("files")?.keys().cloned().collect::<Vec<_>>();
+        let mut lines = Vec::new();
+        for name in files {
+            let bytes = std::fs::read(broken.join(&name))?;
+            let sha256 = crate::image::sha256(&bytes);
+            let sha256 = sha256.trim_start_matches("sha256:");
+            writeln!(lines, "{sha256} {} {name}", bytes.len())?;
+            manifest["files"][name] = serde_json::json!({ "sha256": sha256, "size": bytes.len() });
+        }
+        let digest = crate::image::sha256(&lines);
+        manifest["digest"] = format!("sha256:{}", digest.trim_start_matches("sha256:")).into();
+        std::fs::write(&path, serde_json::to_vec(&manifest)?)?;
+        self.images = self.dir.path().join("broken");
+        Ok(())
+    }
+
     fn client(
         &self,
         program: PathBuf,
@@ -260,6 +291,20 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_all(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Machine {

@@ -211,7 +211,7 @@ impl Machine {
             Event::Disk(Err(error)) => self.failed(Stage::Disk, &error),
             Event::Hypervisor(Ok(prepared)) => self.has_vmm(*prepared),
             Event::Hypervisor(Err(error)) => self.has_no_vmm(&error),
-            Event::Ended { run, how } if run == self.runs => self.fact(Fact::VmmGone { how }),
+            Event::Ended { run, how } if run == self.runs => self.vmm_gone(how),
             Event::Heard { run, heard } if of_run == Some(run) => self.hear_guest(heard),
             Event::Ended { .. } | Event::Heard { .. } => {}
             Event::Ports { open, warnings } => {
@@ -243,7 +243,17 @@ impl Machine {
     fn has_no_vmm(&mut self, error: &anyhow::Error) {
         self.failed(Stage::Hypervisor, error);
         // What follows waits for a program that never was.
-        self.fact(Fact::VmmGone { how: "it was not started".to_owned() });
+        self.vmm_gone("it was not started".to_owned());
+    }
+
+    fn vmm_gone(&mut self, how: String) {
+        let has_previous = self.has_previous();
+        self.fact(Fact::VmmGone { how, has_previous });
+    }
+
+    /// Whether the image is newer than one that worked.
+    fn has_previous(&self) -> bool {
+        self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous)
     }
 
     fn hear_guest(&mut self, heard: Heard) {
@@ -314,7 +324,7 @@ impl Machine {
     }
 
     fn failed(&mut self, stage: Stage, error: &anyhow::Error) {
-        let has_previous = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        let has_previous = self.has_previous();
         tracing::error!(stage = stage.name(), "{error:#}");
         self.fact(Fact::Failed { stage, cause: format!("{error:#}"), has_previous });
     }
@@ -391,7 +401,7 @@ impl Machine {
         self.began = Instant::now();
         self.deadline = Some(Deadline::now() + stage.deadline());
         let (config, places, events) = (self.config.clone(), self.places.clone(), self.events.clone());
-        let is_new = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        let is_new = self.has_previous();
         match stage {
             Stage::Image => {
                 self.runs += 1;
@@ -502,7 +512,7 @@ impl Machine {
     }
 
     fn failure(&self, stage: Option<Stage>, cause: &str) -> Failure {
-        let has_previous = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        let has_previous = self.has_previous();
         let console = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
         let remedy =
             stage.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);
