@@ -6,6 +6,7 @@ mod apt;
 mod bench;
 mod files;
 mod guest_image;
+mod machine_suite;
 mod musl;
 mod packages;
 mod run;

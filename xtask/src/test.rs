@@ -28,7 +28,8 @@ pub(crate) fn test() -> Result<()> {
     let mut tests = command("cargo", &["test", "--workspace", "--no-fail-fast"]);
     tests.env("COVE_TEST_IMAGE_TAR", &image).env("NODE_PATH", clients.join("node_modules"));
     tests.env("COVE_GUEST_IMAGES", root().join("target/guest"));
-    run_command(tests)
+    run_command(tests)?;
+    crate::machine_suite::run(&image)
 }
 
 /// [`test`], and what else a change must pass.

@@ -222,7 +222,9 @@ fn follow(state: &State, fact: Fact) -> Decision {
         (Fact::StopIsLate, State::Stopping { .. }) => (state.clone(), vec![Action::KillVmm]),
         (Fact::StopIsLate, _) => (state.clone(), vec![]),
         (Fact::VmmGone { .. }, State::Stopping { then }) => gone(then.clone()),
-        (Fact::VmmGone { how, has_previous }, State::Starting { stage, mode }) if *stage >= Stage::Hypervisor => {
+        (Fact::VmmGone { how, has_previous }, State::Starting { stage, mode })
+            if *stage >= Stage::Hypervisor =>
+        {
             gone(after_failure(*stage, *mode, format!("the machine ended: {how}"), has_previous))
         }
         (Fact::VmmGone { how, .. }, State::Running { .. }) => {
