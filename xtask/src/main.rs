@@ -29,7 +29,7 @@ Usage: cargo xtask COMMAND
                               kernel if it was built before, unless said otherwise
   musl                        build what ships for Linux, in target/ship
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
-                              only runtimes, commands or networks
+                              only runtimes, commands or networks; machine: machines
 
 Examples:
   cargo xtask run

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +19,8 @@ pub struct Machine {
     images: PathBuf,
     name: String,
     backend: &'static str,
+    /// Where its programs are; beside the test unless given.
+    programs: Option<PathBuf>,
 }
 
 /// The folder of guest images that `cargo xtask test` has made.
@@ -35,18 +37,27 @@ impl Machine {
     /// # Errors
     /// It can't be made.
     pub fn init(backend: &'static str) -> Result<Option<Self>> {
+        Self::init_from(backend, None)
+    }
+
+    /// The same with programs that are not beside the test.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn init_from(backend: &'static str, programs: Option<&Path>) -> Result<Option<Self>> {
         let has = |images: &Path, origin| images.join(format!("{backend}-{origin}/image.json")).is_file();
         let images = images().filter(|images| has(images, "own") || has(images, "debian"));
         let Some(images) = images else {
             crate::skip(&format!("there is no guest image for {backend} (cargo xtask guest-image)"));
             return Ok(None);
         };
-        if program("cove-machine").is_err() {
+        if programs.is_none() && program("cove-machine").is_err() {
             crate::skip("cove-machine was not built");
             return Ok(None);
         }
         let dir = tempfile::Builder::new().prefix("cove-machine").tempdir()?;
-        let machine = Self { dir, images, name: "test".to_owned(), backend };
+        let machine =
+            Self { dir, images, name: "test".to_owned(), backend, programs: programs.map(Path::to_owned) };
         std::fs::create_dir(machine.shared())?;
         let share = machine.shared().display().to_string();
         machine.cove_ok(&[
@@ -165,26 +176,31 @@ impl Machine {
         Ok(())
     }
 
-    fn client(
-        &self,
-        program: PathBuf,
-        variable: &str,
-        address: &str,
-        args: &[&str],
-        input: &[u8],
-    ) -> Result<Said> {
+    /// `cove` with these arguments, about this machine, not yet started.
+    ///
+    /// # Errors
+    /// It was not built.
+    pub fn command(&self, args: &[&str]) -> Result<Command> {
+        let address = format!("machine://{}", self.name);
+        Ok(self.prepare(&self.program("cove")?, "COVE_HOST", &address, args))
+    }
+
+    fn program(&self, name: &str) -> Result<PathBuf> {
+        self.programs.as_ref().map_or_else(|| program(name), |dir| Ok(dir.join(name)))
+    }
+
+    fn prepare(&self, program: &Path, variable: &str, address: &str, args: &[&str]) -> Command {
         let mut command = stdx::process::command(program);
-        command
-            .args(args)
-            .env(variable, address)
-            .env("COVE_MACHINES", self.dir.path())
-            .env("COVE_GUEST_IMAGES", &self.images);
+        command.args(args).env(variable, address);
+        command.env("COVE_MACHINES", self.dir.path()).env("COVE_GUEST_IMAGES", &self.images);
         command.env("DOCKER_CONFIG", self.dir.path().join("docker"));
         // Trying KVM takes seconds where it hangs, and finds the same each time.
-        command.env(
-            "COVE_ACCELERATION",
-            std::env::var("COVE_ACCELERATION").unwrap_or_else(|_| "tcg".to_owned()),
-        );
+        let acceleration = std::env::var("COVE_ACCELERATION").unwrap_or_else(|_| "tcg".to_owned());
+        command.env("COVE_ACCELERATION", acceleration);
+        command
+    }
+
+    fn run(mut command: Command, input: &[u8]) -> Result<Said> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("failed to start a client")?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -213,7 +229,7 @@ impl Machine {
     /// # Errors
     /// It can't be run.
     pub fn cove_with(&self, args: &[&str], input: &[u8]) -> Result<Said> {
-        self.client(program("cove")?, "COVE_HOST", &format!("machine://{}", self.name), args, input)
+        Self::run(self.command(args)?, input)
     }
 
     /// The same, which must end with 0.
@@ -233,7 +249,7 @@ impl Machine {
     /// # Errors
     /// It can't be run.
     pub fn docker(&self, args: &[&str]) -> Result<Said> {
-        self.client("docker".into(), "DOCKER_HOST", &self.address(), args, b"")
+        Self::run(self.prepare(Path::new("docker"), "DOCKER_HOST", &self.address(), args), b"")
     }
 
     /// The same, which must end with 0.
