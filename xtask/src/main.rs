@@ -21,6 +21,7 @@ Usage: cargo xtask COMMAND
 
   run [--yes] [--no-window]   install what is missing, build, and open Cove
   test                        install what tests need, and run every test there is
+  test-machine                of it, only the engine's tests against a machine
   ci                          test, and what else a change must pass: formatting, lints, docs
   tidy                        check the house rules
   gen-types                   write the UI's types and docs/api-coverage.md anew from the code
@@ -57,6 +58,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("gen-types") => test::gen_types(),
         Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
         Some("musl") => musl::musl(),
+        Some("test-machine") => test::test_machine(),
         Some("bench") => bench::bench(args.get(1).map(String::as_str)),
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
         Some("probe") => bench::probe(args.get(1..).unwrap_or_default()),

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant as Deadline;
 use tokio_util::task::TaskTracker;
 use vm_devices::Vsock;
+use vm_manager::backend::Acceleration;
 use vm_manager::config::Config;
 use vm_manager::control::{Answer, Request as Asking};
 use vm_manager::lifecycle::{self, Action, Fact, Input, Request, State};
@@ -80,6 +81,7 @@ pub(crate) async fn supervise(places: Places, config: Config, images: PathBuf, m
         deadline: None,
         began: Instant::now(),
         is_over: false,
+        is_emulated: false,
         reports_for: Vec::new(),
         port_warnings: Vec::new(),
         start_warnings: Vec::new(),
@@ -108,6 +110,8 @@ struct Machine {
     /// When the stage began.
     began: Instant,
     is_over: bool,
+    /// Its processor is a program.
+    is_emulated: bool,
     reports_for: Vec<oneshot::Sender<Answer>>,
     port_warnings: Vec<String>,
     start_warnings: Vec<String>,
@@ -224,6 +228,7 @@ impl Machine {
 
     fn has_vmm(&mut self, prepared: Prepared) {
         self.start_warnings.extend(prepared.warnings);
+        self.is_emulated = prepared.acceleration == Acceleration::Tcg;
         self.status.send_modify(|status| {
             status.pid = Some(prepared.run.vmm.pid());
             prepared.acceleration.name().clone_into(&mut status.acceleration);
@@ -333,7 +338,7 @@ impl Machine {
         self.deadline = None;
         match self.state {
             State::Starting { stage, .. } => {
-                let cause = format!("nothing was heard for {} s", stage.deadline().as_secs());
+                let cause = format!("nothing was heard for {} s", stage.deadline(self.is_emulated).as_secs());
                 self.failed(stage, &anyhow::anyhow!(cause));
             }
             _ => self.fact(Fact::StopIsLate),
@@ -399,7 +404,7 @@ impl Machine {
 
     fn begin(&mut self, stage: Stage) {
         self.began = Instant::now();
-        self.deadline = Some(Deadline::now() + stage.deadline());
+        self.deadline = Some(Deadline::now() + stage.deadline(self.is_emulated));
         let (config, places, events) = (self.config.clone(), self.places.clone(), self.events.clone());
         let is_new = self.has_previous();
         match stage {
