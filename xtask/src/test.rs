@@ -42,6 +42,7 @@ fn build() -> Result<PathBuf> {
 /// The engine's tests against a machine alone.
 pub(crate) fn test_machine() -> Result<()> {
     packages::ensure(Purpose::Test, false)?;
+    build_ui()?;
     crate::machine_suite::run(&build()?)
 }
 
