@@ -6,9 +6,9 @@ use anyhow::Context;
 use fantoccini::key::Key;
 use fantoccini::{Client, Locator};
 use window::desktop::Desktop;
-use window::engine::Engine;
+use window::engine::{Engine, take_turn};
 use window::sight::{click, gone, see};
-use window::{Missing, or_skip, story, wait_for};
+use window::{Missing, machines, or_skip, story, wait_for};
 
 /// A row of the list, by its container's title.
 fn row(title: &str, state: &str) -> String {
@@ -192,6 +192,18 @@ async fn networks_and_volumes_are_made_used_and_removed() -> anyhow::Result<()> 
     }
     let driven = desktop.drive(&engine.address).await?;
     story::networks_and_volumes(&driven.client, &engine).await?;
+    driven.client.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_is_made_started_stage_by_stage_and_removed() -> anyhow::Result<()> {
+    let Some(desktop) = or_skip(Desktop::start().await) else { return Ok(()) };
+    let _turn = take_turn().await;
+    let folders = desktop.machines();
+    // Machines need no engine on this computer.
+    let driven = desktop.drive(&format!("unix://{}/none.sock", folders.run.display())).await?;
+    machines::machines(&driven.client, &folders).await?;
     driven.client.close().await?;
     Ok(())
 }

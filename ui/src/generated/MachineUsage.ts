@@ -9,9 +9,9 @@ export type MachineUsage = {
  */
 memory: number, 
 /**
- * Bytes of memory that it has.
+ * Bytes of memory that it may have, in this run.
  */
-memoryTotal: number, 
+memoryLimit: number, 
 /**
  * Bytes of this computer's memory that it takes.
  */
@@ -20,6 +20,10 @@ memoryHere: number | null,
  * Bytes that are used of its disk.
  */
 disk: number, 
+/**
+ * Processors that it has in this run.
+ */
+cpus: number, 
 /**
  * Percent of one processor, between this report and the one before.
  */

@@ -3,4 +3,4 @@
 /**
  * What a window does for a remedy.
  */
-export type RemedyDeed = "do" | "tell" | "shares" | "copy";
+export type RemedyDeed = "do" | "check" | "log" | "shares" | "copy";

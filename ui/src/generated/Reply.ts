@@ -13,7 +13,11 @@ value: unknown, } | { "type": "text",
 /**
  * The text.
  */
-text: string, } | { "type": "preview" } & Preview | { "type": "machine" } & MachineForm | { "type": "made", 
+text: string, } | { "type": "preview" } & Preview | { "type": "machine", 
+/**
+ * The form, to be sent back as it is.
+ */
+form: MachineForm, } | { "type": "made", 
 /**
  * A network's id, a volume's or a machine's name.
  */

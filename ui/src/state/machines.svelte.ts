@@ -95,11 +95,12 @@ class Machines {
       app.machineDialog = { kind: 'settings', name };
       return;
     }
+    if (failure?.deed === 'log') return this.showLog(name, false);
     this.failures.delete(name);
-    this.doing.set(name, { what: failure?.deed === 'tell' ? 'Looking' : 'Trying', since: Date.now() });
+    this.doing.set(name, { what: failure?.deed === 'check' ? 'Walking its network' : 'Trying', since: Date.now() });
     try {
       const reply = await transport.call({ op: 'machine', order: { do: 'remedy', name } });
-      if (reply.type === 'text') app.machineDialog = { kind: 'text', name, title: `What was found about ${name}`, text: reply.text, command: failure?.command ?? '' };
+      if (reply.type === 'text') app.machineDialog = { kind: 'text', name, title: `The network of ${name}`, text: reply.text, command: failure?.command ?? '' };
     } catch (error) {
       this.failures.set(name, asError(error));
     } finally {
@@ -125,7 +126,7 @@ class Machines {
   /** What a new one would be. Rejects with a UiError. */
   async defaults(): Promise<MachineForm | undefined> {
     const reply = await transport.call({ op: 'machine', order: { do: 'defaults' } });
-    return reply.type === 'machine' ? reply : undefined;
+    return reply.type === 'machine' ? reply.form : undefined;
   }
 
   /** Rejects with a UiError. */

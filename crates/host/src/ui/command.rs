@@ -158,7 +158,10 @@ pub enum Reply {
     /// A form's command line and what is wrong with it.
     Preview(Preview),
     /// A machine's form, filled in.
-    Machine(MachineForm),
+    Machine {
+        /// The form, to be sent back as it is.
+        form: MachineForm,
+    },
     /// What was made.
     Made {
         /// A network's id, a volume's or a machine's name.

@@ -136,7 +136,7 @@ impl Machines {
     /// Whatever kept it from being done.
     pub(crate) async fn call(&self, order: MachineOrder) -> Result<Reply, UiError> {
         match order {
-            MachineOrder::Defaults => return Ok(Reply::Machine(defaults())),
+            MachineOrder::Defaults => return Ok(Reply::Machine { form: defaults() }),
             MachineOrder::Init { form } => return self.init(&form),
             MachineOrder::Set { form } => self.set(&form)?,
             MachineOrder::Preview { form, is_new } => return Ok(Reply::Preview(self.preview(&form, is_new))),

@@ -155,12 +155,14 @@ pub struct MachineSettings {
 pub struct MachineUsage {
     /// Bytes of memory that programs in it use.
     pub memory: u64,
-    /// Bytes of memory that it has.
-    pub memory_total: u64,
+    /// Bytes of memory that it may have, in this run.
+    pub memory_limit: u64,
     /// Bytes of this computer's memory that it takes.
     pub memory_here: Option<u64>,
     /// Bytes that are used of its disk.
     pub disk: u64,
+    /// Processors that it has in this run.
+    pub cpus: u32,
     /// Percent of one processor, between this report and the one before.
     pub cpu: Option<f64>,
     /// When it told so, milliseconds since the epoch by its own clock.
@@ -191,10 +193,12 @@ pub struct MachineFailure {
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub enum RemedyDeed {
-    /// The host does it, by `machineRemedy`: another start with something changed.
+    /// The host does it when asked for the remedy: another start with something changed.
     Do,
-    /// The host does it, by `machineRemedy`, and tells how it went in a text.
-    Tell,
+    /// The host does it when asked for the remedy, and tells in a text what it found.
+    Check,
+    /// The log of the console is shown.
+    Log,
     /// The settings are opened where folders are shared.
     Shares,
     /// Nothing: a command is left to the user.
@@ -276,9 +280,10 @@ impl MachineUsage {
         });
         Some(Self {
             memory: report.memory_total.saturating_sub(report.memory_available),
-            memory_total: report.memory_total,
+            memory_limit: status.config.memory,
             memory_here: status.memory_here,
             disk: report.disk_used,
+            cpus: status.config.cpus,
             cpu,
             at: report.clock_ns / 1_000_000,
         })
@@ -289,7 +294,8 @@ impl From<&Failure> for MachineFailure {
     fn from(failure: &Failure) -> Self {
         let deed = match failure.remedy.deed {
             Some(Deed::Start | Deed::PreviousImage | Deed::Backend(_) | Deed::Rescue) => RemedyDeed::Do,
-            Some(Deed::Check | Deed::Log) => RemedyDeed::Tell,
+            Some(Deed::Check) => RemedyDeed::Check,
+            Some(Deed::Log) => RemedyDeed::Log,
             Some(Deed::Shares) => RemedyDeed::Shares,
             Some(Deed::MakeImage) | None => RemedyDeed::Copy,
         };
@@ -332,7 +338,12 @@ impl MachineRow {
             started_at: known.started_at.filter(|_| is_on),
             ended_at: known.ended_at.filter(|_| !is_on),
             detail: status.detail.clone(),
-            acceleration: status.acceleration.clone(),
+            // Of another kind of machine it says nothing about this one.
+            acceleration: if status.backend == known.config.backend {
+                status.acceleration.clone()
+            } else {
+                String::new()
+            },
             kernel: status.kernel.clone(),
             settings: MachineSettings::of(known.config),
             restart_needed: is_on && status.config != *known.config,
