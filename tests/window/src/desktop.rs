@@ -65,7 +65,13 @@ impl Desktop {
             .env("COVE_MACHINES", path("machines"))
             .env("GDK_BACKEND", "x11")
             .env("NO_AT_BRIDGE", "1")
-            .env("COVE_HOST", engine);
+            .env("COVE_HOST", engine)
+            // Trying KVM takes seconds where it hangs.
+            .env("COVE_ACCELERATION", "tcg");
+        // No machine of a window's starts without.
+        if let Some(images) = support::machine::images("uml") {
+            command.env("COVE_GUEST_IMAGES", images);
+        }
         command
     }
 
