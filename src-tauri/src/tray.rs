@@ -68,7 +68,7 @@ fn set_shown(app: &AppHandle, shown: bool) {
 }
 
 fn show(app: &AppHandle, session: &Session) -> bool {
-    let lines = menu(&session.engine(), &session.containers());
+    let lines = menu(&session.engine(), &session.containers(), &session.machines());
     let build = || -> tauri::Result<()> {
         TrayIconBuilder::with_id(ID)
             .icon(Image::from_bytes(include_bytes!("../icons/tray.png"))?)
@@ -104,16 +104,18 @@ fn show(app: &AppHandle, session: &Session) -> bool {
 async fn follow(app: &AppHandle, session: &Session) {
     let mut engine = session.open(Topic::Engine);
     let mut containers = session.open(Topic::Containers);
+    let mut machines = session.open(Topic::Machines);
     loop {
         let more = tokio::select! {
             message = engine.next() => message.is_some(),
             message = containers.next() => message.is_some(),
+            message = machines.next() => message.is_some(),
         };
         if !more {
             return;
         }
         tokio::time::sleep(GATHER).await;
-        let lines = menu(&session.engine(), &session.containers());
+        let lines = menu(&session.engine(), &session.containers(), &session.machines());
         let state = app.state::<State>();
         if *state.lines.lock().unwrap_or_else(PoisonError::into_inner) == lines {
             continue;

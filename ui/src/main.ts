@@ -10,6 +10,7 @@ import { followTheme } from './lib/theme';
 import { containers } from './state/containers.svelte';
 import { engine } from './state/engine.svelte';
 import { images } from './state/images.svelte';
+import { machines } from './state/machines.svelte';
 import { networks } from './state/networks.svelte';
 import { volumes } from './state/volumes.svelte';
 import { asError, connect } from './transport';
@@ -25,6 +26,7 @@ try {
   images.follow();
   networks.follow();
   volumes.follow();
+  machines.follow();
   mount(App, { target });
 } catch (thrown) {
   // A browser that was not let in has no window to show it in.

@@ -5,8 +5,6 @@ mod check;
 mod shell;
 mod show;
 
-use api::client::containers::{ListContainers, RemoveContainer};
-use api::client::{Client, Endpoint, Filters};
 use clap::{Args, Subcommand};
 use host::machine::config::Config;
 use host::machine::{Backend, Machine, Mode, Phase, Share, Stage, Status, size};
@@ -344,10 +342,6 @@ async fn set(args: &SetArgs) -> Outcome {
     }
     if let Some(disk) = &args.disk {
         config.disk = bytes("the disk", disk)?;
-        if config.disk < before.disk {
-            let message = format!("the disk has {} and only grows", size::show(before.disk));
-            return Err(Failure::new(message));
-        }
     }
     if args.no_share {
         config.shares.clear();
@@ -362,7 +356,7 @@ async fn set(args: &SetArgs) -> Outcome {
         Some(which) => config.image = Some(which.to_owned()),
         None => {}
     }
-    config.write(machine.places()).map_err(|error| machine_error(error.into()))?;
+    machine.change(&config).map_err(machine_error)?;
     let status = machine.status().await.map_err(machine_error)?;
     if config != before && !matches!(status.phase, Phase::Stopped | Phase::Failed) {
         printer::note(format_args!(
@@ -392,23 +386,11 @@ async fn reset(args: &ResetArgs) -> Outcome {
         if !matches!(status.phase, Phase::Running) {
             bring_up(&args.name.name, Mode::Normal, true).await?;
         }
-        empty_engine(&machine).await?;
+        machine.empty_engine().await.map_err(machine_error)?;
         machine.stop(false).await.map_err(machine_error)?;
     }
     printer::line(&args.name.name);
     Ok(0)
-}
-
-/// Removes everything but volumes, as the engine's clients would.
-async fn empty_engine(machine: &Machine) -> Outcome<()> {
-    let client = Client::new(Endpoint::Unix(machine.engine()));
-    let all = ListContainers { all: true, ..ListContainers::default() };
-    for container in client.list_containers(&all).await? {
-        client.remove_container(&container.id, RemoveContainer { force: true, volumes: false }).await?;
-    }
-    client.prune_networks(&Filters::default()).await?;
-    client.prune_images(&Filters::default().with("dangling", "false")).await?;
-    Ok(())
 }
 
 async fn rescue(args: &RescueArgs) -> Outcome {

@@ -2,11 +2,16 @@
 //!
 //! Each has a supervisor, `cove-machine`, which is started here and outlives whoever started it.
 
+mod check;
 mod places;
 mod supervisor;
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+use api::client::containers::{ListContainers, RemoveContainer};
+use api::client::{Client, Endpoint, Filters};
+pub use check::{Hop, Passed, TARGET};
 
 use model::ErrorKind;
 pub use places::{folders, images};
@@ -16,8 +21,9 @@ use vm_manager::config::Config;
 pub use vm_manager::config::{Backend, Share};
 use vm_manager::control::{Answer, Request};
 use vm_manager::image::Record;
+pub use vm_manager::places::Folders;
 use vm_manager::places::Places;
-pub use vm_manager::stage::{Remedy, Stage};
+pub use vm_manager::stage::{Deed, Remedy, Stage};
 pub use vm_manager::status::{Failure, Phase, Status};
 pub use vm_manager::{config, size};
 pub use vm_proto::message::Mode;
@@ -52,6 +58,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The supervisor is there and says nothing.
+    #[error("the supervisor of machine {name:?} does not answer")]
+    Silent {
+        /// Of which machine.
+        name: String,
+    },
+    /// The machine's engine, asked about what is in it.
+    #[error(transparent)]
+    Engine(#[from] api::client::Error),
     /// The supervisor said no.
     #[error("{cause}")]
     Refused {
@@ -95,6 +110,8 @@ impl Error {
             | Self::NoProgram => ErrorKind::NotFound,
             Self::Machine(vm_manager::Error::Exists { .. }) => ErrorKind::Conflict,
             Self::Machine(_) | Self::NoPlace { .. } => ErrorKind::InvalidArgument,
+            Self::Silent { .. } => ErrorKind::Timeout,
+            Self::Engine(source) => source.kind(),
             Self::Supervisor { .. }
             | Self::Refused { .. }
             | Self::Failed { .. }
@@ -112,6 +129,8 @@ impl Error {
             Self::Supervisor { name, .. } => {
                 Some(format!("'cove machine logs {name} --supervisor' shows what it said"))
             }
+            Self::Silent { name } => Some(format!("'cove machine stop {name} --force' ends it")),
+            Self::Engine(_) => None,
             Self::Refused { hint, .. } => hint.clone(),
             Self::Failed { failure, .. } => {
                 Some(format!("{}: {}", failure.remedy.text, failure.remedy.command))
@@ -142,7 +161,15 @@ impl Machine {
     /// # Errors
     /// It can't be a name, or there is no place for machines.
     pub fn named(name: &str) -> Result<Self, Error> {
-        Ok(Self { places: folders()?.machine(name)? })
+        Self::within(&folders()?, name)
+    }
+
+    /// The machine of that name in other folders than the usual ones.
+    ///
+    /// # Errors
+    /// It can't be a name.
+    pub fn within(folders: &Folders, name: &str) -> Result<Self, Error> {
+        Ok(Self { places: folders.machine(name)? })
     }
 
     /// All there are.
@@ -150,7 +177,14 @@ impl Machine {
     /// # Errors
     /// There is no place for machines, or it can't be read.
     pub fn all() -> Result<Vec<Self>, Error> {
-        let folders = folders()?;
+        Self::all_within(&folders()?)
+    }
+
+    /// All there are in other folders than the usual ones.
+    ///
+    /// # Errors
+    /// They can't be read.
+    pub fn all_within(folders: &Folders) -> Result<Vec<Self>, Error> {
         let names = folders.names()?;
         names.iter().map(|name| Ok(Self { places: folders.machine(name)? })).collect()
     }
@@ -195,7 +229,7 @@ impl Machine {
 
     /// How it stood when its supervisor ended. One that was ended from outside left what it was doing: that is no
     /// longer so.
-    fn last_status(&self, config: Config) -> Status {
+    pub(crate) fn last_status(&self, config: Config) -> Status {
         let stopped = || Status::stopped(&self.places.name, config.clone(), self.places.engine());
         let kept = std::fs::read(self.places.last_status()).ok();
         let kept: Option<Status> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -206,6 +240,71 @@ impl Machine {
         status.config = config;
         status.disk_here = disk_taken(&self.places);
         status
+    }
+
+    /// Asks its supervisor for something; `None` where there is none.
+    ///
+    /// # Errors
+    /// It refuses, or does not answer within `deadline`.
+    pub(crate) async fn ask(&self, request: &Request, deadline: Duration) -> Result<Option<()>, Error> {
+        let asked = async {
+            let Ok(supervisor) = Supervisor::connect(&self.places).await else { return Ok(None) };
+            supervisor.ask(request).await?.done().map(Some)
+        };
+        let silent = |_| Error::Silent { name: self.places.name.clone() };
+        tokio::time::timeout(deadline, asked).await.map_err(silent)?
+    }
+
+    /// Has it started if it does not run, and does not wait until it has.
+    ///
+    /// # Errors
+    /// Its supervisor can't be started, refuses, or does not answer within `deadline`.
+    pub(crate) async fn begin(&self, mode: Mode, deadline: Duration) -> Result<(), Error> {
+        self.config()?;
+        let begin = async {
+            let supervisor = supervisor::ensure(&self.places, mode).await?;
+            supervisor.ask(&Request::Start { mode }).await?.done()
+        };
+        let silent = |_| Error::Silent { name: self.places.name.clone() };
+        tokio::time::timeout(deadline, begin).await.map_err(silent)?
+    }
+
+    /// Ends its supervisor, and with it the machine, without being asked: one that does not answer can't be.
+    ///
+    /// # Errors
+    /// It is not ours to end.
+    pub(crate) async fn end_supervisor(&self) -> Result<(), Error> {
+        let Ok(supervisor) = Supervisor::connect(&self.places).await else { return Ok(()) };
+        supervisor.end()?;
+        supervisor::wait_until_over(&self.places).await
+    }
+
+    /// Changes what it is to be at its next start.
+    ///
+    /// # Errors
+    /// No machine can be that, or its disk would have to shrink.
+    pub fn change(&self, config: &Config) -> Result<(), Error> {
+        let before = self.config()?;
+        if config.disk < before.disk {
+            let cause = format!("the disk has {} and only grows", size::show(before.disk));
+            return Err(Error::Refused { cause, hint: None });
+        }
+        Ok(config.write(&self.places)?)
+    }
+
+    /// Removes everything but volumes from its engine, which must run, as the engine's clients would.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn empty_engine(&self) -> Result<(), Error> {
+        let client = Client::new(Endpoint::Unix(self.engine()));
+        let all = ListContainers { all: true, ..ListContainers::default() };
+        for container in client.list_containers(&all).await? {
+            client.remove_container(&container.id, RemoveContainer { force: true, volumes: false }).await?;
+        }
+        client.prune_networks(&Filters::default()).await?;
+        client.prune_images(&Filters::default().with("dangling", "false")).await?;
+        Ok(())
     }
 
     /// Starts it if it does not run, and waits until its engine answers; `told` hears of every change.

@@ -1,4 +1,6 @@
-//! Starting a process that outlives us, and who we are: this file picks what the platform offers.
+//! Starting a process that outlives us, who we are, and what happens in folders: this file picks what the platform offers.
+
+pub(crate) mod watch;
 
 use std::fs::DirBuilder;
 use std::process::Command;
@@ -23,6 +25,16 @@ pub(crate) fn detach(command: &mut Command) {
 #[cfg(not(unix))]
 pub(crate) fn detach(command: &mut Command) {
     let _ = command;
+}
+
+/// A descriptor, which does not block, in tokio's event loop.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "tokio asks its callers to vouch for the descriptor")]
+fn in_event_loop(
+    fd: std::os::fd::OwnedFd,
+) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: an OwnedFd is open and stays the same descriptor until the AsyncFd that owns it is dropped.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
 }
 
 /// Whether we are the machine's administrator, whose engine serves all of it.

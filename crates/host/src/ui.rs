@@ -13,6 +13,7 @@ mod hub;
 pub mod image;
 mod live;
 mod logs;
+pub mod machine;
 pub mod network;
 pub mod progress;
 pub mod row;

@@ -6,6 +6,7 @@ pub mod index;
 pub mod machine;
 pub mod registry;
 pub mod runtime;
+pub mod supervisor;
 pub mod user;
 
 use std::path::Path;

@@ -23,11 +23,13 @@ pub struct Machine {
     programs: Option<PathBuf>,
 }
 
-/// The folder of guest images that `cargo xtask test` has made.
-fn images() -> Option<PathBuf> {
+/// The folder of guest images that `cargo xtask test` has made, if there is one for `backend` in it.
+#[must_use]
+pub fn images(backend: &str) -> Option<PathBuf> {
     let dir = std::env::var_os("COVE_GUEST_IMAGES").map(PathBuf::from);
     let built = || Some(program("cove").ok()?.parent()?.parent()?.join("guest"));
-    dir.or_else(built).filter(|dir| dir.is_dir())
+    let has = |images: &Path, origin| images.join(format!("{backend}-{origin}/image.json")).is_file();
+    dir.or_else(built).filter(|images| has(images, "own") || has(images, "debian"))
 }
 
 impl Machine {
@@ -45,9 +47,7 @@ impl Machine {
     /// # Errors
     /// It can't be made.
     pub fn init_from(backend: &'static str, programs: Option<&Path>) -> Result<Option<Self>> {
-        let has = |images: &Path, origin| images.join(format!("{backend}-{origin}/image.json")).is_file();
-        let images = images().filter(|images| has(images, "own") || has(images, "debian"));
-        let Some(images) = images else {
+        let Some(images) = images(backend) else {
             crate::skip(&format!("there is no guest image for {backend} (cargo xtask guest-image)"));
             return Ok(None);
         };

@@ -41,7 +41,7 @@ impl Desktop {
         let driver = installed("WebKitWebDriver", "webkit2gtk-driver")?;
         let desktop = program("cove-desktop")?;
         let dir = tempfile::tempdir().map_err(|error| Missing(error.to_string()))?;
-        for name in ["home", "config", "data", "cache", "run"] {
+        for name in ["home", "config", "data", "cache", "run", "machines"] {
             std::fs::create_dir(dir.path().join(name)).expect("a folder of our own");
         }
         let (display_process, display) = start_display(&xvfb, dir.path()).await.expect("Xvfb starts");
@@ -62,10 +62,23 @@ impl Desktop {
             .env("XDG_DATA_HOME", path("data"))
             .env("XDG_CACHE_HOME", path("cache"))
             .env("XDG_RUNTIME_DIR", path("run"))
+            .env("COVE_MACHINES", path("machines"))
             .env("GDK_BACKEND", "x11")
             .env("NO_AT_BRIDGE", "1")
-            .env("COVE_HOST", engine);
+            .env("COVE_HOST", engine)
+            // Trying KVM takes seconds where it hangs.
+            .env("COVE_ACCELERATION", "tcg");
+        // No machine of a window's starts without.
+        if let Some(images) = support::machine::images("uml") {
+            command.env("COVE_GUEST_IMAGES", images);
+        }
         command
+    }
+
+    /// The folders of machines that programs in this desktop see.
+    #[must_use]
+    pub fn machines(&self) -> vm_manager::places::Folders {
+        support::supervisor::folders(&self.dir.path().join("machines"))
     }
 
     /// The window's program by itself.

@@ -142,7 +142,11 @@ async fn clear(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn take_turn() -> std::fs::File {
+/// Waits until no other test drives a window.
+///
+/// # Panics
+/// There is no temp folder to lock a file in.
+pub async fn take_turn() -> std::fs::File {
     let path = std::env::temp_dir().join("cove-window-tests.lock");
     let lock = move || -> std::io::Result<std::fs::File> {
         let file = std::fs::File::create(path)?;

@@ -8,6 +8,7 @@
 
 pub mod desktop;
 pub mod engine;
+pub mod machines;
 pub mod process;
 pub mod sight;
 pub mod story;

@@ -38,6 +38,29 @@ pub async fn click(window: &Client, xpath: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Keeps what is seen as pictures in `COVE_TEST_PICTURES`, light and dark, in a large and a small window.
+///
+/// # Errors
+/// The window can't be resized, or the pictures not be written.
+pub async fn picture(window: &Client, name: &str) -> anyhow::Result<()> {
+    let Some(dir) = std::env::var_os("COVE_TEST_PICTURES").map(std::path::PathBuf::from) else {
+        return Ok(());
+    };
+    for (width, height) in [(1280, 800), (900, 600)] {
+        window.set_window_size(width, height).await?;
+        for theme in ["dark", "light"] {
+            let script = format!("document.documentElement.dataset.theme = '{theme}'");
+            window.execute(&script, vec![]).await?;
+            // Drawn anew.
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            let path = dir.join(format!("{name}-{width}-{theme}.png"));
+            std::fs::write(path, window.screenshot().await?)?;
+        }
+    }
+    window.set_window_size(1280, 800).await?;
+    Ok(())
+}
+
 /// Waits until an element is gone.
 ///
 /// # Errors

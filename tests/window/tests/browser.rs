@@ -5,12 +5,13 @@ use std::path::Path;
 use anyhow::Context;
 use fantoccini::Locator;
 use host::engine::{Origin, Target};
+use host::machine::Folders;
 use host::ui::Session;
 use host::web::{Assets, Web};
 use window::desktop::Desktop;
-use window::engine::Engine;
+use window::engine::{Engine, take_turn};
 use window::sight::see;
-use window::{Missing, or_skip, story, wait_for};
+use window::{Missing, machines, or_skip, story, wait_for};
 
 fn built_ui() -> Result<Assets, Missing> {
     let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ui/dist");
@@ -27,7 +28,12 @@ struct Served {
 
 impl Served {
     async fn start(engine: &Engine, assets: Assets) -> anyhow::Result<Self> {
-        let session = Session::new(Target { endpoint: engine.address.parse()?, origin: Origin::Named });
+        Self::of(&engine.address, None, assets).await
+    }
+
+    async fn of(address: &str, machines: Option<Folders>, assets: Assets) -> anyhow::Result<Self> {
+        let target = Target { endpoint: address.parse()?, origin: Origin::Named };
+        let session = Session::with_machines(target, machines);
         let web = Web::bind("127.0.0.1:0".parse()?, assets, session.clone()).await?;
         let url = web.url();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -95,6 +101,23 @@ async fn networks_and_volumes_are_the_same_in_a_browser() -> anyhow::Result<()> 
     let driven = desktop.browse().await?;
     driven.client.goto(&served.url).await?;
     story::networks_and_volumes(&driven.client, &engine).await?;
+    driven.client.close().await?;
+
+    served.end().await
+}
+
+#[tokio::test]
+async fn machines_are_the_same_in_a_browser() -> anyhow::Result<()> {
+    let Some(assets) = or_skip(built_ui()) else { return Ok(()) };
+    let Some(desktop) = or_skip(Desktop::start().await) else { return Ok(()) };
+    let _turn = take_turn().await;
+    let folders = desktop.machines();
+    let address = format!("unix://{}/none.sock", folders.run.display());
+    let served = Served::of(&address, Some(folders.clone()), assets).await?;
+
+    let driven = desktop.browse().await?;
+    driven.client.goto(&served.url).await?;
+    machines::machines(&driven.client, &folders).await?;
     driven.client.close().await?;
 
     served.end().await

@@ -1,8 +1,11 @@
 //! The tray over D-Bus, and how the window and it depend on each other.
 
 use api::container::{ContainerConfig, CreateContainer, HostConfig};
+use support::supervisor::{Supervisor, config};
+use vm_manager::control::Request;
+use vm_manager::stage::Stage;
 use window::desktop::Desktop;
-use window::engine::Engine;
+use window::engine::{Engine, take_turn};
 use window::tray::{Line, Tray};
 use window::windows::Windows;
 use window::{or_skip, wait_for};
@@ -121,5 +124,37 @@ async fn without_a_tray_closing_ends_the_program_and_a_lost_tray_gives_the_windo
     // The desktop's panel comes back, and the icon with it.
     let mut tray = Tray::start(&desktop.bus).await?;
     tray.icon().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_tray_shows_machines_with_their_state_and_stops_them() -> anyhow::Result<()> {
+    let Some(desktop) = or_skip(Desktop::start().await) else { return Ok(()) };
+    let _turn = take_turn().await;
+    let folders = desktop.machines();
+    let machine = Supervisor::start(&folders, "dev", &config())?;
+    let mut tray = Tray::start(&desktop.bus).await?;
+    let _program = desktop.open(&format!("unix://{}/none.sock", folders.run.display()), "desktop.log")?;
+    let icon = tray.icon().await?;
+    let says = async |text: &str| {
+        wait_for(text, 20, async || {
+            let menu = icon.menu().await?;
+            find(&menu, text).map(Some).ok_or_else(|| anyhow::anyhow!("{menu:?}"))
+        })
+        .await
+    };
+    let entry = says("○ Machine dev  stopped").await?;
+    icon.choose(find(&entry.lines, "Start").expect("a machine that is off can be started").id).await?;
+    says("◔ Machine dev  checking its image").await?;
+    machine.reach(Stage::Kernel);
+    says("◔ Machine dev  booting").await?;
+    machine.fail(Stage::Kernel, "nothing was heard for 90 s", "");
+    let entry = says("✕ Machine dev  failed").await?;
+    assert!(find(&entry.lines, "nothing was heard for 90 s").is_some(), "{entry:?}");
+    machine.run();
+    let entry = says("● Machine dev  running").await?;
+    icon.choose(find(&entry.lines, "Stop").expect("one that runs can be stopped").id).await?;
+    says("◔ Machine dev  stopping").await?;
+    assert!(machine.asked().contains(&Request::Stop));
     Ok(())
 }

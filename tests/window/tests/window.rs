@@ -6,9 +6,9 @@ use anyhow::Context;
 use fantoccini::key::Key;
 use fantoccini::{Client, Locator};
 use window::desktop::Desktop;
-use window::engine::Engine;
-use window::sight::{click, gone, see};
-use window::{Missing, or_skip, story, wait_for};
+use window::engine::{Engine, take_turn};
+use window::sight::{click, gone, picture, see};
+use window::{Missing, machines, or_skip, program, story, wait_for};
 
 /// A row of the list, by its container's title.
 fn row(title: &str, state: &str) -> String {
@@ -192,6 +192,55 @@ async fn networks_and_volumes_are_made_used_and_removed() -> anyhow::Result<()> 
     }
     let driven = desktop.drive(&engine.address).await?;
     story::networks_and_volumes(&driven.client, &engine).await?;
+    driven.client.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_is_made_started_stage_by_stage_and_removed() -> anyhow::Result<()> {
+    let Some(desktop) = or_skip(Desktop::start().await) else { return Ok(()) };
+    let _turn = take_turn().await;
+    let folders = desktop.machines();
+    // Machines need no engine on this computer.
+    let driven = desktop.drive(&format!("unix://{}/none.sock", folders.run.display())).await?;
+    machines::machines(&driven.client, &folders).await?;
+    driven.client.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_real_machine_starts_and_stops_from_the_window() -> anyhow::Result<()> {
+    let image =
+        support::machine::images("uml").ok_or_else(|| Missing("there is no guest image for uml".into()));
+    let Some(_) = or_skip(image) else { return Ok(()) };
+    let Some(_) = or_skip(program("cove-machine")) else { return Ok(()) };
+    let Some(desktop) = or_skip(Desktop::start().await) else { return Ok(()) };
+    let _turn = take_turn().await;
+    let folders = desktop.machines();
+    folders.machine("real")?.create(&support::supervisor::config())?;
+    let driven = desktop.drive(&format!("unix://{}/none.sock", folders.run.display())).await?;
+    let window = &driven.client;
+    let real = |phase: &str| format!("//section[@aria-label='Machine real'][@data-phase='{phase}']");
+    click(window, "//button[@data-testid='machines']").await?;
+    click(window, "//button[text()='Start']").await?;
+    wait_for("the machine to run", 60, async || {
+        Ok((!window.find_all(Locator::XPath(&real("running"))).await?.is_empty()).then_some(()))
+    })
+    .await?;
+    assert_eq!(window.find_all(Locator::Css("[data-state=done]")).await?.len(), 8);
+    see(window, "//section[@aria-label='Processors'][contains(., 'of 2 in use')]").await?;
+    wait_for("two reports", 20, async || {
+        let figure = see(window, "//section[@aria-label='Processors']").await?.text().await?;
+        Ok((!figure.contains('–')).then_some(()))
+    })
+    .await?;
+    picture(window, "20-real-running").await?;
+    click(window, "//button[text()='Stop']").await?;
+    wait_for("the machine to be off", 60, async || {
+        Ok((!window.find_all(Locator::XPath(&real("stopped"))).await?.is_empty()).then_some(()))
+    })
+    .await?;
+    picture(window, "21-real-stopped").await?;
     driven.client.close().await?;
     Ok(())
 }

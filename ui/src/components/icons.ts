@@ -4,6 +4,7 @@ export const icons = {
   arrow: '<path d="M5 12h14M13 6l6 6-6 6"/>',
   box: '<path d="M21 8a2 2 0 0 0-1-1.7l-7-4a2 2 0 0 0-2 0l-7 4A2 2 0 0 0 3 8v8a2 2 0 0 0 1 1.7l7 4a2 2 0 0 0 2 0l7-4a2 2 0 0 0 1-1.7Z"/><path d="m3.3 7 8.7 5 8.7-5"/><path d="M12 22V12"/>',
   case: '<path d="m3 16 4-9 4 9M4.3 13h5.4"/><circle cx="17" cy="13" r="3"/><path d="M20 10v6"/>',
+  chip: '<rect x="5" y="5" width="14" height="14" rx="2"/><rect x="9" y="9" width="6" height="6" rx="1"/><path d="M9 2v3M15 2v3M9 19v3M15 19v3M2 9h3M2 15h3M19 9h3M19 15h3"/>',
   clock: '<circle cx="12" cy="12" r="9"/><path d="M12 7v5l3 2"/>',
   copy: '<rect x="8" y="8" width="13" height="13" rx="2"/><path d="M4 16a1 1 0 0 1-1-1V5a2 2 0 0 1 2-2h10a1 1 0 0 1 1 1"/>',
   cove: '<path d="M17.5 4.8a9 9 0 1 0 0 14.4"/><rect x="12" y="8.5" width="9" height="7" rx="1.5"/>',

@@ -4,7 +4,7 @@ import type { RunForm } from "./RunForm";
 /**
  * Something that goes on.
  */
-export type Topic = { "topic": "engine" } | { "topic": "containers" } | { "topic": "images" } | { "topic": "networks" } | { "topic": "volumes" } | { "topic": "volumeSizes" } | { "topic": "stats", 
+export type Topic = { "topic": "engine" } | { "topic": "containers" } | { "topic": "images" } | { "topic": "networks" } | { "topic": "volumes" } | { "topic": "volumeSizes" } | { "topic": "machines" } | { "topic": "stats", 
 /**
  * Their ids.
  */

@@ -2,6 +2,7 @@
 import type { ContainerRow } from "./ContainerRow";
 import type { EngineState } from "./EngineState";
 import type { ImageRow } from "./ImageRow";
+import type { MachineRow } from "./MachineRow";
 import type { NetworkRow } from "./NetworkRow";
 import type { Sample } from "./Sample";
 import type { Stage } from "./Stage";
@@ -41,7 +42,11 @@ rows: Array<VolumeRow>, } | { "type": "volumeSizes",
 /**
  * One for each that could be measured.
  */
-sizes: Array<VolumeSize>, } | { "type": "stats", 
+sizes: Array<VolumeSize>, } | { "type": "machines", 
+/**
+ * By name.
+ */
+rows: Array<MachineRow>, } | { "type": "stats", 
 /**
  * One for each that runs.
  */

@@ -1,5 +1,6 @@
-// Everything the palette can find: actions, containers, images, volumes, networks, places.
+// Everything the palette can find: actions, containers, images, volumes, networks, machines, places.
 
+import type { MachineRow } from '../generated/MachineRow';
 import type { ContainerRow } from '../generated/ContainerRow';
 import type { DotName } from '../components/dots';
 import type { IconName } from '../components/icons';
@@ -11,11 +12,13 @@ import { app } from '../state/app.svelte';
 import { containers, WELCOME_COMMAND, welcomeForm } from '../state/containers.svelte';
 import { engine } from '../state/engine.svelte';
 import { images } from '../state/images.svelte';
+import { machines } from '../state/machines.svelte';
 import { networks } from '../state/networks.svelte';
 import { volumes } from '../state/volumes.svelte';
 import { ICONS, LABELS } from '../containers/verbs';
+import { describe as describeMachine, isOn } from '../machines/words';
 
-export type Group = 'Actions' | 'Containers' | 'Images' | 'Volumes' | 'Networks' | 'Go to';
+export type Group = 'Actions' | 'Containers' | 'Images' | 'Volumes' | 'Networks' | 'Machines' | 'Go to';
 
 export interface Entry {
   id: string;
@@ -35,7 +38,7 @@ export interface Entry {
 
 export function entries(now: number): Entry[] {
   const rows = [...containers.rows.values()];
-  return [...general(), ...rows.flatMap((row) => ofContainer(row, now)), ...ofImages(), ...ofVolumes(), ...ofNetworks()];
+  return [...general(), ...rows.flatMap((row) => ofContainer(row, now)), ...ofImages(), ...ofVolumes(), ...ofNetworks(), ...machines.rows.flatMap((row) => ofMachine(row, now))];
 }
 
 function general(): Entry[] {
@@ -47,10 +50,12 @@ function general(): Entry[] {
     place('Images', 'layers', 'cove images', () => app.go('images')),
     place('Volumes', 'cylinder', 'cove volume ls', () => app.go('volumes')),
     place('Networks', 'network', 'cove network ls', () => app.go('networks')),
+    place('Machines', 'chip', 'cove machine ls', () => app.go('machines')),
   ];
   const action = (label: string, icon: IconName, command: string, run: () => void): Entry => ({
     id: `do ${label}`, group: 'Actions', label, note: '', icon, command, verb: 'open', run,
   });
+  list.push(action('New machine…', 'chip', 'cove machine init', () => (app.createDialog = 'machine')));
   if (engine.ready) {
     list.push(action('Run a container…', 'plus', 'cove run', () => app.run()));
     list.push(action('Pull an image…', 'dl', 'cove pull', () => (app.pullDialog = true)));
@@ -106,4 +111,26 @@ function ofNetworks(): Entry[] {
     id: `network ${row.id}`, group: 'Networks' as const, label: row.name, note: row.ranges[0]?.subnet ?? '', icon: 'network' as const,
     command: `cove network inspect ${quote(row.name)}`, verb: 'show', run: () => app.openNetwork(row.id),
   }));
+}
+
+function ofMachine(row: MachineRow, now: number): Entry[] {
+  const { name } = row;
+  const words = describeMachine(row, now, machines.doing.get(name));
+  const act = (label: string, icon: IconName, command: string, run: () => void, grave = false): Entry => ({
+    id: `machine ${label}`, group: 'Actions', label, note: 'machine', icon, command, verb: 'do', grave, run: () => { app.openMachine(name); run(); },
+  });
+  const list: Entry[] = [
+    { id: `machine ${name}`, group: 'Machines', label: name, note: words.text.toLowerCase(), dot: words.shape, command: `cove machine status ${name}`, verb: 'show', run: () => app.openMachine(name) },
+  ];
+  if (!isOn(row)) list.push(act(`Start ${name}`, 'play', `cove machine start ${name}`, () => void machines.start(name)));
+  else {
+    list.push(act(`Stop ${name}`, 'stop', `cove machine stop ${name}`, () => void machines.stop(name)));
+    list.push(act(`Restart ${name}`, 'restart', `cove machine stop ${name} && cove machine start ${name}`, () => void machines.restart(name)));
+  }
+  list.push(act(`Settings of ${name}…`, 'sliders', `cove machine set ${name}`, () => (app.machineDialog = { kind: 'settings', name })));
+  list.push(act(`Console of ${name}`, 'text', `cove machine logs ${name}`, () => void machines.showLog(name, false)));
+  list.push(act(`Rescue ${name}…`, 'case', `cove machine rescue ${name}`, () => (app.machineDialog = { kind: 'rescue', name })));
+  list.push(act(`Reset ${name}…`, 'erase', `cove machine reset ${name}`, () => (app.machineDialog = { kind: 'reset', name }), true));
+  list.push(act(`Remove ${name}…`, 'trash', `cove machine rm ${name}`, () => (app.machineDialog = { kind: 'remove', name }), true));
+  return list;
 }

@@ -5,8 +5,13 @@ import type { RunForm } from '../generated/RunForm';
 import type { UiError } from '../generated/UiError';
 import type { VolumeRow } from '../generated/VolumeRow';
 
-export type Section = 'containers' | 'images' | 'volumes' | 'networks';
+export type Section = 'containers' | 'images' | 'volumes' | 'networks' | 'machines';
 export type Tab = 'logs' | 'terminal' | 'stats' | 'network' | 'inspect';
+
+/** What a dialog about a machine is for. */
+export type MachineDialog =
+  | { kind: 'settings' | 'reset' | 'rescue' | 'remove'; name: string }
+  | { kind: 'text'; name: string; title: string; text: string; command: string };
 
 class App {
   section = $state<Section>('containers');
@@ -18,6 +23,8 @@ class App {
   selectedNetwork = $state<string | null>(null);
   /** A volume's name. */
   selectedVolume = $state<string | null>(null);
+  /** A machine's name. */
+  selectedMachine = $state<string | null>(null);
   /** Stays when the selection changes. */
   tab = $state<Tab>('logs');
   /** Whether the detail pane has the window to itself. */
@@ -25,7 +32,8 @@ class App {
   palette = $state(false);
   pullDialog = $state(false);
   /** The dialog for a new object. */
-  createDialog = $state<'network' | 'volume' | null>(null);
+  createDialog = $state<'network' | 'volume' | 'machine' | null>(null);
+  machineDialog = $state.raw<MachineDialog | null>(null);
   /** The dialog that puts a container on a network, with the one it starts from, by id. */
   connectDialog = $state.raw<{ network: string } | { container: string } | null>(null);
   /** The run dialog, with what it starts from. */
@@ -58,6 +66,15 @@ class App {
     this.selectedVolume = name;
   }
 
+  selectMachine(name: string | null): void {
+    this.selectedMachine = name;
+  }
+
+  openMachine(name: string): void {
+    this.go('machines');
+    this.selectMachine(name);
+  }
+
   openNetwork(id: string): void {
     this.go('networks');
     this.selectNetwork(id);
@@ -71,7 +88,7 @@ class App {
 
   run(from: Partial<RunForm> = {}): void {
     this.palette = this.pullDialog = false;
-    this.createDialog = this.connectDialog = null;
+    this.createDialog = this.connectDialog = this.machineDialog = null;
     this.runDialog = from;
   }
 
@@ -86,7 +103,7 @@ class App {
   }
 
   get modal(): boolean {
-    return this.palette || this.pullDialog || this.createDialog !== null || this.connectDialog !== null || this.runDialog !== null;
+    return this.palette || this.pullDialog || this.createDialog !== null || this.connectDialog !== null || this.machineDialog !== null || this.runDialog !== null;
   }
 }
 

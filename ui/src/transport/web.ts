@@ -27,7 +27,7 @@ export async function logIn(): Promise<void> {
 
 /** Topics that go on as if nothing had been when the connection comes back. */
 function resumes(topic: Topic): boolean {
-  return ['engine', 'containers', 'images', 'stats'].includes(topic.topic);
+  return ['engine', 'containers', 'images', 'machines', 'stats'].includes(topic.topic);
 }
 
 export class WebTransport implements Transport {

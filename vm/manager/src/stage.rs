@@ -35,6 +35,31 @@ pub struct Remedy {
     pub text: String,
     /// The command that does it.
     pub command: String,
+    /// The same for programs that do it themselves; `None` from a supervisor that is older than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deed: Option<Deed>,
+}
+
+/// What a remedy does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deed {
+    /// The guest image is made or installed anew, which no machine does by itself.
+    MakeImage,
+    /// It is started again.
+    Start,
+    /// It goes back to the guest image before.
+    PreviousImage,
+    /// It becomes a machine of this kind, with the same disk.
+    Backend(Backend),
+    /// It is started with its disk read-only.
+    Rescue,
+    /// Its shared folders are looked at.
+    Shares,
+    /// The hops of its network are walked.
+    Check,
+    /// Its console is read.
+    Log,
 }
 
 impl Stage {
@@ -87,33 +112,48 @@ impl Stage {
     /// What to do when it fails.
     #[must_use]
     pub fn remedy(self, name: &str, backend: Backend, has_previous_image: bool) -> Remedy {
-        let remedy = |text: &str, command: String| Remedy { text: text.to_owned(), command };
+        let remedy =
+            |deed, text: &str, command: String| Remedy { text: text.to_owned(), command, deed: Some(deed) };
         match self {
-            Self::Image => {
-                remedy("make or install the guest image anew", "cargo xtask guest-image".to_owned())
-            }
+            Self::Image => remedy(
+                Deed::MakeImage,
+                "make or install the guest image anew",
+                "cargo xtask guest-image".to_owned(),
+            ),
             Self::Disk => remedy(
+                Deed::Start,
                 "free some space on this computer's disk, then start again",
                 format!("cove machine start {name}"),
             ),
             Self::Kernel | Self::Engine if has_previous_image => remedy(
+                Deed::PreviousImage,
                 "go back to the guest image that worked",
                 format!("cove machine set {name} --image previous"),
             ),
             Self::Hypervisor | Self::Kernel => {
                 let other = if backend == Backend::Uml { Backend::Qemu } else { Backend::Uml };
                 remedy(
+                    Deed::Backend(other),
                     "try the other kind of machine; the disk is kept",
                     format!("cove machine set {name} --backend {other}"),
                 )
             }
             Self::Agent => remedy(
+                Deed::Rescue,
                 "get volumes and files out of the disk, read-only",
                 format!("cove machine rescue {name}"),
             ),
-            Self::Shares => remedy("look at which folders are shared", format!("cove machine status {name}")),
-            Self::Network => remedy("find the hop that fails", format!("cove machine check {name} network")),
-            Self::Engine => remedy("read what the engine said", format!("cove machine logs {name}")),
+            Self::Shares => remedy(
+                Deed::Shares,
+                "look at which folders are shared",
+                format!("cove machine status {name}"),
+            ),
+            Self::Network => {
+                remedy(Deed::Check, "find the hop that fails", format!("cove machine check {name} network"))
+            }
+            Self::Engine => {
+                remedy(Deed::Log, "read what the engine said", format!("cove machine logs {name}"))
+            }
         }
     }
 }

@@ -142,8 +142,3 @@ pub(super) async fn save(machine: &Machine, file: &Path) -> Outcome {
     printer::line(file.display());
     Ok(0)
 }
-
-/// Runs a program whose output nobody needs.
-pub(super) async fn quietly(machine: &Machine, command: Vec<String>) -> Outcome {
-    run(machine, command, None, false, |_| {}).await
-}

@@ -11,7 +11,7 @@ use vm_manager::places::{Places, make_private};
 use vm_manager::status::Status;
 use vm_proto::message::Mode;
 
-use super::{Error, folders, images};
+use super::{Error, images};
 use crate::sys;
 
 /// How long a supervisor may take to listen.
@@ -69,6 +69,21 @@ impl Supervisor {
             return Ok(None);
         }
         Ok(Some(serde_json::from_slice(&line)?))
+    }
+
+    /// Ends the process, as `kill -9` does.
+    pub(super) fn end(&self) -> Result<(), Error> {
+        let end = || -> io::Result<()> {
+            let pid = self.stream.get_ref().peer_cred()?.pid().ok_or(io::ErrorKind::NotFound)?;
+            // Whoever else listens there is nobody to be ended.
+            let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
+            if !program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cove-machine")) {
+                return Err(io::Error::other(format!("{} answers there", program.display())));
+            }
+            let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+            Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+        };
+        end().map_err(failed("end", &self.name))
     }
 
     /// Asks for something.
@@ -165,10 +180,12 @@ pub(super) async fn ensure(places: &Places, mode: Mode) -> Result<Supervisor, Er
         return Ok(supervisor);
     }
     let program = find_program()?;
-    let folders = folders()?;
     let start = failed("start", &places.name);
+    // A machine's folders lie in those of all.
+    let all = |folder: &std::path::Path| folder.parent().unwrap_or(folder).to_owned();
     let mut command = stdx::process::command(&program);
-    command.arg("run").arg(&places.name).arg("--data").arg(&folders.data).arg("--run").arg(&folders.run);
+    command.arg("run").arg(&places.name).arg("--data").arg(all(&places.data));
+    command.arg("--run").arg(all(&places.run));
     command.arg("--images").arg(images());
     if mode == Mode::Rescue {
         command.arg("--rescue");

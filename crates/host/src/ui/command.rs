@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::connect::ConnectForm;
 use super::form::Preview;
+use super::machine::{MachineForm, MachineOrder};
 use super::network::NetworkForm;
 use super::run::RunForm;
 use super::volume::VolumeForm;
@@ -129,6 +130,11 @@ pub enum Command {
     },
     /// Remove all volumes no container has, and what is in them. Answered with [`Reply::Freed`].
     VolumesPrune,
+    /// Something about a machine, which needs no engine.
+    Machine {
+        /// What.
+        order: MachineOrder,
+    },
 }
 
 /// An answer.
@@ -151,9 +157,14 @@ pub enum Reply {
     },
     /// A form's command line and what is wrong with it.
     Preview(Preview),
+    /// A machine's form, filled in.
+    Machine {
+        /// The form, to be sent back as it is.
+        form: MachineForm,
+    },
     /// What was made.
     Made {
-        /// A network's id, a volume's name.
+        /// A network's id, a volume's or a machine's name.
         id: String,
     },
     /// How much was freed.

@@ -17,12 +17,15 @@ use tokio_util::task::TaskTracker;
 use super::command::{Command, Reply};
 use super::error::UiError;
 use super::hub::{Change, EngineState, Health, Hub};
+use super::machine::MachineRow;
+use super::machine::watcher::{self, Machines};
 use super::progress::Tally;
 use super::row::ContainerRow;
 use super::run::{RunForm, Stage};
 use super::topic::{Closed, Feed, Message, Subscription, Topic, Update, subscription};
 use super::{live, logs, network, stats, terminal, volume};
 use crate::engine::{Starter, Target};
+use crate::machine::{self as machines, Folders};
 
 /// How often a pull tells how far it is.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -38,6 +41,7 @@ pub struct Session(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     hub: Arc<Hub>,
+    machines: Arc<Machines>,
     tasks: TaskTracker,
     cancelled: CancellationToken,
 }
@@ -46,12 +50,20 @@ impl Session {
     /// Begins to watch the engine, and starts it if it is ours and does not run. Needs a runtime.
     #[must_use]
     pub fn new(target: Target) -> Self {
+        Self::with_machines(target, machines::folders().ok())
+    }
+
+    /// The same with the machines of other folders than the usual ones.
+    #[must_use]
+    pub fn with_machines(target: Target, folders: Option<Folders>) -> Self {
         let hub = Arc::new(Hub::new(target));
+        let machines = Arc::new(Machines::new(folders));
         let (tasks, cancelled) = (TaskTracker::new(), CancellationToken::new());
-        let watcher = Arc::clone(&hub);
-        let token = cancelled.clone();
-        tasks.spawn(async move { watcher.run(token).await });
-        Self(Arc::new(Inner { hub, tasks, cancelled }))
+        let (watched, token) = (Arc::clone(&hub), cancelled.clone());
+        tasks.spawn(async move { watched.run(token).await });
+        let (watched, token) = (Arc::clone(&machines), cancelled.clone());
+        tasks.spawn(async move { watched.run(token).await });
+        Self(Arc::new(Inner { hub, machines, tasks, cancelled }))
     }
 
     /// Ends all topics and the watcher, and waits for them.
@@ -71,6 +83,12 @@ impl Session {
     #[must_use]
     pub fn containers(&self) -> Vec<ContainerRow> {
         self.0.hub.containers().0.unwrap_or_default()
+    }
+
+    /// All machines now, by name; none before they were read.
+    #[must_use]
+    pub fn machines(&self) -> Vec<MachineRow> {
+        self.0.machines.rows()
     }
 
     /// Answers a command.
@@ -138,6 +156,7 @@ impl Session {
             Command::NetworkPreview { form } => return Ok(Reply::Preview(form.preview())),
             Command::ConnectPreview { form } => return Ok(Reply::Preview(form.preview())),
             Command::VolumePreview { form } => return Ok(Reply::Preview(form.preview())),
+            Command::Machine { order } => return self.0.machines.call(order).await,
         }
         Ok(Reply::Done)
     }
@@ -146,10 +165,10 @@ impl Session {
     #[must_use]
     pub fn open(&self, topic: Topic) -> Subscription {
         let (subscription, mut feed) = subscription(&self.0.cancelled);
-        let hub = Arc::clone(&self.0.hub);
+        let (hub, machines) = (Arc::clone(&self.0.hub), Arc::clone(&self.0.machines));
         self.0.tasks.spawn(async move {
             // A window that closed a topic wants nothing more of it, its end included.
-            let _: Result<(), Closed> = serve(&hub, topic, &mut feed).await;
+            let _: Result<(), Closed> = serve(&hub, &machines, topic, &mut feed).await;
         });
         subscription
     }
@@ -195,8 +214,9 @@ fn engine_log() -> Result<Reply, UiError> {
     Ok(Reply::Text { text: String::from_utf8_lossy(tail).into_owned() })
 }
 
-async fn serve(hub: &Hub, topic: Topic, feed: &mut Feed) -> Result<(), Closed> {
+async fn serve(hub: &Hub, machines: &Machines, topic: Topic, feed: &mut Feed) -> Result<(), Closed> {
     match topic {
+        Topic::Machines => watcher::topic(machines, feed).await,
         Topic::Engine => live::engine(hub, feed).await,
         Topic::Containers => live::containers(hub, feed).await,
         Topic::Images => live::images(hub, feed).await,

@@ -10,6 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::error::UiError;
 use super::hub::EngineState;
 use super::image::ImageRow;
+use super::machine::MachineRow;
 use super::network::NetworkRow;
 use super::progress::Transfer;
 use super::row::ContainerRow;
@@ -41,6 +42,8 @@ pub enum Topic {
     /// What volumes occupy, for as long as somebody looks, since it takes reading all of them:
     /// [`Update::VolumeSizes`].
     VolumeSizes,
+    /// All machines of this computer, now and at each change: [`Update::Machines`].
+    Machines,
     /// What some containers use, every two seconds: [`Update::Stats`].
     Stats {
         /// Their ids.
@@ -140,6 +143,11 @@ pub enum Update {
     VolumeSizes {
         /// One for each that could be measured.
         sizes: Vec<VolumeSize>,
+    },
+    /// All machines there are.
+    Machines {
+        /// By name.
+        rows: Vec<MachineRow>,
     },
     /// What containers use.
     Stats {

@@ -2,6 +2,8 @@
 
 use super::command::Command;
 use super::hub::{EngineState, Health};
+use super::machine::row::StageState;
+use super::machine::{MachineOrder, MachinePhase, MachineRow, MachineStage};
 use super::row::{ContainerRow, Shape};
 
 /// A line of the menu.
@@ -39,8 +41,10 @@ const MOST_PORTS: usize = 8;
 
 /// The menu for what there is.
 #[must_use]
-pub fn menu(engine: &EngineState, containers: &[ContainerRow]) -> Vec<Line> {
-    let mut lines = vec![Line::Label(state(engine, containers)), Line::Rule];
+pub fn menu(engine: &EngineState, containers: &[ContainerRow], machines: &[MachineRow]) -> Vec<Line> {
+    let mut lines = vec![Line::Label(state(engine, containers))];
+    lines.extend(machines.iter().take(MOST).map(machine));
+    lines.push(Line::Rule);
     if engine.state == Health::Running {
         let containers = projects(containers);
         if !containers.is_empty() {
@@ -72,6 +76,17 @@ pub fn action_of(id: &str) -> Option<Action> {
             _ => return None,
         },
         Some(("open-url", url)) => Action::OpenUrl(url.to_owned()),
+        Some(("machine", what)) => {
+            let (verb, name) = what.split_once(' ')?;
+            let name = name.to_owned();
+            let order = match verb {
+                "start" => MachineOrder::Start { name },
+                "stop" => MachineOrder::Stop { name },
+                "kill" => MachineOrder::Kill { name },
+                _ => return None,
+            };
+            Action::Call(Command::Machine { order })
+        }
         Some((verb, id)) => {
             let id = id.to_owned();
             Action::Call(match verb {
@@ -151,6 +166,55 @@ fn mark(shape: Shape) -> char {
     }
 }
 
+/// A machine with its state, and what can be done about it.
+fn machine(row: &MachineRow) -> Line {
+    let name = &row.name;
+    let line = |verb: &str, text: &str| action(&format!("machine {verb} {name}"), text);
+    let (mark, words, mut lines) = match row.phase {
+        MachinePhase::Stopped => ('○', "stopped".to_owned(), vec![line("start", "Start")]),
+        MachinePhase::Starting => ('◔', starting(row), vec![line("stop", "Stop")]),
+        MachinePhase::Running if !row.warnings.is_empty() => {
+            let problems = if row.warnings.len() == 1 { "problem" } else { "problems" };
+            ('▲', format!("running, {} {problems}", row.warnings.len()), vec![line("stop", "Stop")])
+        }
+        // No figures: each change of the menu closes one that is open.
+        MachinePhase::Running => ('●', "running".to_owned(), vec![line("stop", "Stop")]),
+        MachinePhase::Rescue => ('▲', "rescue".to_owned(), vec![line("stop", "Stop")]),
+        MachinePhase::Stopping => ('◔', "stopping".to_owned(), vec![line("kill", "End at Once")]),
+        MachinePhase::Failed => ('✕', "failed".to_owned(), vec![line("start", "Start Again")]),
+        MachinePhase::Silent => ('✕', "not answering".to_owned(), vec![line("kill", "End at Once")]),
+    };
+    lines.extend(row.failure.iter().map(|failure| Line::Label(first_line(&failure.cause))));
+    lines.push(Line::Label(row.engine.clone()));
+    Line::Submenu(format!("{mark} Machine {name}  {words}"), lines)
+}
+
+fn starting(row: &MachineRow) -> String {
+    let stage = row.stages.iter().find(|stage| stage.state == StageState::Now);
+    let words = match stage.map(|stage| stage.stage) {
+        None => "starting",
+        Some(MachineStage::Image) => "checking its image",
+        Some(MachineStage::Disk) => "opening its disk",
+        Some(MachineStage::Hypervisor) => "making the machine",
+        Some(MachineStage::Kernel) => "booting",
+        Some(MachineStage::Agent) => "mounting its disk",
+        Some(MachineStage::Shares) => "sharing folders",
+        Some(MachineStage::Network) => "connecting its network",
+        Some(MachineStage::Engine) => "starting its engine",
+    };
+    words.to_owned()
+}
+
+/// The end of a long line would make the whole menu wide.
+fn first_line(text: &str) -> String {
+    const MOST: usize = 80;
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= MOST {
+        return line.to_owned();
+    }
+    line.chars().take(MOST - 1).chain(['…']).collect()
+}
+
 fn container(row: &ContainerRow) -> Line {
     let id = &row.id;
     let line = |verb: &str, text: &str| action(&format!("{verb} {id}"), text);
@@ -219,7 +283,7 @@ mod tests {
             row("api", Some("shop"), "running", Shape::Running),
             row("db", Some("shop"), "exited", Shape::Failed),
         ];
-        let lines = menu(&engine(Health::Running), &rows);
+        let lines = menu(&engine(Health::Running), &rows, &[]);
         assert_eq!(
             texts(&lines),
             [
@@ -251,7 +315,7 @@ mod tests {
             ports: vec![port(8080, Some("http://localhost:8080")), port(5353, None)],
             ..row("web", None, "running", Shape::Running)
         };
-        let lines = menu(&engine(Health::Running), &[web]);
+        let lines = menu(&engine(Health::Running), &[web], &[]);
         let Line::Submenu(_, web) = &lines[2] else { panic!("no submenu") };
         assert_eq!(texts(web)[..2], ["Open localhost:8080", "Stop"]);
         let Line::Action(id, _) = &web[0] else { panic!("no action") };
@@ -260,11 +324,27 @@ mod tests {
 
     #[test]
     fn an_absent_engine_can_be_started_from_the_tray() {
-        let lines = menu(&engine(Health::Away), &[row("web", None, "running", Shape::Running)]);
+        let lines = menu(&engine(Health::Away), &[row("web", None, "running", Shape::Running)], &[]);
         assert_eq!(
             texts(&lines),
             ["Engine isn’t answering", "-", "Start the engine", "Open Cove", "-", "Quit Cove"]
         );
+    }
+
+    #[test]
+    fn machines_stand_with_their_state_and_can_be_started_and_stopped() {
+        let machine = |name: &str, phase| MachineRow { name: name.into(), phase, ..MachineRow::default() };
+        let ill = MachineRow { warnings: vec!["a share".into()], ..machine("ill", MachinePhase::Running) };
+        let rows = [machine("dev", MachinePhase::Stopped), ill, machine("hung", MachinePhase::Silent)];
+        let lines = menu(&engine(Health::Running), &[], &rows);
+        let wanted =
+            ["○ Machine dev  stopped", "▲ Machine ill  running, 1 problem", "✕ Machine hung  not answering"];
+        assert_eq!(texts(&lines)[1..4], wanted);
+        let Line::Submenu(_, dev) = &lines[1] else { panic!("no submenu") };
+        assert_eq!(dev[0], Line::Action("machine start dev".into(), "Start".into()));
+        let order = MachineOrder::Start { name: "dev".into() };
+        assert_eq!(action_of("machine start dev"), Some(Action::Call(Command::Machine { order })));
+        assert_eq!(action_of("machine erase dev"), None);
     }
 
     #[test]
@@ -284,7 +364,18 @@ mod tests {
             .take(40)
             .map(|state| row(state, None, state, Shape::Running))
             .collect();
-        let lines = menu(&engine(Health::Running), &rows);
+        let machines: Vec<_> = [
+            MachinePhase::Stopped,
+            MachinePhase::Starting,
+            MachinePhase::Running,
+            MachinePhase::Rescue,
+            MachinePhase::Stopping,
+            MachinePhase::Failed,
+            MachinePhase::Silent,
+        ]
+        .map(|phase| MachineRow { name: "dev".into(), phase, ..MachineRow::default() })
+        .into();
+        let lines = menu(&engine(Health::Running), &rows, &machines);
         check(&lines);
         assert!(texts(&lines).contains(&"24 more…"));
         assert_eq!(action_of("stop abc"), Some(Action::Call(Command::ContainerStop { id: "abc".into() })));
