@@ -85,9 +85,9 @@ impl Target {
 mod tests {
     use super::*;
 
-    fn check(host: Option<&str>, surroundings: &Surroundings, expected: &str, origin: Origin) {
+    fn check(host: Option<&str>, surroundings: &Surroundings, expected: &str, origin: &Origin) {
         let target = Target::find(host, surroundings).unwrap();
-        assert_eq!((target.endpoint.to_string().as_str(), &target.origin), (expected, &origin));
+        assert_eq!((target.endpoint.to_string().as_str(), &target.origin), (expected, origin));
     }
 
     #[test]
@@ -97,12 +97,12 @@ mod tests {
             runtime_dir: Some("/run/user/7".into()),
             is_root: false,
         };
-        check(Some("unix:///a.sock"), &user, "unix:///a.sock", Origin::Named);
-        check(None, &user, "unix:///b.sock", Origin::Named);
+        check(Some("unix:///a.sock"), &user, "unix:///a.sock", &Origin::Named);
+        check(None, &user, "unix:///b.sock", &Origin::Named);
         user.cove_host = None;
-        check(None, &user, "unix:///run/user/7/cove/cove.sock", Origin::Default);
+        check(None, &user, "unix:///run/user/7/cove/cove.sock", &Origin::Default);
         user.is_root = true;
-        check(None, &user, "unix:///run/cove/cove.sock", Origin::Default);
+        check(None, &user, "unix:///run/cove/cove.sock", &Origin::Default);
     }
 
     #[test]
