@@ -106,7 +106,7 @@ async fn start(window: &Client, machine: &Supervisor) -> anyhow::Result<()> {
 /// Each stage fails once: its cause, its console and what helps are there.
 async fn fail_everywhere(window: &Client, machine: &Supervisor) -> anyhow::Result<()> {
     for at in Stage::ALL {
-        let cause = format!("Nothing was heard for {} s", at.deadline().as_secs());
+        let cause = format!("Nothing was heard for {} s", at.deadline(false).as_secs());
         let console =
             "EXT4-fs (vdb): mounted filesystem\nKernel panic - not syncing: Attempted to kill init!";
         machine.fail(at, &cause, console);

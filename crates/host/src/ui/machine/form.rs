@@ -145,7 +145,7 @@ impl MachineForm {
                 }
                 Ok(share) => shares.push(Share { read_only: line.read_only, ..share }),
                 Err(_) if folder == "/" => {
-                    preview.problem(&field, "share folders below it: the machine has a / of its own")
+                    preview.problem(&field, "share folders below it: the machine has a / of its own");
                 }
                 Err(_) => preview.problem(&field, "there is no such folder"),
             }
