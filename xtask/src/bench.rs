@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: Cove against crun, runc, podman and docker, in one run, in ratios.
 
 mod clients;
+mod machine;
 mod memory;
 mod networks;
 mod probe;
@@ -38,8 +39,16 @@ hybrid; all runtimes keep their state on a tmpfs. podman is called as its wrappe
 
 ";
 
+/// What docs/benchmarks-machine.md begins with.
+const MACHINE_HEAD: &str = "# Benchmarks of machines
+
+The last `cargo xtask bench machine`. QEMU emulates (TCG): its figures are for ratios. The bare kernel is the same one on the
+same QEMU until it ends for want of a first process. Machines have 512 MiB and two processors.
+
+";
+
 /// What can be measured alone.
-const PARTS: [&str; 3] = ["runtimes", "commands", "networks"];
+const PARTS: [&str; 4] = ["runtimes", "commands", "networks", "machine"];
 
 /// One line of the table.
 struct Row {
@@ -155,6 +164,9 @@ pub(crate) fn bench(part: Option<&str>) -> Result<()> {
     if let Some(part) = part.filter(|part| !PARTS.contains(part)) {
         bail!("{part:?} is no part of the benchmark; they are {}", PARTS.join(", "));
     }
+    if part == Some("machine") {
+        return bench_machine();
+    }
     let programs = crate::musl::release_programs()?;
     let mut table = Table::default();
     let daemon = Daemon::start_from(&programs)?;
@@ -179,6 +191,17 @@ pub(crate) fn bench(part: Option<&str>) -> Result<()> {
     }
     let path = root().join("docs/benchmarks.md");
     std::fs::write(&path, format!("{HEAD}{}", table.text()))
+        .with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// Machines have a table of their own, in `docs/benchmarks-machine.md`.
+fn bench_machine() -> Result<()> {
+    crate::guest_image::guest_image(&[])?;
+    crate::shell::run("cargo", &["build", "--release", "-p", "cli", "-p", "vm-supervisor"])?;
+    let mut table = Table::default();
+    machine::bench(&mut table)?;
+    let path = root().join("docs/benchmarks-machine.md");
+    std::fs::write(&path, format!("{MACHINE_HEAD}{}", table.text()))
         .with_context(|| format!("failed to write {}", path.display()))
 }
 

@@ -6,6 +6,7 @@ mod apt;
 mod bench;
 mod files;
 mod guest_image;
+mod machine_suite;
 mod musl;
 mod packages;
 mod run;
@@ -20,6 +21,7 @@ Usage: cargo xtask COMMAND
 
   run [--yes] [--no-window]   install what is missing, build, and open Cove
   test                        install what tests need, and run every test there is
+  test-machine                of it, only the engine's tests against a machine
   ci                          test, and what else a change must pass: formatting, lints, docs
   tidy                        check the house rules
   gen-types                   write the UI's types and docs/api-coverage.md anew from the code
@@ -28,7 +30,7 @@ Usage: cargo xtask COMMAND
                               kernel if it was built before, unless said otherwise
   musl                        build what ships for Linux, in target/ship
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
-                              only runtimes, commands or networks
+                              only runtimes, commands or networks; machine: machines
 
 Examples:
   cargo xtask run
@@ -56,6 +58,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("gen-types") => test::gen_types(),
         Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
         Some("musl") => musl::musl(),
+        Some("test-machine") => test::test_machine(),
         Some("bench") => bench::bench(args.get(1).map(String::as_str)),
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
         Some("probe") => bench::probe(args.get(1..).unwrap_or_default()),

@@ -46,7 +46,8 @@ pub(crate) fn release_programs() -> Result<PathBuf> {
         command("cargo", &["build", "--release", "--target", TARGET, "-p", "cli", "-p", "oci-runtime"]);
     target.apply(&mut build);
     run_command(build).context("failed to build the programs that ship for Linux")?;
-    run("cargo", &["build", "--release", "-p", "api-server"])?;
+    // Of the same packages as always, or features would differ and all be built again.
+    run("cargo", &["build", "--release", "-p", "cli", "-p", "api-server", "-p", "oci-runtime"])?;
     let built = root().join("target");
     let musl = built.join(TARGET).join("release");
     for program in [musl.join("cove"), musl.join("cove-runtime"), built.join("release/coved")] {

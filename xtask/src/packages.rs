@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::shell::{has, in_ci, output, run_command};
 
 /// To build everything, the window included.
-const BUILD: &[&str] = &["build-essential", "pkg-config", "libwebkit2gtk-4.1-dev"];
+const BUILD: &[&str] = &["build-essential", "pkg-config", "libwebkit2gtk-4.1-dev", "libcap-ng-dev"];
 /// To run it.
 const RUN: &[&str] = &["uidmap", "procps", "nftables", "passt"];
 /// To test it.
@@ -36,7 +36,6 @@ const TEST: &[&str] = &[
     "erofs-utils",
     "kmod",
     "xz-utils",
-    "libcap-ng-dev",
     "debian-archive-keyring",
 ];
 /// To build a kernel of our own.

@@ -12,7 +12,20 @@ pub(crate) fn open(is_agreed: bool, wants_window: bool) -> Result<()> {
     build_ui()?;
     run_command(command(
         "cargo",
-        &["build", "--release", "-p", "cli", "-p", "api-server", "-p", "oci-runtime", "-p", "cove-desktop"],
+        &[
+            "build",
+            "--release",
+            "-p",
+            "cli",
+            "-p",
+            "api-server",
+            "-p",
+            "oci-runtime",
+            "-p",
+            "cove-desktop",
+            "-p",
+            "vm-supervisor",
+        ],
     ))?;
     let program = |name: &str| root().join("target/release").join(name).display().to_string();
     let has_display = std::env::var_os("DISPLAY").is_some() || std::env::var_os("WAYLAND_DISPLAY").is_some();

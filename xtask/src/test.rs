@@ -1,5 +1,7 @@
 //! `cargo xtask test` and `ci`: every test there is.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 
 use crate::packages::{self, Purpose};
@@ -19,13 +21,29 @@ pub(crate) fn test() -> Result<()> {
     let clients = root().join("tests/e2e/node");
     let folder = clients.display().to_string();
     run("npm", &["ci", "--prefix", &folder, "--ignore-scripts", "--no-audit", "--no-fund"])?;
-    // Tests start programs of the workspace, so those are built first.
-    run("cargo", &["build", "--workspace"])?;
-    let image = root().join("target/test-busybox.tar");
-    support::image::write_busybox(&image).context("failed to make the tests' image")?;
+    let image = build()?;
     let mut tests = command("cargo", &["test", "--workspace", "--no-fail-fast"]);
     tests.env("COVE_TEST_IMAGE_TAR", &image).env("NODE_PATH", clients.join("node_modules"));
-    run_command(tests)
+    tests.env("COVE_GUEST_IMAGES", root().join("target/guest"));
+    run_command(tests)?;
+    crate::machine_suite::run(&image)
+}
+
+/// What tests start: programs of the workspace, what machines boot, and the tests' image, whose file this is.
+fn build() -> Result<PathBuf> {
+    run("cargo", &["build", "--workspace"])?;
+    // Kernels of our own where they are at hand, else Debian's.
+    crate::guest_image::guest_image(&[])?;
+    let image = root().join("target/test-busybox.tar");
+    support::image::write_busybox(&image).context("failed to make the tests' image")?;
+    Ok(image)
+}
+
+/// The engine's tests against a machine alone.
+pub(crate) fn test_machine() -> Result<()> {
+    packages::ensure(Purpose::Test, false)?;
+    build_ui()?;
+    crate::machine_suite::run(&build()?)
 }
 
 /// [`test`], and what else a change must pass.

@@ -22,10 +22,8 @@ mod terminal;
 mod units;
 mod volumes;
 
-use clap::Parser;
-
 fn main() -> std::process::ExitCode {
-    let args = match args::Args::try_parse_from(args::expand(std::env::args_os())) {
+    let args = match args::parse(args::expand(std::env::args_os())) {
         Ok(args) => args,
         Err(error) => {
             // Help and version are no errors; anything else is Docker's 125.

@@ -28,6 +28,10 @@ pub use vm_manager::status::{Failure, Phase, Status};
 pub use vm_manager::{config, size};
 pub use vm_proto::message::Mode;
 
+/// How often, and how soon, another supervisor is looked for when one ends as it is asked.
+const ENDING_TRIES: u32 = 20;
+const ENDING_PAUSE: Duration = Duration::from_millis(50);
+
 /// What kept a machine from being what it was to be.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -92,6 +96,12 @@ fn stage_of(failure: &Failure) -> String {
 }
 
 impl Error {
+    /// Whether the supervisor went away in the middle.
+    fn is_cut_off(&self) -> bool {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(self, Self::Supervisor { source, .. } if matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+    }
+
     /// What sort of failure this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -251,12 +261,8 @@ impl Machine {
     /// Its supervisor can't be started, refuses, or does not answer within `deadline`.
     pub(crate) async fn begin(&self, mode: Mode, deadline: Duration) -> Result<(), Error> {
         self.config()?;
-        let begin = async {
-            let supervisor = supervisor::ensure(&self.places, mode).await?;
-            supervisor.ask(&Request::Start { mode }).await?.done()
-        };
         let silent = |_| Error::Silent { name: self.places.name.clone() };
-        tokio::time::timeout(deadline, begin).await.map_err(silent)?
+        tokio::time::timeout(deadline, self.ask_to_start(mode)).await.map_err(silent)?
     }
 
     /// Ends its supervisor, and with it the machine, without being asked: one that does not answer can't be.
@@ -303,8 +309,7 @@ impl Machine {
     /// It did not come up: [`Error::Failed`] says at which stage.
     pub async fn start(&self, mode: Mode, mut told: impl FnMut(&Status)) -> Result<Status, Error> {
         self.config()?;
-        let supervisor = supervisor::ensure(&self.places, mode).await?;
-        supervisor.ask(&Request::Start { mode }).await?.done()?;
+        self.ask_to_start(mode).await?;
         let mut follower = Supervisor::connect(&self.places).await?.follow().await?;
         while let Some(status) = follower.next().await? {
             told(&status);
@@ -318,6 +323,19 @@ impl Machine {
         // It ended before its last word was read; it has left it.
         let status = self.last_status(self.config()?);
         Err(self.failed(status))
+    }
+
+    /// A supervisor that is just ending may still take a connection, and drops it: the next one is asked.
+    async fn ask_to_start(&self, mode: Mode) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            let supervisor = supervisor::ensure(&self.places, mode).await?;
+            match supervisor.ask(&Request::Start { mode }).await {
+                Err(error) if tries < ENDING_TRIES && error.is_cut_off() => tries += 1,
+                answer => return answer?.done(),
+            }
+            tokio::time::sleep(ENDING_PAUSE).await;
+        }
     }
 
     fn failed(&self, status: Status) -> Error {

@@ -277,6 +277,13 @@ impl Netlink {
         self.ask(message).map(drop)
     }
 
+    /// Gives an interface that is down another name.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut message = Message::link(RTM_NEWLINK, 0, self.index(from)?, false);
+        message.name(IFLA_IFNAME, to);
+        self.ask(message).map(drop)
+    }
+
     /// Brings an interface up.
     pub(crate) fn up(&self, index: u32) -> io::Result<()> {
         self.ask(Message::link(RTM_NEWLINK, 0, index, true)).map(drop)

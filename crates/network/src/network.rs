@@ -383,11 +383,11 @@ impl Network {
                 }
             }
             Kind::Macvlan { mode, .. } => {
-                netlink.add_stacked(index, Stacked::Macvlan(*mode as u32), &peer).doing(step)?;
+                stack(netlink, index, Stacked::Macvlan(*mode as u32), namespace, peer, key).doing(step)?;
             }
             Kind::Ipvlan { mode, .. } => {
                 peer.mac = None;
-                netlink.add_stacked(index, Stacked::Ipvlan(*mode as u16), &peer).doing(step)?;
+                stack(netlink, index, Stacked::Ipvlan(*mode as u16), namespace, peer, key).doing(step)?;
             }
         }
         if let Err(error) = set_up(namespace, request, addresses) {
@@ -428,6 +428,26 @@ impl Network {
         self.give_back(&endpoint.addresses);
         Some(endpoint)
     }
+}
+
+/// Makes an interface on top of the host's. The kernel looks its name up where the request comes from, and the host may
+/// have an `eth0` of its own, so it gets its name once it is in the container.
+fn stack(
+    netlink: &Netlink,
+    parent: u32,
+    stacked: Stacked,
+    namespace: &Namespace,
+    peer: Peer<'_>,
+    key: &str,
+) -> std::io::Result<()> {
+    let passing = interface_of(key);
+    netlink.add_stacked(parent, stacked, &Peer { name: &passing, ..peer })?;
+    let named = namespace.netlink.rename(&passing, peer.name);
+    if named.is_err() {
+        // Half made, it is nobody's.
+        let _ = namespace.netlink.remove(&passing);
+    }
+    named
 }
 
 /// Gives a container's new interface what it is to have, and brings it up.

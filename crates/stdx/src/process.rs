@@ -31,6 +31,18 @@ pub const CREDENTIAL_HELPER: &[&str] = &[
     "PASSWORD_STORE_DIR",
 ];
 
+/// Which proxies lead to the world.
+pub const PROXIES: &[&str] = &[
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+];
+
 /// How many files this process could have open when it began: the soft and the hard limit.
 static OPEN_FILES: OnceLock<(Option<u64>, Option<u64>)> = OnceLock::new();
 

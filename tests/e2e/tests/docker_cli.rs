@@ -240,10 +240,10 @@ fn an_init_reaps_passes_signals_on_and_is_closed_to_its_container() -> Result<()
         daemon.docker(&["logs", "box"]).is_ok_and(|said| said.out.parse::<u32>().is_ok_and(|pid| pid > 1))
     })?;
     let ok = |args: &[&str]| daemon.docker(&[&["exec", "box"], args].concat());
-    let init = if daemon.is_cove() { "cove-runtime" } else { "docker-init" };
+    let init = if daemon.is_ours() { "cove-runtime" } else { "docker-init" };
     assert_eq!(ok(&["cat", "/proc/1/comm"])?.out, init);
     // Docker's own init is open to its container.
-    for closed in ["/proc/1/exe", "/proc/1/mem", "/proc/1/environ"].into_iter().filter(|_| daemon.is_cove()) {
+    for closed in ["/proc/1/exe", "/proc/1/mem", "/proc/1/environ"].into_iter().filter(|_| daemon.is_ours()) {
         assert_ne!(ok(&["cat", closed])?.code, 0, "{closed} is open");
     }
     daemon.wait_for("the orphans to be reaped", || {

@@ -299,3 +299,99 @@ fn names_sizes_and_backends_that_can_not_be_are_refused_and_leave_nothing() -> R
     ensure!(!machine.files().exists());
     Ok(())
 }
+
+#[test]
+fn changes_of_files_here_wake_watchers_in_containers_once_each() -> Result<()> {
+    on_each(|machine| {
+        let shared = machine.shared();
+        let watched = shared.join("watched");
+        std::fs::create_dir(&watched)?;
+        std::fs::write(watched.join("old"), "1")?;
+        let mount = format!("{0}:{0}", watched.display());
+        let watcher = shared.join("watcher");
+        let mut cc = stdx::process::command("cc");
+        cc.args(["-static", "-O1", "-o"])
+            .arg(&watcher)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/watcher.c"));
+        ensure!(cc.status().context("a C compiler")?.success());
+        let folder = watched.display().to_string();
+        let bin = format!("{}:/watcher:ro", watcher.display());
+        let run =
+            ["run", "-d", "--name", "watcher", "--network", "none", "-v", &mount, "-v", &bin, "busybox"];
+        machine.cove_ok(&[&run[..], &["/watcher", &folder]].concat())?;
+        let logs = || machine.cove_ok(&["logs", "watcher"]).unwrap_or_default();
+        machine.wait_for("the watcher", || logs().contains("ready"))?;
+        for at in 0..20 {
+            std::fs::write(watched.join(format!("new-{at}")), "x")?;
+        }
+        let count =
+            |kind: &str, name: &str| logs().lines().filter(|line| *line == format!("{kind} {name}")).count();
+        // A file that comes and goes before the guest hears of it is none to the guest.
+        machine.wait_for("the new files", || count("create", "new-19") > 0)?;
+        std::fs::write(watched.join(".save"), "2")?;
+        std::fs::rename(watched.join(".save"), watched.join("old"))?;
+        std::fs::remove_file(watched.join("new-0"))?;
+        machine.wait_for("the last event", || count("delete", "new-0") > 0)?;
+        for at in 0..20 {
+            assert_eq!(count("create", &format!("new-{at}")), 1, "{}", logs());
+        }
+        assert_eq!(count("delete", "new-0"), 1, "{}", logs());
+        // A save by rename is seen as a file of that name that came anew, and its content is there.
+        ensure!(count("create", "old") + count("to", "old") == 1, "{}", logs());
+        let read =
+            machine.cove_ok(&["exec", "watcher", "cat", &watched.join("old").display().to_string()])?;
+        assert_eq!(read, "2");
+        Ok(())
+    })
+}
+
+#[test]
+fn volumes_are_got_out_of_a_machine_whose_engine_is_off_and_outlive_a_reset() -> Result<()> {
+    on_uml(|machine| {
+        machine.cove_ok(&[
+            "run",
+            "--network",
+            "none",
+            "-v",
+            "data:/d",
+            "busybox",
+            "sh",
+            "-c",
+            "echo precious > /d/file",
+        ])?;
+        machine.cove_ok(&["machine", "stop", "test"])?;
+        let tar = machine.shared().join("saved.tar");
+        machine.cove_ok(&["machine", "rescue", "test", "--save", &tar.display().to_string()])?;
+        let mut archive = tar::Archive::new(std::fs::File::open(&tar)?);
+        let mut found = String::new();
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            if entry.path()?.ends_with("data/_data/file") {
+                entry.read_to_string(&mut found)?;
+            }
+        }
+        assert_eq!(found, "precious\n");
+        ensure!(machine.status()?["phase"] == "stopped");
+        machine.cove_ok(&["machine", "reset", "test", "--force"])?;
+        assert_eq!(machine.cove_ok(&["ps", "-aq"])?, "");
+        assert_eq!(machine.cove_ok(&["volume", "ls", "-q"])?, "data");
+        machine.cove_ok(&["machine", "reset", "test", "--force", "--volumes"])?;
+        assert_eq!(machine.cove_ok(&["volume", "ls", "-q"])?, "");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_newer_image_that_does_not_start_is_rolled_back_and_said_so() -> Result<()> {
+    let Some(mut machine) = Machine::start("uml")? else { return Ok(()) };
+    machine.cove_ok(&["volume", "create", "kept"])?;
+    let before = machine.status()?["image"].clone();
+    machine.cove_ok(&["machine", "stop", "test"])?;
+    machine.install_broken_image()?;
+    machine.bring_up()?;
+    let status = machine.status()?;
+    ensure!(status["phase"] == "running" && status["image"] == before, "{status}");
+    ensure!(status["warnings"].to_string().contains("newest guest image did not start"), "{status}");
+    assert_eq!(machine.cove_ok(&["volume", "ls", "-q"])?, "kept");
+    Ok(())
+}

@@ -192,6 +192,12 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Whether it is Cove's, here or in a machine (`COVE_TEST_IN_MACHINE`).
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.is_cove() || std::env::var_os("COVE_TEST_IN_MACHINE").is_some()
+    }
+
     /// Whether it is ours, and not an engine by which a test is proven: what is on disk is ours alone.
     #[must_use]
     pub fn is_cove(&self) -> bool {

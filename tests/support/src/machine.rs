@@ -1,7 +1,8 @@
 //! A machine of a test's own, with `cove` and Docker's command line pointed at it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,8 @@ pub struct Machine {
     images: PathBuf,
     name: String,
     backend: &'static str,
+    /// Where its programs are; beside the test unless given.
+    programs: Option<PathBuf>,
 }
 
 /// The folder of guest images that `cargo xtask test` has made, if there is one for `backend` in it.
@@ -36,16 +39,25 @@ impl Machine {
     /// # Errors
     /// It can't be made.
     pub fn init(backend: &'static str) -> Result<Option<Self>> {
+        Self::init_from(backend, None)
+    }
+
+    /// The same with programs that are not beside the test.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn init_from(backend: &'static str, programs: Option<&Path>) -> Result<Option<Self>> {
         let Some(images) = images(backend) else {
             crate::skip(&format!("there is no guest image for {backend} (cargo xtask guest-image)"));
             return Ok(None);
         };
-        if program("cove-machine").is_err() {
+        if programs.is_none() && program("cove-machine").is_err() {
             crate::skip("cove-machine was not built");
             return Ok(None);
         }
         let dir = tempfile::Builder::new().prefix("cove-machine").tempdir()?;
-        let machine = Self { dir, images, name: "test".to_owned(), backend };
+        let machine =
+            Self { dir, images, name: "test".to_owned(), backend, programs: programs.map(Path::to_owned) };
         std::fs::create_dir(machine.shared())?;
         let share = machine.shared().display().to_string();
         machine.cove_ok(&[
@@ -88,7 +100,8 @@ impl Machine {
     /// # Errors
     /// The machine can't be asked.
     pub fn has_networks(&self) -> Result<bool> {
-        Ok(self.docker(&["network", "inspect", "bridge", "--format", "{{len .IPAM.Config}}"])?.out != "0")
+        let said = self.cove(&["run", "--rm", "busybox", "ip", "link", "show", "eth0"])?;
+        Ok(said.code == 0)
     }
 
     /// A folder of the host that the machine sees under the same path.
@@ -133,26 +146,61 @@ impl Machine {
         Ok(())
     }
 
-    fn client(
-        &self,
-        program: PathBuf,
-        variable: &str,
-        address: &str,
-        args: &[&str],
-        input: &[u8],
-    ) -> Result<Said> {
+    /// Puts a newer image in the place of the installed one, whose first process is none.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn install_broken_image(&mut self) -> Result<()> {
+        let origin = ["own", "debian"]
+            .into_iter()
+            .find(|origin| self.images.join(format!("{}-{origin}/image.json", self.backend)).is_file());
+        let name = format!("{}-{}", self.backend, origin.context("an image")?);
+        let broken = self.dir.path().join("broken").join(&name);
+        copy_all(&self.images.join(&name), &broken)?;
+        std::fs::write(broken.join("initrd"), b"no archive at all")?;
+        let path = broken.join("image.json");
+        let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let files = manifest["files"].as_object().context("files")?.keys().cloned().collect::<Vec<_>>();
+        let mut lines = Vec::new();
+        for name in files {
+            let bytes = std::fs::read(broken.join(&name))?;
+            let sha256 = crate::image::sha256(&bytes);
+            let sha256 = sha256.trim_start_matches("sha256:");
+            writeln!(lines, "{sha256} {} {name}", bytes.len())?;
+            manifest["files"][name] = serde_json::json!({ "sha256": sha256, "size": bytes.len() });
+        }
+        let digest = crate::image::sha256(&lines);
+        manifest["digest"] = format!("sha256:{}", digest.trim_start_matches("sha256:")).into();
+        std::fs::write(&path, serde_json::to_vec(&manifest)?)?;
+        self.images = self.dir.path().join("broken");
+        Ok(())
+    }
+
+    /// `cove` with these arguments, about this machine, not yet started.
+    ///
+    /// # Errors
+    /// It was not built.
+    pub fn command(&self, args: &[&str]) -> Result<Command> {
+        let address = format!("machine://{}", self.name);
+        Ok(self.prepare(&self.program("cove")?, "COVE_HOST", &address, args))
+    }
+
+    fn program(&self, name: &str) -> Result<PathBuf> {
+        self.programs.as_ref().map_or_else(|| program(name), |dir| Ok(dir.join(name)))
+    }
+
+    fn prepare(&self, program: &Path, variable: &str, address: &str, args: &[&str]) -> Command {
         let mut command = stdx::process::command(program);
-        command
-            .args(args)
-            .env(variable, address)
-            .env("COVE_MACHINES", self.dir.path())
-            .env("COVE_GUEST_IMAGES", &self.images);
+        command.args(args).env(variable, address);
+        command.env("COVE_MACHINES", self.dir.path()).env("COVE_GUEST_IMAGES", &self.images);
         command.env("DOCKER_CONFIG", self.dir.path().join("docker"));
         // Trying KVM takes seconds where it hangs, and finds the same each time.
-        command.env(
-            "COVE_ACCELERATION",
-            std::env::var("COVE_ACCELERATION").unwrap_or_else(|_| "tcg".to_owned()),
-        );
+        let acceleration = std::env::var("COVE_ACCELERATION").unwrap_or_else(|_| "tcg".to_owned());
+        command.env("COVE_ACCELERATION", acceleration);
+        command
+    }
+
+    fn run(mut command: Command, input: &[u8]) -> Result<Said> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("failed to start a client")?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -181,7 +229,7 @@ impl Machine {
     /// # Errors
     /// It can't be run.
     pub fn cove_with(&self, args: &[&str], input: &[u8]) -> Result<Said> {
-        self.client(program("cove")?, "COVE_HOST", &format!("machine://{}", self.name), args, input)
+        Self::run(self.command(args)?, input)
     }
 
     /// The same, which must end with 0.
@@ -201,7 +249,7 @@ impl Machine {
     /// # Errors
     /// It can't be run.
     pub fn docker(&self, args: &[&str]) -> Result<Said> {
-        self.client("docker".into(), "DOCKER_HOST", &self.address(), args, b"")
+        Self::run(self.prepare(Path::new("docker"), "DOCKER_HOST", &self.address(), args), b"")
     }
 
     /// The same, which must end with 0.
@@ -259,6 +307,20 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_all(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Machine {

@@ -94,7 +94,7 @@ async fn start(window: &Client, machine: &Supervisor) -> anyhow::Result<()> {
     machine.reach(Stage::Kernel);
     picture(window, "4-starting").await?;
     // Past two seconds it says how long, past ten there is a way out.
-    see(window, &format!("{}[contains(., 'of 90 s')]", stage(Stage::Kernel, "now"))).await?;
+    see(window, &format!("{}[contains(., 'of 20 s')]", stage(Stage::Kernel, "now"))).await?;
     see(window, &button("Stop it")).await?;
     picture(window, "4-slow").await?;
     click(window, &button("Stop it")).await?;
@@ -106,7 +106,7 @@ async fn start(window: &Client, machine: &Supervisor) -> anyhow::Result<()> {
 /// Each stage fails once: its cause, its console and what helps are there.
 async fn fail_everywhere(window: &Client, machine: &Supervisor) -> anyhow::Result<()> {
     for at in Stage::ALL {
-        let cause = format!("Nothing was heard for {} s", at.deadline().as_secs());
+        let cause = format!("Nothing was heard for {} s", at.deadline(false).as_secs());
         let console =
             "EXT4-fs (vdb): mounted filesystem\nKernel panic - not syncing: Attempted to kill init!";
         machine.fail(at, &cause, console);

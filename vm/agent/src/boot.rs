@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,11 @@ fn late_mounts() -> Result<()> {
     }
     for (link, to) in [("/dev/stdout", "/proc/self/fd/1"), ("/dev/stderr", "/proc/self/fd/2")] {
         let _ = std::os::unix::fs::symlink(to, link);
+    }
+    // As on any system: whoever may open them can do no more than by what he has besides.
+    for device in ["/dev/net/tun", "/dev/fuse"] {
+        // Of a driver that is a module they appear with it.
+        let _ = fs::set_permissions(device, fs::Permissions::from_mode(0o666));
     }
     for (path, value) in
         [("/proc/sys/kernel/pid_max", "4194304"), ("/proc/sys/fs/inotify/max_user_watches", "1048576")]

@@ -220,7 +220,7 @@ impl Guest {
                 Ok(Some(FromHost::SetTime { nanoseconds })) => complain(system::set_time(nanoseconds)),
                 Ok(Some(FromHost::SetResolver(servers))) => complain(resolver::set(&servers)),
                 Ok(Some(FromHost::Report)) => {
-                    self.say(FromGuest::Report(report::look(engine::runs().await))).await
+                    self.say(FromGuest::Report(report::look(engine::runs().await))).await;
                 }
                 Ok(Some(FromHost::GiveBack)) => {
                     let work = || {

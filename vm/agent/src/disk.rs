@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount};
@@ -42,7 +41,19 @@ pub(crate) async fn mount_data(device: &str, mode: Mode, children: &Children) ->
         Mode::Rescue => (MountFlags::RDONLY | MountFlags::NOATIME, c"noload"),
     };
     mount(device, DATA, "ext4", flags, Some(data)).with_context(|| format!("failed to mount {device}"))?;
+    if mode == Mode::Normal && is_larger(device)? {
+        // Mounted, it needs no check of everything first.
+        tool(children, "/usr/sbin/resize2fs", &[device], 0).await?;
+    }
     Ok(done)
+}
+
+/// Whether the device has room that its file system does not know of.
+fn is_larger(device: &str) -> Result<bool> {
+    let size = fs::File::open(device)?.seek(SeekFrom::End(0)).context("failed to measure the data disk")?;
+    let known = rustix::fs::statvfs(DATA)?;
+    // What the file system keeps for itself is below a tenth.
+    Ok(known.f_blocks * known.f_frsize < size / 10 * 9)
 }
 
 enum Found {
@@ -74,29 +85,22 @@ async fn make(device: &str, children: &Children) -> Result<()> {
     tool(children, "/usr/sbin/mke2fs", &arguments, 0).await
 }
 
-/// Repairs what can be repaired without asking, and grows the file system to its device.
+/// Repairs what can be repaired without asking.
 async fn check(device: &str, children: &Children) -> Result<()> {
     // 1: errors were corrected.
     tool(children, "/usr/sbin/e2fsck", &["-p", device], 1).await.context(
         "the data disk is damaged beyond what is repaired unasked; 'cove machine rescue' gets files out of it",
-    )?;
-    tool(children, "/usr/sbin/resize2fs", &[device], 0).await
+    )
 }
 
 async fn tool(children: &Children, program: &str, arguments: &[&str], worst: i32) -> Result<()> {
-    let program = [program, &program.replace("/usr/sbin", "/sbin")]
-        .into_iter()
-        .map(Path::new)
-        .find(|path| path.exists())
-        .map(Path::to_owned);
-    let program = program.context("the system image lacks the programs for its file system")?;
-    let mut command = stdx::process::command(&program);
+    let mut command = stdx::process::command(program);
     let log = fs::File::create("/run/disk.log").context("failed to keep a program's words")?;
     command.args(arguments).stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let status = children.run(&mut command).await?;
     if status.code().is_none_or(|code| code > worst) {
         let said = fs::read_to_string("/run/disk.log").unwrap_or_default();
-        bail!("{} ended with {status}: {}", program.display(), said.trim());
+        bail!("{program} ended with {status}: {}", said.trim());
     }
     Ok(())
 }

@@ -111,15 +111,18 @@ impl Program {
         drop(sender);
         let input = write_input(from, self.input.take(), self.terminal.take());
         let outputs = async {
-            let both = futures_join(readers);
+            let both = join(readers);
             let (written, ()) = tokio::join!(write_pieces(to, receiver), both);
             written
         };
-        // Input ends when the host has no more; the program may still write.
-        let (input, outputs) = (std::pin::pin!(input), std::pin::pin!(outputs));
-        let mut to = match futures_select(input, outputs).await? {
-            Some(to) => to,
-            None => return Ok(()),
+        let mut outputs = std::pin::pin!(outputs);
+        let mut to = tokio::select! {
+            written = &mut outputs => written?,
+            ended = input => {
+                // Input ends when the host has no more; the program may still write.
+                ended?;
+                outputs.await?
+            }
         };
         let status = self.started.wait().await.map_err(io::Error::other)?;
         let code = status
@@ -132,29 +135,13 @@ impl Program {
     }
 }
 
-/// Runs both readers, of which there are at most two, to their ends.
-async fn futures_join(mut readers: Vec<impl Future<Output = ()>>) {
+/// Runs readers, of which there are at most two, to their ends.
+async fn join(mut readers: Vec<impl Future<Output = ()>>) {
     match (readers.pop(), readers.pop()) {
         (Some(one), Some(other)) => drop(tokio::join!(one, other)),
         (Some(one), None) => one.await,
         _ => {}
     }
-}
-
-/// Runs both until the outputs end; a host that is gone ends them.
-async fn futures_select<I, O>(
-    mut input: std::pin::Pin<&mut I>,
-    mut outputs: std::pin::Pin<&mut O>,
-) -> io::Result<Option<WriteHalf<VsockStream>>>
-where
-    I: Future<Output = io::Result<()>>,
-    O: Future<Output = io::Result<WriteHalf<VsockStream>>>,
-{
-    tokio::select! {
-        outcome = &mut outputs => return outcome.map(Some),
-        ended = &mut input => ended?,
-    }
-    outputs.await.map(Some)
 }
 
 async fn read_pieces(piece: Piece, mut pipe: pipe::Receiver, to: mpsc::Sender<(Piece, Vec<u8>)>) {

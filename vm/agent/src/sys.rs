@@ -14,6 +14,10 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 /// `FITRIM` of linux/fs.h: _IOWR('X', 121, struct fstrim_range).
 const FITRIM: libc::Ioctl = 0xc018_5879_u32 as libc::Ioctl;
 
+/// `AF_INET` as sockaddr_in has it, and `IFF_UP | IFF_RUNNING` as ifreq does (netdevice(7)).
+const FAMILY: libc::sa_family_t = 2;
+const UP: libc::c_short = 0x1 | 0x40;
+
 /// `struct fstrim_range` of linux/fs.h.
 #[repr(C)]
 struct TrimRange {
@@ -104,7 +108,7 @@ fn request(interface: &str) -> io::Result<libc::ifreq> {
 /// A socket address of version 4, as the kernel's structs hold it.
 fn address4(address: Ipv4Addr) -> libc::sockaddr {
     let inner = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_family: FAMILY,
         sin_port: 0,
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
         sin_zero: [0; 8],
@@ -135,7 +139,7 @@ pub(crate) fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> io:
 pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
     let socket = control(AddressFamily::INET)?;
     let mut wanted = request(interface)?;
-    wanted.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    wanted.ifr_ifru.ifru_flags = UP;
     send(&socket, libc::SIOCSIFFLAGS, &mut wanted)
 }
 

@@ -102,6 +102,8 @@ pub enum Fact {
     VmmGone {
         /// How, in words.
         how: String,
+        /// As of a failed stage.
+        has_previous: bool,
     },
 }
 
@@ -213,27 +215,33 @@ fn follow(state: &State, fact: Fact) -> Decision {
         (Fact::Failed { stage: failed, cause, has_previous }, State::Starting { stage, mode })
             if failed == *stage =>
         {
-            let then = if has_previous && *mode == Mode::Normal && *stage >= Stage::Hypervisor {
-                Then::RollBack { mode: *mode }
-            } else {
-                Then::Fail { stage: Some(*stage), cause }
-            };
-            end_vmm(*stage, then)
+            end_vmm(*stage, after_failure(*stage, *mode, cause, has_previous))
         }
         // Of a stage that is over, or of a start that was given up.
         (Fact::Done(_) | Fact::Failed { .. }, _) => (state.clone(), vec![]),
         (Fact::StopIsLate, State::Stopping { .. }) => (state.clone(), vec![Action::KillVmm]),
         (Fact::StopIsLate, _) => (state.clone(), vec![]),
         (Fact::VmmGone { .. }, State::Stopping { then }) => gone(then.clone()),
-        (Fact::VmmGone { how }, State::Starting { stage, .. }) if *stage >= Stage::Hypervisor => {
-            gone(Then::Fail { stage: Some(*stage), cause: format!("the machine ended: {how}") })
+        (Fact::VmmGone { how, has_previous }, State::Starting { stage, mode })
+            if *stage >= Stage::Hypervisor =>
+        {
+            gone(after_failure(*stage, *mode, format!("the machine ended: {how}"), has_previous))
         }
-        (Fact::VmmGone { how }, State::Running { .. }) => {
+        (Fact::VmmGone { how, .. }, State::Running { .. }) => {
             gone(Then::Fail { stage: None, cause: format!("the machine ended: {how}") })
         }
         (Fact::VmmGone { .. }, State::Starting { .. } | State::Stopped | State::Failed { .. }) => {
             (state.clone(), vec![])
         }
+    }
+}
+
+/// Of a newer image the one before is gone back to, if its failure may be the image's.
+fn after_failure(stage: Stage, mode: Mode, cause: String, has_previous: bool) -> Then {
+    if has_previous && mode == Mode::Normal && stage >= Stage::Hypervisor {
+        Then::RollBack { mode }
+    } else {
+        Then::Fail { stage: Some(stage), cause }
     }
 }
 
@@ -281,7 +289,7 @@ mod tests {
     }
 
     fn vmm_gone() -> Input {
-        Input::Fact(Fact::VmmGone { how: "signal 9".into() })
+        Input::Fact(Fact::VmmGone { how: "signal 9".into(), has_previous: false })
     }
 
     #[test]
@@ -299,6 +307,15 @@ mod tests {
         let (state, _) = run(inputs.clone());
         assert_eq!(state, State::Stopping { then: Then::RollBack { mode: Mode::Normal } });
         inputs.push(vmm_gone());
+        let (state, done) = run(inputs);
+        assert_eq!(state, State::Starting { stage: Stage::Image, mode: Mode::Normal });
+        assert!(done.ends_with(&[Action::ClearUp, Action::UsePreviousImage, Action::Begin(Stage::Image)]));
+    }
+
+    #[test]
+    fn a_kernel_that_gives_up_at_once_is_rolled_back_too() {
+        let mut inputs = up_to(Stage::Hypervisor);
+        inputs.push(Input::Fact(Fact::VmmGone { how: "exit status: 134".into(), has_previous: true }));
         let (state, done) = run(inputs);
         assert_eq!(state, State::Starting { stage: Stage::Image, mode: Mode::Normal });
         assert!(done.ends_with(&[Action::ClearUp, Action::UsePreviousImage, Action::Begin(Stage::Image)]));

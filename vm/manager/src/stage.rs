@@ -98,11 +98,12 @@ impl Stage {
 
     /// How long it may take. Emulated processors are slow, and a disk after a power cut has much to check.
     #[must_use]
-    pub fn deadline(self) -> Duration {
+    pub fn deadline(self, is_emulated: bool) -> Duration {
         Duration::from_secs(match self {
             Self::Image | Self::Disk | Self::Agent => 60,
             Self::Hypervisor => 15,
-            Self::Kernel => 90,
+            Self::Kernel if is_emulated => 90,
+            Self::Kernel => 20,
             Self::Shares | Self::Network => 20,
             Self::Engine => 75,
         })

@@ -71,14 +71,14 @@ async fn hear(stream: StdStream, heard: &mpsc::Sender<Heard>) -> Result<()> {
         bail!("it began with something else than a greeting");
     };
     if version != vm_proto::VERSION {
-        let _ = heard.send(Heard::Stranger { version, release: shortened(release) }).await;
+        let _ = heard.send(Heard::Stranger { version, release: shortened(&release) }).await;
         write(&mut to, &FromHost::WrongVersion { version: vm_proto::VERSION }).await?;
         // It waits to be powered off.
         while read(&mut from).await?.is_some() {}
         return Ok(());
     }
     let (sender, mut words) = mpsc::channel(WAITING);
-    heard.send(Heard::Hello { kernel: shortened(kernel), uptime_ms, guest: Guest(sender) }).await?;
+    heard.send(Heard::Hello { kernel: shortened(&kernel), uptime_ms, guest: Guest(sender) }).await?;
     let speak = async {
         while let Some(word) = words.recv().await {
             write(&mut to, &word).await?;
@@ -122,11 +122,11 @@ fn checked(word: FromGuest) -> Result<FromGuest> {
         FromGuest::Listening { sockets } if sockets.len() > LISTENERS_MAX => {
             bail!("it listens on too many ports")
         }
-        FromGuest::Progress { step, detail } => FromGuest::Progress { step, detail: shortened(detail) },
-        FromGuest::Failed { step, cause } => FromGuest::Failed { step, cause: shortened(cause) },
-        FromGuest::Warning { step, text } => FromGuest::Warning { step, text: shortened(text) },
+        FromGuest::Progress { step, detail } => FromGuest::Progress { step, detail: shortened(&detail) },
+        FromGuest::Failed { step, cause } => FromGuest::Failed { step, cause: shortened(&cause) },
+        FromGuest::Warning { step, text } => FromGuest::Warning { step, text: shortened(&text) },
         FromGuest::EngineEnded { how, tail } => {
-            FromGuest::EngineEnded { how: shortened(how), tail: shortened(tail) }
+            FromGuest::EngineEnded { how: shortened(&how), tail: shortened(&tail) }
         }
         other @ (FromGuest::Done { .. }
         | FromGuest::EngineBack
@@ -137,7 +137,7 @@ fn checked(word: FromGuest) -> Result<FromGuest> {
 }
 
 /// Without what would move a terminal's cursor, and of bounded length.
-fn shortened(text: String) -> String {
+fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\n').take(TEXT_MAX).collect()
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant as Deadline;
 use tokio_util::task::TaskTracker;
 use vm_devices::Vsock;
+use vm_manager::backend::Acceleration;
 use vm_manager::config::Config;
 use vm_manager::control::{Answer, Request as Asking};
 use vm_manager::lifecycle::{self, Action, Fact, Input, Request, State};
@@ -80,6 +81,7 @@ pub(crate) async fn supervise(places: Places, config: Config, images: PathBuf, m
         deadline: None,
         began: Instant::now(),
         is_over: false,
+        is_emulated: false,
         reports_for: Vec::new(),
         port_warnings: Vec::new(),
         start_warnings: Vec::new(),
@@ -108,6 +110,8 @@ struct Machine {
     /// When the stage began.
     began: Instant,
     is_over: bool,
+    /// Its processor is a program.
+    is_emulated: bool,
     reports_for: Vec<oneshot::Sender<Answer>>,
     port_warnings: Vec<String>,
     start_warnings: Vec<String>,
@@ -211,7 +215,7 @@ impl Machine {
             Event::Disk(Err(error)) => self.failed(Stage::Disk, &error),
             Event::Hypervisor(Ok(prepared)) => self.has_vmm(*prepared),
             Event::Hypervisor(Err(error)) => self.has_no_vmm(&error),
-            Event::Ended { run, how } if run == self.runs => self.fact(Fact::VmmGone { how }),
+            Event::Ended { run, how } if run == self.runs => self.vmm_gone(how),
             Event::Heard { run, heard } if of_run == Some(run) => self.hear_guest(heard),
             Event::Ended { .. } | Event::Heard { .. } => {}
             Event::Ports { open, warnings } => {
@@ -224,6 +228,7 @@ impl Machine {
 
     fn has_vmm(&mut self, prepared: Prepared) {
         self.start_warnings.extend(prepared.warnings);
+        self.is_emulated = prepared.acceleration == Acceleration::Tcg;
         self.status.send_modify(|status| {
             status.pid = Some(prepared.run.vmm.pid());
             prepared.acceleration.name().clone_into(&mut status.acceleration);
@@ -243,7 +248,17 @@ impl Machine {
     fn has_no_vmm(&mut self, error: &anyhow::Error) {
         self.failed(Stage::Hypervisor, error);
         // What follows waits for a program that never was.
-        self.fact(Fact::VmmGone { how: "it was not started".to_owned() });
+        self.vmm_gone("it was not started".to_owned());
+    }
+
+    fn vmm_gone(&mut self, how: String) {
+        let has_previous = self.has_previous();
+        self.fact(Fact::VmmGone { how, has_previous });
+    }
+
+    /// Whether the image is newer than one that worked.
+    fn has_previous(&self) -> bool {
+        self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous)
     }
 
     fn hear_guest(&mut self, heard: Heard) {
@@ -290,7 +305,7 @@ impl Machine {
             FromGuest::EngineEnded { how, tail } => {
                 tracing::warn!(how, tail, "the engine ended and is started again");
                 self.status.send_modify(|status| {
-                    status.detail = format!("the engine ended ({how}) and is started again")
+                    status.detail = format!("the engine ended ({how}) and is started again");
                 });
             }
             FromGuest::EngineBack => self.status.send_modify(|status| status.detail.clear()),
@@ -314,7 +329,7 @@ impl Machine {
     }
 
     fn failed(&mut self, stage: Stage, error: &anyhow::Error) {
-        let has_previous = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        let has_previous = self.has_previous();
         tracing::error!(stage = stage.name(), "{error:#}");
         self.fact(Fact::Failed { stage, cause: format!("{error:#}"), has_previous });
     }
@@ -323,7 +338,7 @@ impl Machine {
         self.deadline = None;
         match self.state {
             State::Starting { stage, .. } => {
-                let cause = format!("nothing was heard for {} s", stage.deadline().as_secs());
+                let cause = format!("nothing was heard for {} s", stage.deadline(self.is_emulated).as_secs());
                 self.failed(stage, &anyhow::anyhow!(cause));
             }
             _ => self.fact(Fact::StopIsLate),
@@ -389,9 +404,9 @@ impl Machine {
 
     fn begin(&mut self, stage: Stage) {
         self.began = Instant::now();
-        self.deadline = Some(Deadline::now() + stage.deadline());
+        self.deadline = Some(Deadline::now() + stage.deadline(self.is_emulated));
         let (config, places, events) = (self.config.clone(), self.places.clone(), self.events.clone());
-        let is_new = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        let is_new = self.has_previous();
         match stage {
             Stage::Image => {
                 self.runs += 1;
@@ -502,7 +517,7 @@ impl Machine {
     }
 
     fn failure(&self, stage: Option<Stage>, cause: &str) -> Failure {
-        let has_previous = self.chosen.as_ref().is_some_and(|chosen| chosen.has_previous);
+        let has_previous = self.has_previous();
         let console = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
         let remedy =
             stage.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);

@@ -4,16 +4,6 @@
 const FOLDERS: &[&str] = &["/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors"];
 /// All of a guest's configuration must fit into one message.
 const LIMIT: usize = 2 << 20;
-const PROXIES: &[&str] = &[
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-];
 
 /// Certificates (PEM) that were added on this computer, and those of `SSL_CERT_FILE`.
 pub(crate) fn certificates() -> String {
@@ -38,7 +28,9 @@ pub(crate) fn certificates() -> String {
 
 /// Variables that name proxies. One on this computer's loopback is reached by the way out.
 pub(crate) fn proxies(gateway: Option<std::net::Ipv4Addr>) -> Vec<(String, String)> {
-    let set = PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    let set = stdx::process::PROXIES
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     set.map(|(name, value)| {
         let is_list = name.eq_ignore_ascii_case("no_proxy");
         let value =

@@ -114,10 +114,26 @@ pub(super) fn make(
         std::os::unix::fs::symlink(target, &link)
             .with_context(|| format!("failed to make {}", link.display()))?;
     }
+    link_applets(&system)?;
     set_directory_modes(&system)?;
     let mut mkfs = command("mkfs.erofs", &["--quiet", "-T0", "-U", UUID, "--all-root", "-x-1"]);
     mkfs.arg(to).arg(&system);
     files::run_quietly(mkfs).context("failed to make the guest's system")
+}
+
+/// A name for each program that busybox is, where nothing else has it: what a rescue shell is used for.
+fn link_applets(system: &Path) -> Result<()> {
+    let busybox = system.join("usr/bin/busybox");
+    let names = files::output_of(command(&busybox.display().to_string(), &["--list"]))?;
+    for name in names.lines() {
+        let places = ["usr/bin", "usr/sbin"].map(|dir| system.join(dir).join(name));
+        if places.iter().all(|place| std::fs::symlink_metadata(place).is_err()) {
+            let [link, _] = places;
+            std::os::unix::fs::symlink("busybox", &link)
+                .with_context(|| format!("failed to make {}", link.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn parse(text: &str) -> Result<Vec<Taken>> {

@@ -25,19 +25,8 @@ const LOG_LIMIT: u64 = 4 << 20;
 /// How much of a log an error shows.
 const TAIL: u64 = 2048;
 
-/// How an engine reaches registries.
-const HANDED_ON: &[&str] = &[
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
+/// Whom an engine trusts beside what its system does.
+const TRUSTED: &[&str] = &["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// What it takes to start an engine.
 #[derive(Debug, Clone)]
@@ -93,7 +82,9 @@ impl Starter {
         let begin = file.metadata().map_err(prepare)?.len();
         let mut command = stdx::process::command(&program);
         command.args(&self.arguments).stdin(Stdio::null());
-        stdx::process::pass(&mut command, HANDED_ON);
+        // How an engine reaches registries.
+        stdx::process::pass(&mut command, stdx::process::PROXIES);
+        stdx::process::pass(&mut command, TRUSTED);
         stdx::process::pass(&mut command, stdx::process::CREDENTIAL_HELPER);
         command.stdout(file.try_clone().map_err(prepare)?).stderr(file);
         sys::detach(&mut command);

@@ -21,21 +21,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A log beyond this is set aside at the next start.
 const LOG_LIMIT: u64 = 4 << 20;
-/// What a supervisor is told by the environment.
-const HANDED_ON: &[&str] = &[
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSH_AUTH_SOCK",
-    "COVE_ACCELERATION",
-    "COVE_LOG",
-];
+/// What a supervisor is told by the environment, beside proxies.
+const HANDED_ON: &[&str] = &["SSL_CERT_FILE", "COVE_ACCELERATION", "COVE_LOG"];
 
 /// A connection to a supervisor, for one request.
 #[derive(Debug)]
@@ -190,6 +177,7 @@ pub(super) async fn ensure(places: &Places, mode: Mode) -> Result<Supervisor, Er
     if mode == Mode::Rescue {
         command.arg("--rescue");
     }
+    stdx::process::pass(&mut command, stdx::process::PROXIES);
     stdx::process::pass(&mut command, HANDED_ON);
     make_private(&places.data)?;
     let log = places.log();

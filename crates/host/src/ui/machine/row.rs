@@ -373,7 +373,9 @@ fn stages(status: &Status) -> Vec<StageRow> {
         } else {
             StageState::Waiting
         };
-        let deadline = u64::try_from(stage.deadline().as_millis()).unwrap_or(u64::MAX);
+        // What is not known yet may be emulated.
+        let is_emulated = status.backend == Backend::Qemu && !status.acceleration.starts_with("KVM");
+        let deadline = u64::try_from(stage.deadline(is_emulated).as_millis()).unwrap_or(u64::MAX);
         StageRow { stage: stage.into(), state, took, deadline }
     };
     Stage::ALL.into_iter().map(row).collect()
