@@ -261,12 +261,8 @@ impl Machine {
     /// Its supervisor can't be started, refuses, or does not answer within `deadline`.
     pub(crate) async fn begin(&self, mode: Mode, deadline: Duration) -> Result<(), Error> {
         self.config()?;
-        let begin = async {
-            let supervisor = supervisor::ensure(&self.places, mode).await?;
-            supervisor.ask(&Request::Start { mode }).await?.done()
-        };
         let silent = |_| Error::Silent { name: self.places.name.clone() };
-        tokio::time::timeout(deadline, begin).await.map_err(silent)?
+        tokio::time::timeout(deadline, self.ask_to_start(mode)).await.map_err(silent)?
     }
 
     /// Ends its supervisor, and with it the machine, without being asked: one that does not answer can't be.

@@ -94,7 +94,7 @@ async fn start(window: &Client, machine: &Supervisor) -> anyhow::Result<()> {
     machine.reach(Stage::Kernel);
     picture(window, "4-starting").await?;
     // Past two seconds it says how long, past ten there is a way out.
-    see(window, &format!("{}[contains(., 'of 90 s')]", stage(Stage::Kernel, "now"))).await?;
+    see(window, &format!("{}[contains(., 'of 20 s')]", stage(Stage::Kernel, "now"))).await?;
     see(window, &button("Stop it")).await?;
     picture(window, "4-slow").await?;
     click(window, &button("Stop it")).await?;
