@@ -50,7 +50,8 @@ pub(crate) fn run(image: &Path) -> Result<()> {
     ])?;
     let outcome = machine(&["start", NAME]).and_then(|()| {
         let socket = folder.path().join(".run").join(NAME).join("engine.sock");
-        let mut tests = command("cargo", &["test", "-p", "e2e", "--no-fail-fast"]);
+        // Of the whole workspace, as before: for one package alone others would be built with other features.
+        let mut tests = command("cargo", &["test", "--workspace", "--no-fail-fast"]);
         tests.args(TESTS.iter().flat_map(|test| ["--test", test])).args(["--", "--test-threads=1"]);
         tests.args(NOT_FROM_HERE.iter().flat_map(|name| ["--skip", name]));
         tests
