@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use support::daemon::Daemon;
 
 use super::runtimes::Crun;
@@ -125,6 +125,9 @@ const SLEEPER: &[&str] = &["--network", "none", "busybox", "sleep", "900"];
 /// Gives the peers the image that all of this runs.
 pub(super) fn load(others: &[Client]) -> Result<()> {
     let image = root().join("target/bench/busybox.tar");
+    if let Some(folder) = image.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    }
     support::image::write_busybox(&image)?;
     for other in others {
         other.once(&["load", "-i", &image.display().to_string()])?;
