@@ -69,6 +69,8 @@ enum Figure {
     Bandwidth(f64),
     /// What is done in a second.
     Rate(f64),
+    /// Hundredths of a whole.
+    Percent(u64),
 }
 
 impl From<Duration> for Figure {
@@ -94,6 +96,7 @@ impl Figure {
             Self::Time(time) => format!("{:.2} ms", time.as_secs_f64() * 1000.0),
             Self::Bandwidth(bytes) => format!("{:.2} GB/s", bytes / 1e9),
             Self::Rate(rate) => format!("{rate:.0}/s"),
+            Self::Percent(hundredths) => format!("{hundredths} %"),
             Self::Bytes(bytes) => format!("{} KiB", bytes >> 10),
         }
     }

@@ -27,7 +27,11 @@ pub struct Machine {
 #[must_use]
 pub fn images(backend: &str) -> Option<PathBuf> {
     let dir = std::env::var_os("COVE_GUEST_IMAGES").map(PathBuf::from);
-    let built = || Some(program("cove").ok()?.parent()?.parent()?.join("guest"));
+    // Of a test in `deps`, and of a program beside it.
+    let built = || {
+        let exe = std::env::current_exe().ok()?;
+        exe.ancestors().skip(2).take(2).map(|dir| dir.join("guest")).find(|dir| dir.is_dir())
+    };
     let has = |images: &Path, origin| images.join(format!("{backend}-{origin}/image.json")).is_file();
     dir.or_else(built).filter(|images| has(images, "own") || has(images, "debian"))
 }

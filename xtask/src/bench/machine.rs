@@ -28,10 +28,11 @@ pub(super) fn bench(table: &mut Table) -> Result<()> {
         call(table, &machine)?;
         edits(table, &machine)?;
         idle(table, &machine)?;
-        disk(table, &machine)?;
+        // Before the disk's turn, whose pages the guest keeps as a cache.
         if backend == "qemu" {
             memory(table, &machine)?;
         }
+        disk(table, &machine)?;
     }
     Ok(())
 }
@@ -175,12 +176,9 @@ fn disk(table: &mut Table, machine: &Machine) -> Result<()> {
     let peak = now()?;
     shell(machine, "rm /var/lib/cove/big; sync")?;
     let returned = back(machine, "disk_here", before, peak)?;
-    let what = format!(
-        "{}: of {} MiB written and deleted, back in hundredths",
-        machine.backend(),
-        (peak - before) >> 20
-    );
-    table.alone(&what, Figure::Rate(returned as f64), "≥ 95");
+    let what =
+        format!("{}: of {} MiB written and deleted, given back", machine.backend(), (peak - before) >> 20);
+    table.alone(&what, Figure::Percent(returned), "≥ 95 %");
     Ok(())
 }
 
@@ -189,10 +187,10 @@ fn memory(table: &mut Table, machine: &Machine) -> Result<()> {
     let before = now()?;
     shell(machine, "dd if=/dev/zero of=/dev/shm/big bs=1M count=220 2>/dev/null")?;
     let peak = now()?;
+    ensure!(peak > before + (64 << 20), "the guest took no memory: {before} bytes before, {peak} after");
     shell(machine, "rm /dev/shm/big")?;
     let returned = back(machine, "memory_here", before, peak)?;
-    let what =
-        format!("qemu: of {} MiB taken and freed, back in hundredths", peak.saturating_sub(before) >> 20);
-    table.alone(&what, Figure::Rate(returned as f64), "≥ 90 within 15 s");
+    let what = format!("qemu: of {} MiB taken and freed, given back", peak.saturating_sub(before) >> 20);
+    table.alone(&what, Figure::Percent(returned), "≥ 90 % within 15 s");
     Ok(())
 }
