@@ -229,7 +229,7 @@ fn refused(protocol: Protocol, at: SocketAddr, error: &io::Error) -> Error {
     let text = format!("{at}/{protocol}");
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let owner = owner(protocol, at.port())
+            let owner = stdx::port::owner(&protocol.to_string(), at.port())
                 .map_or_else(String::new, |(pid, name)| format!(" by {name} (process {pid})"));
             Error::Taken { what: format!("Bind for {text} failed: port is already allocated{owner}") }
         }
@@ -255,34 +255,6 @@ fn refused(protocol: Protocol, at: SocketAddr, error: &io::Error) -> Error {
 fn first_of_everybody() -> String {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     text.map_or_else(|_| "1024".into(), |text| text.trim().to_owned())
-}
-
-/// The process that has a port, as far as this one may see it (proc_net(5)).
-fn owner(protocol: Protocol, port: u16) -> Option<(u32, String)> {
-    let inode = ["", "6"].iter().find_map(|version| {
-        let table = std::fs::read_to_string(format!("/proc/net/{protocol}{version}")).ok()?;
-        table.lines().skip(1).find_map(|line| socket_of(line, protocol, port))
-    })?;
-    let wanted = format!("socket:[{inode}]");
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        let mut fds = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
-        if fds.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str())) {
-            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            return Some((pid, name.trim().to_owned()));
-        }
-    }
-    None
-}
-
-/// The inode in a line of `/proc/net/tcp` that is bound to a port.
-fn socket_of(line: &str, protocol: Protocol, port: u16) -> Option<u64> {
-    const LISTEN: &str = "0A";
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let (_, local) = fields.get(1)?.rsplit_once(':')?;
-    let is_wanted = u16::from_str_radix(local, 16).ok()? == port;
-    let is_owner = protocol == Protocol::Udp || *fields.get(3)? == LISTEN;
-    (is_wanted && is_owner).then(|| fields.get(9)?.parse().ok()).flatten()
 }
 
 #[cfg(test)]

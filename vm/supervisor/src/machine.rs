@@ -134,7 +134,8 @@ impl Machine {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut reports = tokio::time::interval(REPORT_EVERY);
         let mut watch = clock::Watch::new();
-        let mut waiting_since: Option<Instant> = None;
+        // By when whoever asks for the status is answered, whatever the guest does meanwhile.
+        let mut answer_by: Option<Deadline> = None;
         while !self.is_over {
             tokio::select! {
                 Some(asked) = requests.recv() => self.answer(asked),
@@ -146,10 +147,10 @@ impl Machine {
                     }
                 }
                 _ = reports.tick(), if self.status.receiver_count() > 1 => self.say(FromHost::Report),
-                () = tokio::time::sleep(REPORT_DEADLINE), if waiting_since.is_some() => self.answer_waiting(),
+                () = sleep_until(answer_by) => self.answer_waiting(),
             }
-            waiting_since =
-                (!self.reports_for.is_empty()).then(|| waiting_since.unwrap_or_else(Instant::now));
+            let is_waited_for = !self.reports_for.is_empty();
+            answer_by = is_waited_for.then(|| answer_by.unwrap_or_else(|| Deadline::now() + REPORT_DEADLINE));
         }
         self.keep_status()
     }

@@ -46,10 +46,18 @@ enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let protocol = if self.protocol == Protocol::Tcp { "tcp" } else { "udp" };
-        write!(f, "{}/{protocol}", SocketAddr::new(self.address, self.port))
+        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol.name())
     }
 }
 
@@ -157,7 +165,11 @@ async fn keep(
 fn said(port: Port, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let holder = holder_of(port.port).unwrap_or_else(|| "another program".to_owned());
+            let owner = stdx::port::owner(port.protocol.name(), port.port);
+            let holder = owner.map_or_else(
+                || "another program".to_owned(),
+                |(pid, name)| format!("{name} (process {pid})"),
+            );
             format!("{port} of the machine is not reached: {holder} has that port on this computer")
         }
         io::ErrorKind::PermissionDenied => {
@@ -165,35 +177,6 @@ fn said(port: Port, error: &io::Error) -> String {
         }
         _ => format!("{port} of the machine is not reached: {error}"),
     }
-}
-
-/// The program that listens on a port of this computer, as far as we may see: `nginx (process 77)`.
-fn holder_of(port: u16) -> Option<String> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp", "/proc/net/udp6"];
-    let wanted = format!(":{port:04X}");
-    let inode = tables.iter().find_map(|table| {
-        let text = std::fs::read_to_string(table).ok()?;
-        let line = text.lines().skip(1).find(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            fields.next().is_some_and(|local| local.ends_with(&wanted))
-                && matches!(fields.nth(1), Some("0A" | "07"))
-        })?;
-        line.split_whitespace().nth(9).map(str::to_owned)
-    })?;
-    let socket = format!("socket:[{inode}]");
-    let processes = std::fs::read_dir("/proc").ok()?;
-    processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).find_map(|pid| {
-        let mut open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-        let has_it = |entry: io::Result<std::fs::DirEntry>| {
-            entry.is_ok_and(|entry| {
-                std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == socket.as_str())
-            })
-        };
-        open.any(has_it).then(|| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("{} (process {pid})", name.trim())
-        })
-    })
 }
 
 struct Carriers {

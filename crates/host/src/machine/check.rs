@@ -8,8 +8,8 @@ use vm_proto::stream::Piece;
 
 use super::{Error, Machine, Phase, Supervisor};
 
-/// The resolver as the guest sees it, and the way out, which is this computer.
-const GATEWAY: &str = "10.0.2.2";
+/// This computer, as the guest and its containers name it.
+const HOST: &str = "host.docker.internal";
 /// How long a hop may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// What is looked up and reached where nothing else is named.
@@ -60,7 +60,7 @@ fn steps(target: &str, port: &str) -> [Step; 5] {
         step(
             "this computer is reached from the guest",
             "nc -w 5 \"$1\" \"$2\" </dev/null",
-            &[GATEWAY, port],
+            &[HOST, port],
             "passt does not carry to this computer's loopback; look at 'cove machine logs --supervisor'",
         ),
         step(
