@@ -103,7 +103,9 @@ impl Record {
     /// The image to start with: what the user chose, else the newest unless it failed, else the one that worked.
     #[must_use]
     pub fn choose(&self, chosen: Option<&str>, newest: Option<&str>) -> Option<String> {
-        let newest = newest.filter(|newest| self.failed.as_deref() != Some(newest));
+        // One that failed is better than none.
+        let is_only = self.current.is_none();
+        let newest = newest.filter(|newest| is_only || self.failed.as_deref() != Some(newest));
         chosen.or(newest).or(self.current.as_deref()).map(str::to_owned)
     }
 
@@ -323,5 +325,8 @@ mod tests {
         record.keep("c");
         assert_eq!((record.current.as_deref(), record.previous.as_deref()), (Some("c"), Some("a")));
         assert_eq!(record.choose(Some("a"), Some("c")).as_deref(), Some("a"));
+        // What worked may have been taken away.
+        let record = Record { failed: Some("b".into()), ..Record::default() };
+        assert_eq!(record.choose(None, Some("b")).as_deref(), Some("b"));
     }
 }
