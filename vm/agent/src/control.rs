@@ -26,30 +26,54 @@ const WAITING: usize = 64;
 pub(crate) async fn run(booted: Booted) -> Result<()> {
     let children = Children::default();
     beside("reaping", children.clone().reap());
-    let stream = greet().await?;
-    let (from, to) = tokio::io::split(stream);
     let (tell_host, words) = mpsc::channel(WAITING);
-    beside("speaking to the host", write_words(to, words));
-    let mut from = from;
-    let configuration = match read(&mut from).await?.context("the host hung up")? {
-        FromHost::Welcome(configuration) => *configuration,
+    let (connected, ways) = mpsc::channel(1);
+    beside("speaking to the host", write_words(ways, words));
+    let guest = Guest { children, tell_host, stop: watch::Sender::new(false) };
+    let Some((mut from, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
+    beside("the engine's port", streams::serve_engine());
+    beside("the streams' port", streams::serve_streams(guest.children.clone()));
+    guest.become_what(&configuration, &booted).await;
+    guest.tell_listeners();
+    while guest.listen_to(&mut from, &configuration).await == Heard::Slept {
+        // The host comes back when somebody wakes it: no time passes here until then.
+        let Some(met) = meet(&connected, Duration::MAX).await? else { return Ok(()) };
+        (from, configuration) = met;
+        guest.wake(&configuration).await;
+    }
+    guest.end().await;
+    Ok(())
+}
+
+/// Says hello, and is told what to be; `None` when the host was of another version and has ended it.
+async fn meet(
+    connected: &mpsc::Sender<WriteHalf<VsockStream>>,
+    deadline: Duration,
+) -> Result<Option<(ReadHalf<VsockStream>, Configuration)>> {
+    let stream = greet(deadline).await?;
+    let (mut from, to) = tokio::io::split(stream);
+    connected.send(to).await.context("nobody speaks to the host any more")?;
+    match read(&mut from).await?.context("the host hung up")? {
+        FromHost::Welcome(configuration) => Ok(Some((from, *configuration))),
         FromHost::WrongVersion { version } => {
             tell(format_args!(
                 "cove-agent: the host speaks version {version}, this is {}",
                 vm_proto::VERSION
             ));
-            return wait_for_end(&mut from).await;
+            wait_for_end(&mut from).await?;
+            Ok(None)
         }
         other => bail!("the host began with {other:?}"),
-    };
-    let guest = Guest { children, tell_host, stop: watch::Sender::new(false) };
-    beside("the engine's port", streams::serve_engine());
-    beside("the streams' port", streams::serve_streams(guest.children.clone()));
-    guest.become_what(&configuration, &booted).await;
-    guest.tell_listeners();
-    guest.listen_to(&mut from).await;
-    guest.end().await;
-    Ok(())
+    }
+}
+
+/// Why no more is heard of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// It said the last word, or hung up.
+    Last,
+    /// The guest had made itself ready to be saved, and the host hung up or has it go on.
+    Slept,
 }
 
 /// Runs something for as long as the guest runs.
@@ -62,12 +86,12 @@ fn beside(what: &'static str, work: impl Future<Output = Result<()>> + Send + 's
     });
 }
 
-async fn greet() -> Result<VsockStream> {
+async fn greet(deadline: Duration) -> Result<VsockStream> {
     let begin = Instant::now();
     let mut stream = loop {
         match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::CONTROL)).await {
             Ok(stream) => break stream,
-            Err(error) if begin.elapsed() > HOST_DEADLINE => {
+            Err(error) if begin.elapsed() > deadline => {
                 return Err(error).context("failed to reach the host by vsock");
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -100,10 +124,22 @@ async fn wait_for_end(from: &mut ReadHalf<VsockStream>) -> Result<()> {
     Ok(())
 }
 
-async fn write_words(mut to: WriteHalf<VsockStream>, mut words: mpsc::Receiver<FromGuest>) -> Result<()> {
+/// Writes to the newest way there is to the host; a word that could not be written waits for the next.
+async fn write_words(
+    mut ways: mpsc::Receiver<WriteHalf<VsockStream>>,
+    mut words: mpsc::Receiver<FromGuest>,
+) -> Result<()> {
+    let Some(mut to) = ways.recv().await else { return Ok(()) };
     while let Some(word) = words.recv().await {
         let is_last = word == FromGuest::Bye;
-        to.write_all(&frame::encode(&word)?).await?;
+        let bytes = frame::encode(&word)?;
+        while let Ok(newer) = ways.try_recv() {
+            to = newer;
+        }
+        while to.write_all(&bytes).await.is_err() {
+            let Some(newer) = ways.recv().await else { return Ok(()) };
+            to = newer;
+        }
         if is_last {
             to.shutdown().await?;
         }
@@ -156,13 +192,7 @@ impl Guest {
         if !self.tell_step(Step::Disk, mounted).await {
             return;
         }
-        for share in &wanted.shares {
-            // One folder that can't be had does not keep the others and the engine away.
-            if let Err(error) = shares::mount_share(share) {
-                self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
-            }
-        }
-        self.tell_step(Step::Shares, Ok(())).await;
+        self.mount_shares(wanted).await;
         if let Some(network) = &wanted.network
             && let Err(error) = network::configure(network)
         {
@@ -213,15 +243,21 @@ impl Guest {
     }
 
     /// Does what the host says until it says the last word, or nothing any more.
-    async fn listen_to(&self, from: &mut ReadHalf<VsockStream>) {
+    async fn listen_to(&self, from: &mut ReadHalf<VsockStream>, configuration: &Configuration) -> Heard {
+        let mut is_ready = false;
         loop {
             match read(from).await {
-                Ok(None | Some(FromHost::Shutdown)) => return,
+                Ok(None) | Err(_) if is_ready => return Heard::Slept,
+                Ok(None | Some(FromHost::Shutdown)) => return Heard::Last,
                 Ok(Some(FromHost::SetTime { nanoseconds })) => complain(system::set_time(nanoseconds)),
                 Ok(Some(FromHost::SetResolver(servers))) => complain(resolver::set(&servers)),
                 Ok(Some(FromHost::Report)) => {
                     self.say(FromGuest::Report(report::look(engine::runs().await))).await;
                 }
+                Ok(Some(FromHost::Sleep)) => is_ready = self.prepare_to_sleep(configuration).await,
+                // As if it had been saved; it may never have been ready.
+                Ok(Some(FromHost::Wake)) if is_ready => return Heard::Slept,
+                Ok(Some(FromHost::Wake)) => {}
                 Ok(Some(FromHost::GiveBack)) => {
                     let work = || {
                         disk::trim().context("failed to trim the data disk")?;
@@ -233,10 +269,48 @@ impl Guest {
                 Ok(Some(other)) => tell(format_args!("cove-agent: the host said {other:?} in the middle")),
                 Err(error) => {
                     tell(format_args!("cove-agent: failed to understand the host: {error:#}"));
-                    return;
+                    return Heard::Last;
                 }
             }
         }
+    }
+
+    /// Lets go of the shares and puts everything on disk. Whether it could.
+    async fn prepare_to_sleep(&self, configuration: &Configuration) -> bool {
+        let outcome = shares::unmount_all(&configuration.shares);
+        let is_ready = outcome.is_ok();
+        if is_ready {
+            // What is only cached would be written, and read again to wake.
+            system::drop_caches();
+        }
+        self.say(match outcome {
+            Ok(()) => FromGuest::Ready,
+            Err(error) => FromGuest::NotReady { cause: format!("{error:#}") },
+        })
+        .await;
+        is_ready
+    }
+
+    /// Goes on after a sleep: the clock stood still, and shares have new devices. The rest is as it was.
+    async fn wake(&self, wanted: &Configuration) {
+        complain(system::set_time(wanted.nanoseconds));
+        self.tell_step(Step::Disk, Ok(())).await;
+        self.mount_shares(wanted).await;
+        if let Some(network) = &wanted.network {
+            complain(resolver::set(&network.resolver));
+        }
+        self.tell_step(Step::Network, Ok(())).await;
+        self.tell_step(Step::Engine, Ok(())).await;
+    }
+
+    async fn mount_shares(&self, wanted: &Configuration) {
+        for share in &wanted.shares {
+            // One folder that can't be had does not keep the others and the engine away.
+            if let Err(error) = shares::mount_share(share) {
+                self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
+            }
+        }
+        self.tell_step(Step::Shares, Ok(())).await;
     }
 
     /// Ends the engine and everything else, and puts what there is on disk.

@@ -4,13 +4,62 @@ use std::ffi::CStr;
 use std::fs;
 use std::path::{Component, Path};
 
-use anyhow::{Context, Result, ensure};
-use rustix::mount::{MountFlags, mount};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use vm_proto::message::Share;
 
 /// What stays the guest's own: a share on top of it would take the guest's system away.
 const KEPT: &[&str] =
     &["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/var", "/layers"];
+
+/// Takes all of them away, or none: their devices are about to go.
+pub(crate) fn unmount_all(shares: &[Share]) -> Result<()> {
+    let mut gone = Vec::new();
+    let outcome = shares.iter().try_for_each(|share| {
+        if !mounted(Path::new("/proc/self/mountinfo")).any(|tag| tag == share.tag) {
+            return Ok(());
+        }
+        unmount(&share.path, UnmountFlags::empty())
+            .with_context(|| format!("the share {} is in use", share.path))?;
+        gone.push(share);
+        Ok(())
+    });
+    // In a container it may still be mounted: the mount there is another, of the same device.
+    let outcome = outcome.and_then(|()| match in_use(shares) {
+        Some(share) => bail!("a container uses the share {}", share.path),
+        None => Ok(()),
+    });
+    if outcome.is_err() {
+        for share in gone {
+            if let Err(error) = mount_share(share) {
+                crate::tell(format_args!("cove-agent: {error:#}"));
+            }
+        }
+    }
+    outcome
+}
+
+/// A share that some process still sees.
+fn in_use(shares: &[Share]) -> Option<&Share> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter(|entry| {
+        entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit)
+    });
+    let tags: Vec<String> = numbers.flat_map(|entry| mounted(&entry.path().join("mountinfo"))).collect();
+    shares.iter().find(|share| tags.contains(&share.tag))
+}
+
+/// The tags of shares in a file like /proc/self/mountinfo (proc(5)): `… - virtiofs TAG OPTIONS`.
+fn mounted(mountinfo: &Path) -> impl Iterator<Item = String> + use<> {
+    // A process that has ended sees nothing.
+    let text = fs::read_to_string(mountinfo).unwrap_or_default();
+    text.lines().filter_map(tag).collect::<Vec<_>>().into_iter()
+}
+
+fn tag(line: &str) -> Option<String> {
+    let mut fields = line.split_once(" - ")?.1.split(' ');
+    (fields.next()? == "virtiofs").then(|| fields.next().map(str::to_owned))?
+}
 
 /// Mounts one.
 pub(crate) fn mount_share(share: &Share) -> Result<()> {
@@ -27,4 +76,17 @@ pub(crate) fn mount_share(share: &Share) -> Result<()> {
     flags.set(MountFlags::RDONLY, share.read_only);
     mount(&share.tag, path, "virtiofs", flags, None::<&CStr>)
         .with_context(|| format!("failed to mount the share {}", share.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_told_from_other_mounts() {
+        let line = "86 29 0:43 / /home/me rw,nosuid,nodev shared:42 - virtiofs share0 rw";
+        assert_eq!(tag(line).as_deref(), Some("share0"));
+        assert_eq!(tag("29 1 0:25 / / rw - overlay overlay rw,lowerdir=/layers"), None);
+        assert_eq!(tag("nonsense"), None);
+    }
 }

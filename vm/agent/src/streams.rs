@@ -1,6 +1,7 @@
 //! Streams that the host opens: the engine's API, connections to ports, programs.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -25,10 +26,23 @@ pub(crate) async fn serve_engine() -> Result<()> {
     let listener = listen(port::ENGINE)?;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => begin(carry_to_engine(stream)),
+            Ok((stream, _)) => begin(async move {
+                CLIENTS.fetch_add(1, Ordering::Relaxed);
+                let carried = carry_to_engine(stream).await;
+                CLIENTS.fetch_sub(1, Ordering::Relaxed);
+                carried
+            }),
             Err(error) => refused(&error).await,
         }
     }
+}
+
+/// Connections to the engine.
+static CLIENTS: AtomicU32 = AtomicU32::new(0);
+
+/// How many connections of the host to the engine there are.
+pub(crate) fn clients() -> u32 {
+    CLIENTS.load(Ordering::Relaxed)
 }
 
 /// Accepts the host's other streams, for as long as the guest runs.

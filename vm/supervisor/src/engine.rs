@@ -1,5 +1,6 @@
 //! The engine's API on a socket of the host: each connection is handed to the channel's device as it is.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,15 +25,33 @@ pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
     UnixListener::bind(socket).with_context(|| format!("failed to listen on {}", socket.display()))
 }
 
-/// Accepts for as long as it is polled.
-pub(crate) async fn serve(listener: UnixListener, vsock: Arc<Vsock>) {
+/// Has a client speak to the engine.
+pub(crate) fn connect(vsock: &Vsock, client: UnixStream) {
+    vsock.attach(port::ENGINE, client, DEADLINE, |outcome| {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a connection did not reach the engine");
+        }
+    });
+}
+
+/// Accepts for as long as it is polled, while there is no engine; whoever calls is told, and waits.
+pub(crate) async fn await_calls(listener: Arc<UnixListener>, called: impl AsyncFn(UnixStream)) {
     loop {
         match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => vsock.attach(port::ENGINE, stream, DEADLINE, |outcome| {
-                if let Err(error) = outcome {
-                    tracing::debug!(%error, "a connection did not reach the engine");
-                }
-            }),
+            Ok(stream) => called(stream).await,
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Accepts for as long as it is polled.
+pub(crate) async fn serve(listener: Arc<UnixListener>, vsock: Arc<Vsock>) {
+    loop {
+        match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => connect(&vsock, stream),
             Err(error) => {
                 // Too many open files, perhaps: others may close theirs meanwhile.
                 tracing::warn!(%error, "failed to accept a connection");
