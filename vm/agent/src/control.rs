@@ -1,10 +1,12 @@
 //! The conversation with the host: hello, becoming what it wants, and what happens afterwards.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 use vm_proto::message::{Configuration, FromGuest, FromHost, Listener, Mode, Step};
@@ -30,31 +32,53 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
     let (connected, ways) = mpsc::channel(1);
     beside("speaking to the host", write_words(ways, words));
     let guest = Guest { children, tell_host, stop: watch::Sender::new(false) };
-    let Some((mut from, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
+    let Some((mut host, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
     beside("the engine's port", streams::serve_engine());
     beside("the streams' port", streams::serve_streams(guest.children.clone()));
     guest.become_what(&configuration, &booted).await;
     guest.tell_listeners();
-    while guest.listen_to(&mut from, &configuration).await == Heard::Slept {
+    while guest.listen_to(&mut host, &configuration).await == Heard::Slept {
         // The host comes back when somebody wakes it: no time passes here until then.
         let Some(met) = meet(&connected, Duration::MAX).await? else { return Ok(()) };
-        (from, configuration) = met;
+        (host, configuration) = met;
         guest.wake(&configuration).await;
     }
     guest.end().await;
     Ok(())
 }
 
+/// The host's end of the conversation.
+struct Host {
+    from: ReadHalf<VsockStream>,
+    /// The same connection: where its device is taken away, the kernel tells of an error and not of an end, which
+    /// wakes nobody who waits for something to read.
+    broken: AsyncFd<OwnedFd>,
+}
+
+impl Host {
+    async fn next(&mut self) -> Result<Option<FromHost>> {
+        tokio::select! {
+            biased;
+            word = read(&mut self.from) => word,
+            broken = self.broken.ready(Interest::ERROR) => {
+                let _ = broken?;
+                bail!("the connection to the host broke")
+            }
+        }
+    }
+}
+
 /// Says hello, and is told what to be; `None` when the host was of another version and has ended it.
 async fn meet(
     connected: &mpsc::Sender<WriteHalf<VsockStream>>,
     deadline: Duration,
-) -> Result<Option<(ReadHalf<VsockStream>, Configuration)>> {
+) -> Result<Option<(Host, Configuration)>> {
     let stream = greet(deadline).await?;
+    let broken = crate::sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
     let (mut from, to) = tokio::io::split(stream);
     connected.send(to).await.context("nobody speaks to the host any more")?;
     match read(&mut from).await?.context("the host hung up")? {
-        FromHost::Welcome(configuration) => Ok(Some((from, *configuration))),
+        FromHost::Welcome(configuration) => Ok(Some((Host { from, broken }, *configuration))),
         FromHost::WrongVersion { version } => {
             tell(format_args!(
                 "cove-agent: the host speaks version {version}, this is {}",
@@ -243,10 +267,10 @@ impl Guest {
     }
 
     /// Does what the host says until it says the last word, or nothing any more.
-    async fn listen_to(&self, from: &mut ReadHalf<VsockStream>, configuration: &Configuration) -> Heard {
+    async fn listen_to(&self, host: &mut Host, configuration: &Configuration) -> Heard {
         let mut is_ready = false;
         loop {
-            match read(from).await {
+            match host.next().await {
                 Ok(None) | Err(_) if is_ready => return Heard::Slept,
                 Ok(None | Some(FromHost::Shutdown)) => return Heard::Last,
                 Ok(Some(FromHost::SetTime { nanoseconds })) => complain(system::set_time(nanoseconds)),

@@ -44,7 +44,13 @@ pub async fn unplug(qmp: &mut Qmp, devices: &[Plugged]) -> io::Result<()> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     for device in devices {
-        qmp.execute("chardev-remove", json!({ "id": device.id })).await?;
+        // Its socket is busy for a moment longer than the device is there.
+        while let Err(error) = qmp.execute("chardev-remove", json!({ "id": device.id })).await {
+            if tokio::time::Instant::now() > deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
     Ok(())
 }
