@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::net::RecvFlags;
 use tokio::net::UnixListener;
 use vm_devices::Vsock;
 use vm_proto::port;
@@ -38,6 +39,7 @@ pub(crate) fn connect(vsock: &Vsock, client: UnixStream) {
 pub(crate) async fn await_calls(listener: Arc<UnixListener>, called: impl AsyncFn(UnixStream)) {
     loop {
         match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) if has_hung_up(&stream) => {}
             Ok(stream) => called(stream).await,
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
@@ -45,6 +47,12 @@ pub(crate) async fn await_calls(listener: Arc<UnixListener>, called: impl AsyncF
             }
         }
     }
+}
+
+/// Whether who called is gone already.
+fn has_hung_up(client: &UnixStream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(client, &mut [0; 1][..], flags), Ok((0, _)))
 }
 
 /// Accepts for as long as it is polled.

@@ -97,6 +97,7 @@ pub(crate) async fn supervise(places: Places, config: Config, images: PathBuf, m
         callers: Vec::new(),
         idle_since: None,
         hangs_up: false,
+        is_strange: false,
         deadline: None,
         began: Instant::now(),
         is_over: false,
@@ -136,6 +137,8 @@ struct Machine {
     idle_since: Option<Instant>,
     /// The guest is about to hang up, and says hello again later.
     hangs_up: bool,
+    /// The guest's agent is of another version.
+    is_strange: bool,
     /// Until when the stage, or the stop, may take.
     deadline: Option<Deadline>,
     /// When the stage began.
@@ -308,8 +311,12 @@ impl Machine {
     }
 
     fn called(&mut self, client: UnixStream) {
-        if self.callers.len() < CALLERS_MAX {
-            self.callers.push(client);
+        match &self.run {
+            // It was on its way when the engine was opened.
+            Some(run) if run.is_open() => return engine::connect(&run.devices.vsock, client),
+            // Whoever calls beyond that is hung up on.
+            _ if self.callers.len() >= CALLERS_MAX => {}
+            _ => self.callers.push(client),
         }
         // One that is woken already is on its way.
         let _ = self.feed(Input::Request(Request::Start(Mode::Normal)));
@@ -364,6 +371,7 @@ impl Machine {
                      {}: use a guest image of this release",
                     vm_proto::VERSION
                 );
+                self.is_strange = true;
                 self.failed(Stage::Kernel, &anyhow::anyhow!(cause));
             }
             Heard::Gone(_) if std::mem::take(&mut self.hangs_up) => {}
@@ -522,6 +530,7 @@ impl Machine {
         match stage {
             Stage::Image => {
                 self.runs += 1;
+                self.is_strange = false;
                 self.status.send_modify(|status| status.took.clear());
                 let (images, saved) = (self.images.clone(), self.saved.clone());
                 let choose = move || match saved {
@@ -608,7 +617,8 @@ impl Machine {
         // Each of its steps has its own.
         self.deadline = None;
         let events = self.events.clone();
-        let Some(run) = &self.run else { return };
+        let Some(run) = &mut self.run else { return };
+        run.close_engine();
         let (number, saving) = (run.number, run.saving.clone());
         let save = async move {
             let outcome = match saving {
@@ -682,8 +692,10 @@ impl Machine {
     fn failure(&self, stage: Option<Stage>, cause: &str) -> Failure {
         let has_previous = self.has_previous();
         let console = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
+        // Another agent comes with another image, and with nothing else.
+        let of = if self.is_strange && !has_previous { Some(Stage::Image) } else { stage };
         let remedy =
-            stage.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);
+            of.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);
         Failure { stage, cause: cause.to_owned(), console, remedy }
     }
 

@@ -44,7 +44,8 @@ pub(crate) struct Run {
     /// What it takes to save it, where that can be done.
     pub(crate) saving: Option<Saving>,
     network: Option<Network>,
-    is_open: bool,
+    /// What serves the engine's clients, and the ports of containers.
+    open: Option<CancellationToken>,
     cancelled: CancellationToken,
     _passt: Option<Passt>,
 }
@@ -188,7 +189,7 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
         listening: watch::Sender::new(Vec::new()),
         saving,
         network,
-        is_open: false,
+        open: None,
         cancelled,
         _passt: passt,
     };
@@ -216,19 +217,20 @@ impl Run {
         places: &Places,
         events: &mpsc::Sender<Event>,
     ) {
-        if std::mem::replace(&mut self.is_open, true) {
+        if self.open.is_some() {
             return;
         }
+        let open = self.open.insert(self.cancelled.child_token()).clone();
         let serve = engine::serve(listener, Arc::clone(&self.devices.vsock));
         let runtime = tokio::runtime::Handle::current();
-        runtime.spawn(self.cancelled.clone().run_until_cancelled_owned(serve));
+        runtime.spawn(open.clone().run_until_cancelled_owned(serve));
         let (standing, mut stands) = watch::channel(Standing::default());
         let carry = ports::carry(
             places.engine(),
             Arc::clone(&self.devices.vsock),
             self.listening.subscribe(),
             standing,
-            self.cancelled.clone(),
+            open.clone(),
         );
         runtime.spawn(carry);
         let events = events.clone();
@@ -238,7 +240,19 @@ impl Run {
                 let _ = events.send(Event::Ports { open, warnings }).await;
             }
         };
-        runtime.spawn(self.cancelled.clone().run_until_cancelled_owned(tell));
+        runtime.spawn(open.run_until_cancelled_owned(tell));
+    }
+
+    /// Whether the engine's clients are served.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Accepts no more clients, who wait, and closes the ports of containers.
+    pub(crate) fn close_engine(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.cancel();
+        }
     }
 
     /// Lets the guest hear of changes in its shares.
