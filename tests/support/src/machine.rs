@@ -114,6 +114,30 @@ impl Machine {
         self.dir.path().join("shared")
     }
 
+    /// A program made of a C source, in the shared folder: linked statically, it runs in any container and here.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn compile(&self, source: &Path) -> Result<PathBuf> {
+        let program = self.shared().join(source.file_stem().context("a file")?);
+        let mut cc = stdx::process::command("cc");
+        cc.args(["-static", "-O1", "-o"]).arg(&program).arg(source);
+        if !cc.status().context("there is no C compiler")?.success() {
+            bail!("{} does not compile", source.display());
+        }
+        Ok(program)
+    }
+
+    /// Runs a command in a container that sees the shared folder under its own path, and nothing of the network.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn run_in_share(&self, args: &[&str]) -> Result<Said> {
+        let mount = format!("{0}:{0}", self.shared().display());
+        let run = ["run", "--rm", "--network", "none", "-v", &mount, "busybox"];
+        self.cove(&[&run[..], args].concat())
+    }
+
     /// Where its files are.
     #[must_use]
     pub fn files(&self) -> PathBuf {
