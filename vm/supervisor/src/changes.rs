@@ -3,16 +3,12 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vm_devices::{Share, Vsock};
 use vm_proto::stream::Open;
 
 use crate::execute;
-
-/// How long a guest may take to act out what is told, before it is no longer told: its caches expire by themselves.
-const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where a share's changes go, once the guest listens.
 #[derive(Debug, Default)]
@@ -24,11 +20,12 @@ pub(crate) fn watch(share: &Share) -> Result<Arc<Sink>> {
     let told = Arc::clone(&sink);
     let tell = move |event: vm_devices::Event| {
         let mut stream = told.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = stream.as_mut().map(|stream| stream.write_all(&event.encode()));
-        if let Some(Err(error)) = written {
+        let Some(guest) = stream.as_mut() else { return false };
+        if let Err(error) = guest.write_all(&event.encode()) {
             tracing::warn!(%error, "the guest no longer hears of changes in a share");
             *stream = None;
         }
+        stream.is_some()
     };
     share.watch(tell).context("failed to watch a share")?;
     Ok(sink)
@@ -39,7 +36,7 @@ pub(crate) async fn connect(sink: Arc<Sink>, vsock: Arc<Vsock>, path: String, tr
     let connected = async {
         let stream = execute::open(&vsock, &Open::Changes { path, trigger }).await?.into_std()?;
         stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(WRITE_DEADLINE))?;
+        // A guest that is slow, or stopped for a while, is waited for: what happens meanwhile is kept by the share.
         anyhow::Ok(stream)
     };
     match connected.await {
