@@ -416,8 +416,11 @@ fn sleep_after(text: &str) -> Outcome<Option<u64>> {
         "h" => Some(60 * 60),
         _ => None,
     };
-    let seconds = unit.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(unit)).filter(|time| *time > 0);
-    seconds.map(Some).ok_or_else(|| Failure::new(format!("--sleep-after can't be {text:?}: write it as 30s, 10m, 1h or off")))
+    let seconds =
+        unit.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(unit)).filter(|time| *time > 0);
+    seconds.map(Some).ok_or_else(|| {
+        Failure::new(format!("--sleep-after can't be {text:?}: write it as 30s, 10m, 1h or off"))
+    })
 }
 
 async fn reset(args: &ResetArgs) -> Outcome {

@@ -217,12 +217,15 @@ impl Machine {
     pub async fn status(&self) -> Result<Status, Error> {
         let config = self.config()?;
         match Supervisor::connect(&self.places).await {
-            Ok(supervisor) => match supervisor.ask(&Request::Status).await? {
-                Answer::Status(mut status) => {
+            Ok(supervisor) => match supervisor.ask(&Request::Status).await {
+                Ok(Answer::Status(mut status)) => {
                     status.config = config;
                     Ok(*status)
                 }
-                other => Err(supervisor::unexpected(&self.places, &other)),
+                Ok(other) => Err(supervisor::unexpected(&self.places, &other)),
+                // It was just ending.
+                Err(error) if error.is_cut_off() => Ok(self.last_status(config)),
+                Err(error) => Err(error),
             },
             Err(_) => Ok(self.last_status(config)),
         }

@@ -173,11 +173,7 @@ impl ImageStore {
         let work = move || {
             found.get_or_init(|| crate::snapshot::overlay_is_to_be_used(&config));
         };
-        std::thread::Builder::new()
-            .name("overlay".into())
-            .spawn(work)
-            .map(drop)
-            .doing(|| "start a thread")
+        std::thread::Builder::new().name("overlay".into()).spawn(work).map(drop).doing(|| "start a thread")
     }
 
     /// Finds an image by name, id, or the beginning of its id.

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 use vm_proto::message::{Configuration, FromGuest, FromHost, Listener, Mode, Step};
 use vm_proto::{frame, port};
@@ -31,7 +32,7 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
     let (tell_host, words) = mpsc::channel(WAITING);
     let (connected, ways) = mpsc::channel(1);
     beside("speaking to the host", write_words(ways, words));
-    let guest = Guest { children, tell_host, stop: watch::Sender::new(false) };
+    let guest = Guest { children, tell_host, stop: watch::Sender::new(false), woken: Arc::default() };
     let Some((mut host, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
     beside("the engine's port", streams::serve_engine());
     beside("the streams' port", streams::serve_streams(guest.children.clone()));
@@ -176,6 +177,8 @@ struct Guest {
     children: Children,
     tell_host: mpsc::Sender<FromGuest>,
     stop: watch::Sender<bool>,
+    /// It goes on after a sleep.
+    woken: Arc<Notify>,
 }
 
 impl Guest {
@@ -252,7 +255,7 @@ impl Guest {
     }
 
     fn tell_listeners(&self) {
-        let tell_host = self.tell_host.clone();
+        let (tell_host, woken) = (self.tell_host.clone(), Arc::clone(&self.woken));
         beside("looking for listeners", async move {
             let mut known: Vec<Listener> = Vec::new();
             loop {
@@ -261,7 +264,11 @@ impl Guest {
                     known.clone_from(&now);
                     tell_host.send(FromGuest::Listening { sockets: now }).await?;
                 }
-                tokio::time::sleep(LISTENERS_EVERY).await;
+                tokio::select! {
+                    () = tokio::time::sleep(LISTENERS_EVERY) => {}
+                    // The host knows of none any more.
+                    () = woken.notified() => known.clear(),
+                }
             }
         });
     }
@@ -301,7 +308,7 @@ impl Guest {
 
     /// Lets go of the shares and puts everything on disk. Whether it could.
     async fn prepare_to_sleep(&self, configuration: &Configuration) -> bool {
-        let outcome = shares::unmount_all(&configuration.shares);
+        let outcome = shares::unmount_all(&configuration.shares).await;
         let is_ready = outcome.is_ok();
         if is_ready {
             // What is only cached would be written, and read again to wake.
@@ -325,6 +332,7 @@ impl Guest {
         }
         self.tell_step(Step::Network, Ok(())).await;
         self.tell_step(Step::Engine, Ok(())).await;
+        self.woken.notify_one();
     }
 
     async fn mount_shares(&self, wanted: &Configuration) {

@@ -3,27 +3,35 @@
 use std::ffi::CStr;
 use std::fs;
 use std::path::{Component, Path};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use vm_proto::message::Share;
+
+/// How long a share may be busy after the host has said that it tells of no more changes.
+const IDLE_DEADLINE: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What stays the guest's own: a share on top of it would take the guest's system away.
 const KEPT: &[&str] =
     &["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/var", "/layers"];
 
 /// Takes all of them away, or none: their devices are about to go.
-pub(crate) fn unmount_all(shares: &[Share]) -> Result<()> {
+pub(crate) async fn unmount_all(shares: &[Share]) -> Result<()> {
     let mut gone = Vec::new();
-    let outcome = shares.iter().try_for_each(|share| {
+    let mut outcome = Ok(());
+    for share in shares {
         if !mounted(Path::new("/proc/self/mountinfo")).any(|tag| tag == share.tag) {
-            return Ok(());
+            continue;
         }
-        unmount(&share.path, UnmountFlags::empty())
-            .with_context(|| format!("the share {} is in use", share.path))?;
+        outcome = unmount_idle(&share.path).await;
+        if outcome.is_err() {
+            break;
+        }
         gone.push(share);
-        Ok(())
-    });
+    }
     // In a container it may still be mounted: the mount there is another, of the same device.
     let outcome = outcome.and_then(|()| match in_use(shares) {
         Some(share) => bail!("a container uses the share {}", share.path),
@@ -39,12 +47,22 @@ pub(crate) fn unmount_all(shares: &[Share]) -> Result<()> {
     outcome
 }
 
+/// Who acts out the host's changes lets go of the share in a moment.
+async fn unmount_idle(path: &str) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        match unmount(path, UnmountFlags::empty()) {
+            Err(Errno::BUSY) if begin.elapsed() < IDLE_DEADLINE => tokio::time::sleep(LOOK_EVERY).await,
+            other => return other.with_context(|| format!("the share {path} is in use")),
+        }
+    }
+}
+
 /// A share that some process still sees.
 fn in_use(shares: &[Share]) -> Option<&Share> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = processes.filter(|entry| {
-        entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit)
-    });
+    let numbers = processes
+        .filter(|entry| entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit));
     let tags: Vec<String> = numbers.flat_map(|entry| mounted(&entry.path().join("mountinfo"))).collect();
     shares.iter().find(|share| tags.contains(&share.tag))
 }

@@ -1,9 +1,9 @@
 //! Streams that the host opens: the engine's API, connections to ports, programs.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -23,6 +23,20 @@ const BUFFER: usize = 64 << 10;
 
 /// Accepts the host's connections to the engine, for as long as the guest runs.
 pub(crate) async fn serve_engine() -> Result<()> {
+    tokio::try_join!(serve_clients(), serve_host()).map(drop)
+}
+
+async fn serve_host() -> Result<()> {
+    let listener = listen(port::ENGINE_OWN)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => begin(carry_to_engine(stream)),
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+async fn serve_clients() -> Result<()> {
     let listener = listen(port::ENGINE)?;
     loop {
         match listener.accept().await {

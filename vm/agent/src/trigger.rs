@@ -9,10 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, mkdirat, open,
-    openat, renameat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, fstatfs, mkdirat,
+    open, openat, renameat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
+
+/// `FUSE_SUPER_MAGIC` of statfs(2), which shares have.
+const FUSE: rustix::fs::FsWord = 0x6573_5546;
 
 /// Acts out the events of a stream until it ends, for the share that is mounted at `root`. `trigger` is the name that
 /// the host gave for this. Each event is a letter, a path from the root, and a zero byte; a rename has one more path.
@@ -25,6 +28,10 @@ use rustix::io::Errno;
 /// again since.
 pub(crate) fn act_out(mut events: impl BufRead, root: &Path, trigger: &str) -> io::Result<()> {
     let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    if fstatfs(&root)?.f_type != FUSE {
+        // It was taken away, and what is below it now are files of the guest's own.
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let (mut event, mut target) = (Vec::new(), Vec::new());
     while events.read_until(0, &mut event)? > 0 {
         if event.first() == Some(&b'n') {

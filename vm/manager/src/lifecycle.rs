@@ -284,9 +284,7 @@ fn follow(state: &State, fact: Fact) -> Decision {
         // It was given up waiting for.
         (Fact::GuestIsReady, State::Running { .. }) => (state.clone(), vec![Action::Wake]),
         (Fact::GuestIsNot, State::Sleeping) => (State::Running { mode: Mode::Normal }, vec![Action::Wake]),
-        (Fact::Saved, State::Sleeping) => {
-            (State::Stopping { then: Then::Sleep }, vec![Action::KillVmm])
-        }
+        (Fact::Saved, State::Sleeping) => (State::Stopping { then: Then::Sleep }, vec![Action::KillVmm]),
         (Fact::NotSaved, State::Sleeping) => (
             State::Starting { stage: Stage::Kernel, mode: Mode::Normal },
             vec![Action::Wake, Action::Begin(Stage::Kernel)],

@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use rustix::net::RecvFlags;
 use tokio::net::UnixListener;
 use vm_devices::Vsock;
-use vm_proto::port;
 
 /// How long the guest may take to accept.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -27,8 +26,8 @@ pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
 }
 
 /// Has a client speak to the engine.
-pub(crate) fn connect(vsock: &Vsock, client: UnixStream) {
-    vsock.attach(port::ENGINE, client, DEADLINE, |outcome| {
+pub(crate) fn connect(vsock: &Vsock, client: UnixStream, port: u32) {
+    vsock.attach(port, client, DEADLINE, |outcome| {
         if let Err(error) = outcome {
             tracing::debug!(%error, "a connection did not reach the engine");
         }
@@ -55,11 +54,11 @@ fn has_hung_up(client: &UnixStream) -> bool {
     matches!(rustix::net::recv(client, &mut [0; 1][..], flags), Ok((0, _)))
 }
 
-/// Accepts for as long as it is polled.
-pub(crate) async fn serve(listener: Arc<UnixListener>, vsock: Arc<Vsock>) {
+/// Accepts for as long as it is polled; `port` is one of those in the guest where the engine is.
+pub(crate) async fn serve(listener: Arc<UnixListener>, vsock: Arc<Vsock>, port: u32) {
     loop {
         match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => connect(&vsock, stream),
+            Ok(stream) => connect(&vsock, stream, port),
             Err(error) => {
                 // Too many open files, perhaps: others may close theirs meanwhile.
                 tracing::warn!(%error, "failed to accept a connection");

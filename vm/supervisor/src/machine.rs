@@ -23,6 +23,7 @@ use vm_manager::saved::Record;
 use vm_manager::stage::Stage;
 use vm_manager::status::{Failure, Phase, Status};
 use vm_proto::message::{FromGuest, FromHost, Mode, Step};
+use vm_proto::port;
 
 use crate::control::{self, Asked, Desk};
 use crate::guest::Heard;
@@ -34,6 +35,8 @@ use run::{Beginning, Prepared, Run};
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a guest may take to be ready to be saved.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
+/// How long it may take to read a guest's memory from disk.
+const WAKE_DEADLINE: Duration = Duration::from_secs(120);
 /// How often a machine that sleeps when nothing runs is looked at.
 const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Clients that may wait for one that is being woken.
@@ -289,6 +292,13 @@ impl Machine {
         }
     }
 
+    /// After a sleep that was not to be: a start tells them by itself.
+    fn tell_changes_again(&self) {
+        if let (Some(run), State::Running { .. }) = (&self.run, &self.state) {
+            run.tell_changes();
+        }
+    }
+
     fn can_sleep(&self) -> bool {
         vm_manager::backend::capabilities(self.config.backend).saves
     }
@@ -313,7 +323,7 @@ impl Machine {
     fn called(&mut self, client: UnixStream) {
         match &self.run {
             // It was on its way when the engine was opened.
-            Some(run) if run.is_open() => return engine::connect(&run.devices.vsock, client),
+            Some(run) if run.is_open() => return engine::connect(&run.devices.vsock, client, port::ENGINE),
             // Whoever calls beyond that is hung up on.
             _ if self.callers.len() >= CALLERS_MAX => {}
             _ => self.callers.push(client),
@@ -388,7 +398,12 @@ impl Machine {
 
     fn hear_word(&mut self, word: FromGuest) {
         match word {
-            FromGuest::Done { step } => self.fact(Fact::Done(stage_of(step))),
+            FromGuest::Done { step } => {
+                if step == Step::Shares {
+                    self.tell_changes_again();
+                }
+                self.fact(Fact::Done(stage_of(step)));
+            }
             FromGuest::Failed { step, cause } => self.failed(stage_of(step), &anyhow::anyhow!(cause)),
             FromGuest::Progress { detail, .. } => self.status.send_modify(|status| status.detail = detail),
             FromGuest::Warning { text, .. } => {
@@ -480,11 +495,17 @@ impl Machine {
             }
             Action::AskToSleep => {
                 self.status.send_modify(|status| status.detail.clear());
+                if let Some(run) = &self.run {
+                    run.stop_telling_changes();
+                }
                 self.say(FromHost::Sleep);
                 self.deadline = Some(Deadline::now() + READY_DEADLINE);
             }
             Action::Save => self.save(),
-            Action::Wake => self.say(FromHost::Wake),
+            Action::Wake => {
+                self.say(FromHost::Wake);
+                self.tell_changes_again();
+            }
             Action::AwaitCall => self.await_call(),
             Action::DropSaved => {
                 if let Err(error) = vm_manager::saved::forget(&self.places) {
@@ -517,7 +538,11 @@ impl Machine {
 
     fn begin(&mut self, stage: Stage) {
         self.began = Instant::now();
-        self.deadline = Some(Deadline::now() + stage.deadline(self.is_emulated));
+        let deadline = match (stage, &self.saved) {
+            (Stage::Hypervisor, Some(_)) => WAKE_DEADLINE,
+            _ => stage.deadline(self.is_emulated),
+        };
+        self.deadline = Some(Deadline::now() + deadline);
         if stage == Stage::Image {
             // One that sleeps is rescued by its disk, which is as a power cut would leave it.
             let goes_on = matches!(self.state, State::Starting { mode: Mode::Normal, .. });
@@ -584,9 +609,12 @@ impl Machine {
         };
         let Some(run) = &mut self.run else { return };
         for client in self.callers.drain(..) {
-            engine::connect(&run.devices.vsock, client);
+            engine::connect(&run.devices.vsock, client, port::ENGINE);
         }
-        run.open_engine(listener, &self.places, &self.events);
+        let opened = run.open_engine(listener, &self.places, &self.events);
+        if let Err(error) = opened {
+            self.failed(Stage::Engine, &error);
+        }
     }
 
     /// The engine's socket on the host. It stays for as long as we do: who connects while nobody accepts waits.
@@ -694,8 +722,7 @@ impl Machine {
         let console = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
         // Another agent comes with another image, and with nothing else.
         let of = if self.is_strange && !has_previous { Some(Stage::Image) } else { stage };
-        let remedy =
-            of.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);
+        let remedy = of.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);
         Failure { stage, cause: cause.to_owned(), console, remedy }
     }
 

@@ -80,7 +80,9 @@ pub(crate) fn restore_memory(places: &Places, memory: &File) -> Result<()> {
 pub(crate) async fn wake(places: &Places, qmp: &std::path::Path, devices: &[Plugged]) -> Result<()> {
     let mut qmp = connect(qmp).await?;
     let state = saved::devices(&places.saved());
-    state::restore(&mut qmp, &places.device("state"), &state).await.context("failed to restore its devices")?;
+    state::restore(&mut qmp, &places.device("state"), &state)
+        .await
+        .context("failed to restore its devices")?;
     // From here on its disk changes.
     saved::forget(places)?;
     state::plug(&mut qmp, devices).await.context("failed to plug in its devices")?;

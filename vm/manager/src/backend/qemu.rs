@@ -119,9 +119,11 @@ pub fn plugged(plan: &Plan) -> Vec<Plugged> {
         tag,
     };
     let vsock = device("vsock", 0, "vhost-user-vsock-pci", &plan.vsock, None);
-    let shares = plan.shares.iter().enumerate().map(|(at, (tag, socket))| {
-        device(tag, at + 1, "vhost-user-fs-pci", socket, Some(tag.clone()))
-    });
+    let shares = plan
+        .shares
+        .iter()
+        .enumerate()
+        .map(|(at, (tag, socket))| device(tag, at + 1, "vhost-user-fs-pci", socket, Some(tag.clone())));
     std::iter::once(vsock).chain(shares).collect()
 }
 

@@ -15,6 +15,7 @@ use vm_manager::image::Image;
 use vm_manager::places::Places;
 use vm_manager::saved::Record;
 use vm_proto::message::{Configuration, Listener, Mode, Network};
+use vm_proto::port;
 
 use super::Event;
 use crate::devices::Devices;
@@ -216,17 +217,22 @@ impl Run {
         listener: Arc<UnixListener>,
         places: &Places,
         events: &mpsc::Sender<Event>,
-    ) {
+    ) -> Result<()> {
         if self.open.is_some() {
-            return;
+            return Ok(());
         }
+        let own = places.device("own");
+        let listener_of_own = Arc::new(engine::listen(&own)?);
         let open = self.open.insert(self.cancelled.child_token()).clone();
-        let serve = engine::serve(listener, Arc::clone(&self.devices.vsock));
+        let serve = engine::serve(listener, Arc::clone(&self.devices.vsock), port::ENGINE);
         let runtime = tokio::runtime::Handle::current();
+        runtime.spawn(open.clone().run_until_cancelled_owned(serve));
+        // What we ask is no client that would keep the machine awake.
+        let serve = engine::serve(listener_of_own, Arc::clone(&self.devices.vsock), port::ENGINE_OWN);
         runtime.spawn(open.clone().run_until_cancelled_owned(serve));
         let (standing, mut stands) = watch::channel(Standing::default());
         let carry = ports::carry(
-            places.engine(),
+            own,
             Arc::clone(&self.devices.vsock),
             self.listening.subscribe(),
             standing,
@@ -241,6 +247,7 @@ impl Run {
             }
         };
         runtime.spawn(open.run_until_cancelled_owned(tell));
+        Ok(())
     }
 
     /// Whether the engine's clients are served.
@@ -253,6 +260,11 @@ impl Run {
         if let Some(open) = self.open.take() {
             open.cancel();
         }
+    }
+
+    /// Has the guest hear of changes in its shares no more.
+    pub(crate) fn stop_telling_changes(&self) {
+        self.devices.changes.iter().for_each(|(sink, _)| sink.close());
     }
 
     /// Lets the guest hear of changes in its shares.

@@ -398,7 +398,15 @@ mod tests {
     use super::*;
 
     fn config() -> Config {
-        Config { backend: Backend::Uml, cpus: 2, memory: 1 << 30, disk: 8 << 30, shares: vec![], image: None, sleep_after: None }
+        Config {
+            backend: Backend::Uml,
+            cpus: 2,
+            memory: 1 << 30,
+            disk: 8 << 30,
+            shares: vec![],
+            image: None,
+            sleep_after: None,
+        }
     }
 
     fn row(status: &Status, before: Option<&Report>, config: &Config) -> MachineRow {

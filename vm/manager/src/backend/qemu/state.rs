@@ -30,8 +30,11 @@ pub async fn unplug(qmp: &mut Qmp, devices: &[Plugged]) -> io::Result<()> {
     let deadline = tokio::time::Instant::now() + UNPLUG_DEADLINE;
     loop {
         let there = there(qmp).await?;
-        let left: Vec<&str> =
-            devices.iter().map(|device| device.id.as_str()).filter(|id| there.iter().any(|t| t == id)).collect();
+        let left: Vec<&str> = devices
+            .iter()
+            .map(|device| device.id.as_str())
+            .filter(|id| there.iter().any(|t| t == id))
+            .collect();
         if left.is_empty() {
             break;
         }
@@ -123,6 +126,8 @@ pub async fn restore(qmp: &mut Qmp, socket: &Path, file: &Path) -> io::Result<()
         let mut stream = UnixStream::connect(socket).await?;
         let mut file = tokio::fs::File::open(file).await?;
         tokio::io::copy(&mut file, &mut stream).await?;
+        // Its end is the state's: what is cut off is noticed by that.
+        drop(stream);
         finished(qmp).await
     };
     let outcome = tokio::time::timeout(STATE_DEADLINE, send).await;
