@@ -69,6 +69,11 @@ pub enum Then {
     Stop,
     /// Nothing, until somebody calls.
     Sleep,
+    /// Another start: the kernel gave up, as emulated ones do now and then.
+    Again {
+        /// How it is to run.
+        mode: Mode,
+    },
     /// Another start, with the image that worked before.
     RollBack {
         /// How it is to run.
@@ -126,6 +131,8 @@ pub enum Fact {
         how: String,
         /// As of a failed stage.
         has_previous: bool,
+        /// A kernel that gives up is worth another try.
+        is_flaky: bool,
     },
 }
 
@@ -275,7 +282,12 @@ fn follow(state: &State, fact: Fact) -> Decision {
         (Fact::StopIsLate, State::Stopping { .. }) => (state.clone(), vec![Action::KillVmm]),
         (Fact::StopIsLate, _) => (state.clone(), vec![]),
         (Fact::VmmGone { .. }, State::Stopping { then }) => gone(then.clone()),
-        (Fact::VmmGone { how, has_previous }, State::Starting { stage, mode })
+        (Fact::VmmGone { has_previous: false, is_flaky: true, .. }, State::Starting { stage, mode })
+            if *stage == Stage::Kernel =>
+        {
+            gone(Then::Again { mode: *mode })
+        }
+        (Fact::VmmGone { how, has_previous, .. }, State::Starting { stage, mode })
             if *stage >= Stage::Hypervisor =>
         {
             gone(after_failure(*stage, *mode, format!("the machine ended: {how}"), has_previous))
@@ -316,6 +328,10 @@ fn gone(then: Then) -> Decision {
         Then::Stop => (State::Stopped, vec![Action::ClearUp, Action::End]),
         Then::Sleep => (State::Asleep, vec![Action::ClearUp, Action::AwaitCall]),
         Then::Fail { stage, cause } => (State::Failed { stage, cause }, vec![Action::ClearUp, Action::End]),
+        Then::Again { mode } => (
+            State::Starting { stage: Stage::Image, mode },
+            vec![Action::ClearUp, Action::Begin(Stage::Image)],
+        ),
         Then::RollBack { mode } => (
             State::Starting { stage: Stage::Image, mode },
             vec![Action::ClearUp, Action::UsePreviousImage, Action::Begin(Stage::Image)],
@@ -355,7 +371,7 @@ mod tests {
     }
 
     fn vmm_gone() -> Input {
-        Input::Fact(Fact::VmmGone { how: "signal 9".into(), has_previous: false })
+        Input::Fact(Fact::VmmGone { how: "signal 9".into(), has_previous: false, is_flaky: false })
     }
 
     #[test]
@@ -381,10 +397,31 @@ mod tests {
     #[test]
     fn a_kernel_that_gives_up_at_once_is_rolled_back_too() {
         let mut inputs = up_to(Stage::Hypervisor);
-        inputs.push(Input::Fact(Fact::VmmGone { how: "exit status: 134".into(), has_previous: true }));
+        inputs.push(Input::Fact(Fact::VmmGone {
+            how: "exit status: 134".into(),
+            has_previous: true,
+            is_flaky: true,
+        }));
         let (state, done) = run(inputs);
         assert_eq!(state, State::Starting { stage: Stage::Image, mode: Mode::Normal });
         assert!(done.ends_with(&[Action::ClearUp, Action::UsePreviousImage, Action::Begin(Stage::Image)]));
+    }
+
+    #[test]
+    fn a_kernel_that_gives_up_is_tried_again_where_that_may_help() {
+        let gave_up = |is_flaky| {
+            Input::Fact(Fact::VmmGone { how: "exit status: 0".into(), has_previous: false, is_flaky })
+        };
+        let mut inputs = up_to(Stage::Hypervisor);
+        inputs.push(gave_up(true));
+        let (state, done) = run(inputs.clone());
+        assert_eq!(state, State::Starting { stage: Stage::Image, mode: Mode::Normal });
+        assert!(done.ends_with(&[Action::ClearUp, Action::Begin(Stage::Image)]));
+        inputs.extend(
+            [Stage::Image, Stage::Disk, Stage::Hypervisor].map(|stage| Input::Fact(Fact::Done(stage))),
+        );
+        inputs.push(gave_up(false));
+        assert!(matches!(run(inputs).0, State::Failed { stage: Some(Stage::Kernel), .. }));
     }
 
     #[test]
@@ -453,7 +490,9 @@ mod tests {
             8 => stage.clone().prop_map(|stage| Input::Fact(Fact::Done(stage))),
             2 => (stage, any::<bool>()).prop_map(|(stage, has_previous)| failed(stage, has_previous)),
             1 => Just(Input::Fact(Fact::StopIsLate)),
-            2 => Just(vmm_gone()),
+            2 => any::<bool>().prop_map(|is_flaky| Input::Fact(Fact::VmmGone {
+                how: "signal 9".into(), has_previous: false, is_flaky,
+            })),
         ]
     }
 

@@ -101,6 +101,7 @@ pub(crate) async fn supervise(places: Places, config: Config, images: PathBuf, m
         idle_since: None,
         hangs_up: false,
         is_strange: false,
+        was_flaky: false,
         deadline: None,
         began: Instant::now(),
         is_over: false,
@@ -142,6 +143,8 @@ struct Machine {
     hangs_up: bool,
     /// The guest's agent is of another version.
     is_strange: bool,
+    /// Its program has ended by itself since it last ran.
+    was_flaky: bool,
     /// Until when the stage, or the stop, may take.
     deadline: Option<Deadline>,
     /// When the stage began.
@@ -354,7 +357,13 @@ impl Machine {
 
     fn vmm_gone(&mut self, how: String) {
         let has_previous = self.has_previous();
-        self.fact(Fact::VmmGone { how, has_previous });
+        // Emulated processors trip over code that a kernel changes as it boots; the next boot mostly does not.
+        let is_flaky = self.is_emulated && !std::mem::replace(&mut self.was_flaky, true);
+        if is_flaky {
+            let said = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
+            tracing::warn!(how, said, "the machine ended by itself");
+        }
+        self.fact(Fact::VmmGone { how, has_previous, is_flaky });
     }
 
     /// Whether the image is newer than one that worked.
@@ -694,6 +703,7 @@ impl Machine {
     fn tell(&mut self) {
         if matches!(self.state, State::Running { .. }) {
             self.deadline = None;
+            self.was_flaky = false;
         }
         self.tell_warnings();
         let (phase, stage) = match &self.state {

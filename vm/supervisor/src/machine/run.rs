@@ -1,11 +1,10 @@
 //! One run of a machine: what there is from the hypervisor's stage to the end of its program.
 
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -152,11 +151,12 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     tracing::info!(?command, "starting the machine");
     let back = events.clone();
     let (gone, is_gone) = std::sync::mpsc::channel();
-    let is_given_up = Arc::new(AtomicBool::new(false));
-    let given_up = Arc::clone(&is_given_up);
+    // One that could not be woken was never this run's, and its end is not this run's end.
+    let counts = Arc::new(Mutex::new(saved.is_none()));
+    let counted = Arc::clone(&counts);
     let ended = move |how| {
-        // One that could not be woken was never this run's.
-        if !given_up.load(Ordering::Acquire) {
+        let counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if *counts {
             let _ = back.blocking_send(Event::Ended { run: number, how });
         }
         let _ = gone.send(());
@@ -165,15 +165,22 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     let _ = std::fs::rename(plan.places.console(), plan.places.console().with_extension("log.old"));
     let vmm = Vmm::start(command, memory.as_ref(), plan.places.console(), ended)?;
     let (devices_of_qemu, qmp) = (qemu::plugged(&plan), qemu::qmp_socket(&plan));
-    if saved.is_some()
-        && let Err(error) = runtime.block_on(saving::wake(&plan.places, &qmp, &devices_of_qemu))
-    {
-        is_given_up.store(true, Ordering::Release);
-        vmm.kill();
-        // The disk is its until it is gone.
-        let _ = is_gone.recv_timeout(GONE_DEADLINE);
-        let said = crate::console::last_of(&plan.places.console(), 3);
-        return Err(if said.is_empty() { error } else { error.context(said) });
+    if saved.is_some() {
+        let woken = runtime.block_on(saving::wake(&plan.places, &qmp, &devices_of_qemu));
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_ended = is_gone.try_recv().is_ok();
+        *counts = woken.is_ok() && !has_ended;
+        drop(counts);
+        let woken = if has_ended { woken.and_then(|()| bail!("it ended")) } else { woken };
+        if let Err(error) = woken {
+            vmm.kill();
+            if !has_ended {
+                // The disk is its until it is gone.
+                let _ = is_gone.recv_timeout(GONE_DEADLINE);
+            }
+            let said = crate::console::last_of(&plan.places.console(), 3);
+            return Err(if said.is_empty() { error } else { error.context(said) });
+        }
     }
     let saving = memory.map(|memory| Saving {
         places: plan.places.clone(),
