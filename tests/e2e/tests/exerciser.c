@@ -590,12 +590,15 @@ int main(int argc, char **argv) {
     } else if (!strcmp(verb, "clear")) {
         return nftw(argv[2], clear_one, 32, FTW_PHYS | FTW_DEPTH) ? 1 : 0;
     } else if (!strcmp(verb, "fill") && argc > 3) {
-        static char block[1 << 20];
+        static char block[1 << 24];
         int fd = open(argv[2], O_WRONLY | O_CREAT, 0644);
         memset(block, 'x', sizeof block);
-        for (int at = 0; at < atoi(argv[3]); at++)
-            if (fd < 0 || write(fd, block, sizeof block) != sizeof block || fsync(fd))
+        for (size_t left = strtoul(argv[3], NULL, 10) << 20; left > 0;) {
+            ssize_t written = write(fd, block, left < sizeof block ? left : sizeof block);
+            if (written <= 0 || fsync(fd))
                 die("fill a file");
+            left -= written;
+        }
     } else {
         return 2;
     }

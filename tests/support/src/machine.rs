@@ -36,6 +36,13 @@ pub fn images(backend: &str) -> Option<PathBuf> {
     dir.or_else(built).filter(|images| has(images, "own") || has(images, "debian"))
 }
 
+/// The kinds of machines for tests that take minutes where the processor is emulated: all with `COVE_TEST_MACHINES=all`.
+#[must_use]
+pub fn fast_backends() -> &'static [&'static str] {
+    let is_all = std::env::var("COVE_TEST_MACHINES").is_ok_and(|which| which == "all");
+    if is_all { &["uml", "qemu"] } else { &["uml"] }
+}
+
 impl Machine {
     /// One that is made, with a folder of the test's shared ([`Self::shared`]), and not started. `None`, with the reason
     /// told, where there is no image for it.

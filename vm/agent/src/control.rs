@@ -16,7 +16,7 @@ use vm_proto::{frame, port};
 use crate::boot::Booted;
 use crate::children::Children;
 use crate::engine::{self, Event};
-use crate::{disk, listeners, network, report, resolver, shares, streams, system, tell};
+use crate::{disk, listeners, network, report, resolver, room, shares, streams, system, tell};
 
 /// How often sockets that listen are looked for.
 const LISTENERS_EVERY: Duration = Duration::from_secs(1);
@@ -281,6 +281,11 @@ impl Guest {
                 Ok(None) | Err(_) if is_ready => return Heard::Slept,
                 Ok(None | Some(FromHost::Shutdown)) => return Heard::Last,
                 Ok(Some(FromHost::SetTime { nanoseconds })) => complain(system::set_time(nanoseconds)),
+                Ok(Some(FromHost::Room { bytes })) => {
+                    beside("holding room back", async move {
+                        tokio::task::spawn_blocking(move || room::limit(bytes)).await?
+                    });
+                }
                 Ok(Some(FromHost::SetResolver(servers))) => complain(resolver::set(&servers)),
                 Ok(Some(FromHost::Report)) => {
                     self.say(FromGuest::Report(report::look(engine::runs().await))).await;

@@ -19,7 +19,7 @@ pub(crate) fn look(engine_runs: bool) -> Report {
         memory_total: kilobytes(&memory, "MemTotal:") << 10,
         memory_available: kilobytes(&memory, "MemAvailable:") << 10,
         disk_total,
-        disk_used: disk_total.saturating_sub(disk_free),
+        disk_used: disk_total.saturating_sub(disk_free + crate::room::taken()),
         cpu_ms: cpu_ms(&fs::read_to_string("/proc/stat").unwrap_or_default()),
         clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         engine_runs,

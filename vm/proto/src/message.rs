@@ -142,6 +142,11 @@ pub enum FromHost {
     Report,
     /// Give unused memory back: drop caches, compact, trim the data disk.
     GiveBack,
+    /// So much more the data disk may take of the host's own; told when it changes.
+    Room {
+        /// In bytes.
+        bytes: u64,
+    },
     /// The host's resolvers changed.
     SetResolver(Resolver),
     /// Prepare to be saved; answered by [`FromGuest::Ready`] or [`FromGuest::NotReady`].

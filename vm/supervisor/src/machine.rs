@@ -1,6 +1,8 @@
 //! The one task that owns a machine's state: it hears, has `vm_manager::lifecycle` decide, and acts.
 
 mod run;
+#[cfg(test)]
+mod tests;
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ use vm_proto::port;
 use crate::control::{self, Asked, Desk};
 use crate::guest::Heard;
 use crate::preparation::{self, Chosen};
+use crate::room::{self, Room};
 use crate::{clock, engine};
 use run::{Beginning, Prepared, Run};
 
@@ -49,6 +52,8 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(300);
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How many lines of the console an error shows.
 const CONSOLE_LINES: usize = 12;
+/// How many warnings of a guest are kept.
+const WARNINGS: usize = 32;
 /// Events on their way to the machine's task.
 const WAITING: usize = 256;
 
@@ -83,33 +88,7 @@ pub(crate) async fn supervise(places: Places, config: Config, images: PathBuf, m
     let tasks = TaskTracker::new();
     let desk = Desk { asked, status: status.subscribe(), vsock: has_vsock, tasks: tasks.clone() };
     let server = tokio::task::JoinSet::new();
-    let machine = Machine {
-        places,
-        config,
-        images,
-        state: State::Stopped,
-        status,
-        vsock,
-        events,
-        runs: 0,
-        chosen: None,
-        saved: None,
-        run: None,
-        engine: None,
-        asleep: None,
-        callers: Vec::new(),
-        idle_since: None,
-        hangs_up: false,
-        is_strange: false,
-        was_flaky: false,
-        deadline: None,
-        began: Instant::now(),
-        is_over: false,
-        is_emulated: false,
-        reports_for: Vec::new(),
-        port_warnings: Vec::new(),
-        start_warnings: Vec::new(),
-    };
+    let machine = Machine::new(places, config, images, vsock, events, status);
     let outcome = machine.live(listener, desk, server, requests, heard, mode).await;
     tasks.close();
     // Followers read the last word; those that don't are not waited for.
@@ -141,8 +120,6 @@ struct Machine {
     idle_since: Option<Instant>,
     /// The guest is about to hang up, and says hello again later.
     hangs_up: bool,
-    /// The guest's agent is of another version.
-    is_strange: bool,
     /// Its program has ended by itself since it last ran.
     was_flaky: bool,
     /// Until when the stage, or the stop, may take.
@@ -155,9 +132,50 @@ struct Machine {
     reports_for: Vec<oneshot::Sender<Answer>>,
     port_warnings: Vec<String>,
     start_warnings: Vec<String>,
+    /// The guest's agent is of another version.
+    is_stranger: bool,
+    room: Room,
 }
 
 impl Machine {
+    fn new(
+        places: Places,
+        config: Config,
+        images: PathBuf,
+        vsock: watch::Sender<Option<Arc<Vsock>>>,
+        events: mpsc::Sender<Event>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Self {
+            places,
+            config,
+            images,
+            state: State::Stopped,
+            status,
+            vsock,
+            events,
+            runs: 0,
+            chosen: None,
+            saved: None,
+            run: None,
+            engine: None,
+            asleep: None,
+            callers: Vec::new(),
+            idle_since: None,
+            hangs_up: false,
+            was_flaky: false,
+            deadline: None,
+            began: Instant::now(),
+            is_over: false,
+            is_emulated: false,
+            reports_for: Vec::new(),
+            port_warnings: Vec::new(),
+            start_warnings: Vec::new(),
+            is_stranger: false,
+            room: Room::default(),
+        }
+    }
+
     async fn live(
         mut self,
         listener: UnixListener,
@@ -186,6 +204,7 @@ impl Machine {
                     if watch.has_jumped() {
                         self.say(FromHost::SetTime { nanoseconds: clock::now() });
                     }
+                    self.look_at_room();
                 }
                 _ = reports.tick(), if self.status.receiver_count() > 1 => self.say(FromHost::Report),
                 () = sleep_until(answer_by) => self.answer_waiting(),
@@ -195,6 +214,40 @@ impl Machine {
             answer_by = is_waited_for.then(|| answer_by.unwrap_or_else(|| Deadline::now() + REPORT_DEADLINE));
         }
         self.keep_status()
+    }
+
+    /// The host's disk may fill up at any time.
+    fn look_at_room(&mut self) {
+        let (Some(run), State::Running { mode: Mode::Normal }) = (&self.run, &self.state) else { return };
+        let Some(free) = room::free(&self.places) else { return };
+        for step in self.room.look(free, self.config.disk) {
+            match step {
+                room::Step::Tell(bytes) => self.say(FromHost::Room { bytes }),
+                room::Step::Stop => run.vmm.stop(),
+                room::Step::GoOn => {
+                    run.vmm.go_on();
+                    self.go_on_writing();
+                }
+            }
+        }
+        self.tell_warnings();
+    }
+
+    /// QEMU stops a guest itself whose write found no room, and then waits to be told.
+    fn go_on_writing(&self) {
+        if !vm_manager::backend::capabilities(self.config.backend).has_qmp {
+            return;
+        }
+        let socket = self.places.device("qmp");
+        let go_on = async move {
+            let mut qmp = vm_manager::qmp::Qmp::connect(&socket).await?;
+            qmp.execute("cont", serde_json::json!({})).await
+        };
+        tokio::runtime::Handle::current().spawn(async move {
+            if let Err(error) = go_on.await {
+                tracing::warn!(%error, "failed to let the machine go on");
+            }
+        });
     }
 
     fn say(&self, word: FromHost) {
@@ -390,7 +443,7 @@ impl Machine {
                      {}: use a guest image of this release",
                     vm_proto::VERSION
                 );
-                self.is_strange = true;
+                self.is_stranger = true;
                 self.failed(Stage::Kernel, &anyhow::anyhow!(cause));
             }
             Heard::Gone(_) if std::mem::take(&mut self.hangs_up) => {}
@@ -416,8 +469,10 @@ impl Machine {
             FromGuest::Failed { step, cause } => self.failed(stage_of(step), &anyhow::anyhow!(cause)),
             FromGuest::Progress { detail, .. } => self.status.send_modify(|status| status.detail = detail),
             FromGuest::Warning { text, .. } => {
-                self.start_warnings.push(text);
-                self.tell_warnings();
+                if self.start_warnings.len() < WARNINGS && !self.start_warnings.contains(&text) {
+                    self.start_warnings.push(text);
+                    self.tell_warnings();
+                }
             }
             FromGuest::EngineEnded { how, tail } => {
                 tracing::warn!(how, tail, "the engine ended and is started again");
@@ -498,6 +553,12 @@ impl Machine {
             Action::Begin(stage) => self.begin(stage),
             Action::KeepImage => self.keep_image(),
             Action::UsePreviousImage => self.use_previous_image(),
+            Action::AskToPowerOff if self.room.is_stopped() => {
+                // It has no room to write to. What it has acknowledged is on its disk.
+                if let Some(run) = &self.run {
+                    run.vmm.kill();
+                }
+            }
             Action::AskToPowerOff => {
                 self.say(FromHost::Shutdown);
                 self.deadline = Some(Deadline::now() + STOP_DEADLINE);
@@ -530,6 +591,7 @@ impl Machine {
             }
             Action::ClearUp => {
                 self.deadline = None;
+                self.room = Room::default();
                 self.vsock.send_replace(None);
                 if let Some(run) = self.run.take() {
                     run.clear_up();
@@ -564,7 +626,7 @@ impl Machine {
         match stage {
             Stage::Image => {
                 self.runs += 1;
-                self.is_strange = false;
+                self.is_stranger = false;
                 self.status.send_modify(|status| status.took.clear());
                 let (images, saved) = (self.images.clone(), self.saved.clone());
                 let choose = move || match saved {
@@ -692,7 +754,9 @@ impl Machine {
     }
 
     fn tell_warnings(&mut self) {
-        let all: Vec<String> = self.start_warnings.iter().chain(&self.port_warnings).cloned().collect();
+        let room = self.room.warning(&self.places);
+        let all: Vec<String> =
+            self.start_warnings.iter().chain(&self.port_warnings).cloned().chain(room).collect();
         self.status.send_if_modified(|status| {
             let is_new = status.warnings != all;
             status.warnings = all;
@@ -730,9 +794,10 @@ impl Machine {
     fn failure(&self, stage: Option<Stage>, cause: &str) -> Failure {
         let has_previous = self.has_previous();
         let console = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
-        // Another agent comes with another image, and with nothing else.
-        let of = if self.is_strange && !has_previous { Some(Stage::Image) } else { stage };
-        let remedy = of.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);
+        // An image of another release is not mended by another kind of machine.
+        let stage_of_remedy =
+            if self.is_stranger && !has_previous { Stage::Image } else { stage.unwrap_or(Stage::Engine) };
+        let remedy = stage_of_remedy.remedy(&self.places.name, self.config.backend, has_previous);
         Failure { stage, cause: cause.to_owned(), console, remedy }
     }
 

@@ -83,6 +83,16 @@ impl Vmm {
         let _ = kill_process_group(self.pid, Signal::KILL);
     }
 
+    /// Lets it stand still.
+    pub(crate) fn stop(&self) {
+        let _ = kill_process_group(self.pid, Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        let _ = kill_process_group(self.pid, Signal::CONT);
+    }
+
     /// Bytes of memory that it takes, its share of what it shares counted (PSS).
     pub(crate) fn memory(&self) -> Option<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).ok()?;
