@@ -117,6 +117,13 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let wrong =
             |what, value: String, reason: &str| Err(Error::Value { what, value, reason: reason.to_owned() });
+        if !crate::sys::BACKENDS.contains(&self.backend) {
+            return wrong(
+                "a backend",
+                self.backend.to_string(),
+                "machines are not built yet for this system",
+            );
+        }
         if self.cpus == 0 || self.cpus > 64 {
             return wrong("processors", self.cpus.to_string(), "1 to 64 are");
         }
