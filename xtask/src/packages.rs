@@ -38,6 +38,16 @@ const TEST: &[&str] = &[
     "xz-utils",
     "debian-archive-keyring",
 ];
+/// To check and link what is for macOS and Windows.
+const CROSS: &[&str] = &[
+    "build-essential",
+    "xz-utils",
+    "debian-archive-keyring",
+    // Compilers of C, for macOS and for Windows.
+    "clang",
+    "llvm",
+    "gcc-mingw-w64-x86-64-win32",
+];
 /// To build a kernel of our own.
 const KERNEL: &[&str] = &["build-essential", "flex", "bison", "bc", "libelf-dev", "lz4", "xz-utils", "kmod"];
 
@@ -46,6 +56,7 @@ const KERNEL: &[&str] = &["build-essential", "flex", "bison", "bc", "libelf-dev"
 pub(crate) enum Purpose {
     Run,
     Test,
+    Cross,
     Kernel,
 }
 
@@ -55,6 +66,7 @@ pub(crate) fn ensure(purpose: Purpose, is_agreed: bool) -> Result<()> {
     let mut wanted = match purpose {
         Purpose::Run => [BUILD, RUN].concat(),
         Purpose::Test => [BUILD, TEST].concat(),
+        Purpose::Cross => CROSS.to_vec(),
         Purpose::Kernel => KERNEL.to_vec(),
     };
     // Any of Docker's clients will do; Debian's package brings one along with a daemon.
