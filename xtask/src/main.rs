@@ -30,7 +30,8 @@ Usage: cargo xtask COMMAND
   guest-image [--machine uml|qemu] [--kernel debian|own]
                               make what a machine boots, in target/guest; both machines, and our own
                               kernel if it was built before, unless said otherwise
-  cross                       check what is for macOS and Windows, from here
+  cross [macos] [windows] [wine]
+                              check what is for macOS and Windows from here, link it, and run it under Wine
   musl                        build what ships for Linux, in target/ship
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
                               only runtimes, commands or networks; machine: machines
@@ -60,7 +61,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("tidy") => tidy::tidy(),
         Some("gen-types") => test::gen_types(),
         Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
-        Some("cross") => cross::cross(),
+        Some("cross") => cross::cross(args.get(1..).unwrap_or_default()),
         Some("musl") => musl::musl(),
         Some("test-machine") => test::test_machine(),
         Some("bench") => bench::bench(args.get(1).map(String::as_str)),

@@ -306,8 +306,6 @@ fn to_entry(auth: &Auth) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn auth(username: &str, password: &str) -> Auth {
@@ -348,7 +346,11 @@ mod tests {
         let kept = config.keep("example.com", &auth("user", "secret")).unwrap();
         let path = dir.join("config.json");
         assert_eq!(kept, Kept::Plain(path.clone()));
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        #[cfg(unix)]
+        {
+            let permissions = std::fs::metadata(&path).unwrap().permissions();
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777, 0o600);
+        }
         let mut config = DockerConfig::load_from(&dir).unwrap();
         assert_eq!(config.find("example.com"), Some(auth("user", "secret")));
         config.keep("docker.io", &auth("hub", "x")).unwrap();

@@ -200,7 +200,7 @@ mod tests {
         let path = dir.path().canonicalize().unwrap();
         let share: Share = format!("{}:ro", path.display()).parse().unwrap();
         assert_eq!(share, Share { path: path.clone(), read_only: true });
-        assert!("/".parse::<Share>().is_err());
+        assert!(!cfg!(unix) || "/".parse::<Share>().is_err(), "the guest's own system is there");
         assert!("/no/such/folder".parse::<Share>().is_err());
         let file = path.join("file");
         std::fs::write(&file, "").unwrap();

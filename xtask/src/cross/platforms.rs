@@ -4,6 +4,8 @@
 //! [package.metadata.cove]
 //! platforms = ["linux"]
 //! ```
+//!
+//! With `wine = true` a package's tests are run under Wine too.
 
 use std::process::Command;
 
@@ -11,7 +13,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::shell::output;
-use crate::sysroot::Depth;
 
 /// A system that Cove is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,14 +38,6 @@ impl Platform {
             Self::Linux => "x86_64-unknown-linux-gnu",
             Self::Macos => "aarch64-apple-darwin",
             Self::Windows => "x86_64-pc-windows-msvc",
-        }
-    }
-
-    /// Nothing is linked for Microsoft's own target: that takes Microsoft's linker and libraries.
-    pub(super) fn depth(self) -> Depth {
-        match self {
-            Self::Linux | Self::Macos => Depth::Code,
-            Self::Windows => Depth::Types,
         }
     }
 
@@ -75,6 +68,8 @@ pub(super) struct Member {
     pub(super) name: String,
     /// `None` for all.
     platforms: Option<Vec<Platform>>,
+    /// Whether its tests are run under Wine too.
+    pub(super) runs_under_wine: bool,
 }
 
 impl Member {
@@ -94,7 +89,8 @@ pub(super) fn members() -> Result<Vec<Member>> {
 
 fn member(package: &Value) -> Result<Member> {
     let name = package["name"].as_str().context("a package has a name")?.to_owned();
-    let platforms = match &package["metadata"]["cove"]["platforms"] {
+    let cove = &package["metadata"]["cove"];
+    let platforms = match &cove["platforms"] {
         Value::Null => None,
         Value::Array(names) => {
             let names = names.iter().map(|name| Platform::parse(name.as_str().unwrap_or_default()));
@@ -102,7 +98,8 @@ fn member(package: &Value) -> Result<Member> {
         }
         other => bail!("platforms in the Cargo.toml of {name} are a list, not {other}"),
     };
-    Ok(Member { name, platforms })
+    let runs_under_wine = cove["wine"].as_bool().unwrap_or(false);
+    Ok(Member { name, platforms, runs_under_wine })
 }
 
 #[cfg(test)]

@@ -64,7 +64,8 @@ fn is(error: &io::Error, code: u32) -> bool {
     error.raw_os_error().and_then(|raw| u32::try_from(raw).ok()) == Some(code)
 }
 
-/// Listens at `path`: for this user and administrators, as the system does it by itself, and nobody from elsewhere.
+/// Listens at `path`. By the system's own rule this user and administrators may ask, others of this computer may only
+/// look, and nobody from elsewhere gets in.
 ///
 /// # Errors
 /// Somebody listens there, or it can't be a pipe's name.
