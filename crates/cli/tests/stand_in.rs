@@ -1,6 +1,8 @@
 //! `cove` against a stand-in of an engine, at the kind of address that engines of this computer have: a Unix socket, or a
 //! named pipe on Windows.
 
+#![expect(clippy::unwrap_used, reason = "the tests' own fixture")]
+
 use std::process::Stdio;
 use std::time::Duration;
 
