@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &["engine", "image-store", "oci-runtime", "vm-devices", "tauri"]),
     ("vm-proto", &["tokio", "stdx", "model"]),
     ("vm-manager", &["engine", "api", "axum", "hyper", "vm-devices"]),
+    ("vm-hyperv", &["tokio", "engine", "api", "vm-devices"]),
     ("vm-agent", &["engine", "api", "hyper", "vm-manager", "vm-devices"]),
     ("vm-supervisor", &["engine", "image-store", "oci-runtime", "axum", "tauri"]),
 ];
@@ -41,6 +42,7 @@ const UNSAFE: &[&str] = &[
     "crates/oci-runtime/src/sys.rs",
     "vm/agent/src/sys.rs",
     "vm/devices/src/sys.rs",
+    "vm/hyperv/src/sys/windows.rs",
     "vm/supervisor/src/sys.rs",
 ];
 

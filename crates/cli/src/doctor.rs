@@ -1,15 +1,19 @@
 //! `doctor`: what works on this computer, and what to do about the rest. What is looked at is another on each system:
 //! this file picks.
 
-#[cfg(not(target_os = "linux"))]
-mod elsewhere;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(windows)]
+mod windows;
 
-#[cfg(not(target_os = "linux"))]
-use elsewhere::checks;
 #[cfg(target_os = "linux")]
 use linux::checks;
+#[cfg(target_os = "macos")]
+use macos::checks;
+#[cfg(windows)]
+use windows::checks;
 
 use crate::exit::{Failure, Outcome};
 use crate::printer;
@@ -43,4 +47,13 @@ pub(crate) async fn doctor(host_name: Option<&str>) -> Outcome {
         }
     }
     Ok(u8::from(checks.iter().any(|check| !check.is_good)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn no_machines() -> Check {
+    Check {
+        is_good: false,
+        what: format!("machines on {}", std::env::consts::OS),
+        remedy: "they are not built yet: use an engine elsewhere, by COVE_HOST or --host".to_owned(),
+    }
 }

@@ -1,9 +1,12 @@
 //! Linking for Windows with Debian's MinGW, and what then runs under Wine.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 
 use super::platforms::Member;
-use super::wine::Wine;
+use super::wine::{self, Wine};
+use crate::files;
 use crate::shell::{command, root, run_command};
 use crate::sysroot::Target;
 
@@ -21,6 +24,7 @@ pub(super) fn run(target: &Target, members: &[Member]) -> Result<()> {
     }
     target.apply(&mut tests, &[]);
     wine.run_by(&mut tests);
+    stand_ins(&mut tests)?;
     tests.arg("--");
     for (test, reason) in NOT_UNDER_WINE {
         println!("cross: {test} is skipped, because {reason}");
@@ -33,5 +37,19 @@ pub(super) fn run(target: &Target, members: &[Member]) -> Result<()> {
     let help = wine.output(&cove, &["--help"])?;
     ensure!(help.contains("Usage: cove"), "cove --help says {help:?}");
     println!("cross: {} runs under Wine, and says it is {}", cove.display(), version.trim());
+    Ok(())
+}
+
+/// What `vm/hyperv` calls of Windows, made up: Wine has neither the service nor WSL.
+fn stand_ins(tests: &mut Command) -> Result<()> {
+    let sources = root().join("vm/hyperv/tests/stand_in");
+    let into = root().join("target/wine/stand-ins");
+    files::make_dir(&into)?;
+    let (library, program) = (into.join("computecore.dll"), into.join("wsl.exe"));
+    wine::compile(&sources.join("computecore.c"), &library, &["-shared"])?;
+    wine::compile(&sources.join("wsl.c"), &program, &["-municode"])?;
+    tests.env("COVE_HCS_STAND_IN", Wine::path(&library));
+    tests.env("COVE_HCS_LOG", Wine::path(&into.join("calls.log")));
+    tests.env("COVE_WSL_STAND_IN_PROGRAM", Wine::path(&program));
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::shell::{command, has, root};
 /// Debian keeps the program here, out of PATH.
 const INSTALLED: &str = "/usr/lib/wine/wine64";
 const SHIM: &str = include_str!("wine/bcryptprimitives.c");
-pub(super) const MINGW: &str = "x86_64-w64-mingw32-gcc";
+const MINGW: &str = "x86_64-w64-mingw32-gcc";
 
 /// Wine with what our programs need.
 pub(super) struct Wine {
@@ -34,7 +34,8 @@ impl Wine {
             files::run_quietly(boot).context("failed to make a prefix for Wine")?;
             let system = into.join("drive_c/windows/system32");
             ensure!(system.is_dir(), "Wine made no {}", system.display());
-            library(SHIM, &system.join("bcryptprimitives.dll"), &["-ladvapi32"])?;
+            let shim = root().join("xtask/src/cross/wine/bcryptprimitives.c");
+            compile(&shim, &system.join("bcryptprimitives.dll"), &["-shared", "-ladvapi32"])?;
             // What Wine has under way knows the folder by its name, which changes now.
             let mut wait = command("timeout", &["60"]);
             wait.arg(wine.program.with_file_name("wineserver64")).arg("--wait");
@@ -58,6 +59,11 @@ impl Wine {
         files::output_of(run).with_context(|| format!("failed to run {} by Wine", program.display()))
     }
 
+    /// Where a file of ours is for a program that Wine runs.
+    pub(super) fn path(file: &Path) -> String {
+        format!("Z:{}", file.display()).replace('/', "\\")
+    }
+
     fn apply(command: &mut Command, prefix: &Path) {
         command.env("WINEPREFIX", prefix).env("WINEDEBUG", "-all");
         // Neither .NET nor a browser is asked for, and no window opened.
@@ -65,11 +71,9 @@ impl Wine {
     }
 }
 
-/// Makes a library of Windows' of a text in C.
-fn library(text: &str, into: &Path, with: &[&str]) -> Result<()> {
-    let source = into.with_extension("c");
-    files::write(&source, text.as_bytes())?;
-    let mut compile = command(MINGW, &["-shared", "-O2", "-Wall", "-Werror", "-o"]);
-    compile.arg(into).arg(&source).args(with);
+/// Compiles a file in C for Windows.
+pub(super) fn compile(source: &Path, into: &Path, flags: &[&str]) -> Result<()> {
+    let mut compile = command(MINGW, &["-O2", "-Wall", "-Werror", "-o"]);
+    compile.arg(into).arg(source).args(flags);
     files::run_quietly(compile).with_context(|| format!("failed to compile {}", source.display()))
 }
