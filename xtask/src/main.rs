@@ -1,9 +1,10 @@
 //! The project's chores, each from a fresh machine: `cargo xtask run`, `test`, `ci`, `tidy`,
-//! `gen-types`, `guest-image`, `musl`, `bench`.
+//! `gen-types`, `guest-image`, `cross`, `musl`, `bench`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
 
 mod apt;
 mod bench;
+mod cross;
 mod files;
 mod guest_image;
 mod machine_suite;
@@ -11,6 +12,7 @@ mod musl;
 mod packages;
 mod run;
 mod shell;
+mod sysroot;
 mod test;
 mod tidy;
 
@@ -28,6 +30,8 @@ Usage: cargo xtask COMMAND
   guest-image [--machine uml|qemu] [--kernel debian|own]
                               make what a machine boots, in target/guest; both machines, and our own
                               kernel if it was built before, unless said otherwise
+  cross [macos] [windows] [wine]
+                              check what is for macOS and Windows from here, link it, and run it under Wine
   musl                        build what ships for Linux, in target/ship
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
                               only runtimes, commands or networks; machine: machines
@@ -57,6 +61,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("tidy") => tidy::tidy(),
         Some("gen-types") => test::gen_types(),
         Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
+        Some("cross") => cross::cross(args.get(1..).unwrap_or_default()),
         Some("musl") => musl::musl(),
         Some("test-machine") => test::test_machine(),
         Some("bench") => bench::bench(args.get(1).map(String::as_str)),

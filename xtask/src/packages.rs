@@ -38,6 +38,19 @@ const TEST: &[&str] = &[
     "xz-utils",
     "debian-archive-keyring",
 ];
+/// To check and link what is for macOS and Windows.
+const CROSS: &[&str] = &[
+    "build-essential",
+    "xz-utils",
+    "debian-archive-keyring",
+    // Compilers of C, for macOS and for Windows.
+    "clang",
+    "llvm",
+    "gcc-mingw-w64-x86-64-win32",
+    "wine64",
+    // A list of what macOS' system library exports comes from PyPI, in an archive.
+    "unzip",
+];
 /// To build a kernel of our own.
 const KERNEL: &[&str] = &["build-essential", "flex", "bison", "bc", "libelf-dev", "lz4", "xz-utils", "kmod"];
 
@@ -46,6 +59,7 @@ const KERNEL: &[&str] = &["build-essential", "flex", "bison", "bc", "libelf-dev"
 pub(crate) enum Purpose {
     Run,
     Test,
+    Cross,
     Kernel,
 }
 
@@ -54,17 +68,23 @@ pub(crate) enum Purpose {
 pub(crate) fn ensure(purpose: Purpose, is_agreed: bool) -> Result<()> {
     let mut wanted = match purpose {
         Purpose::Run => [BUILD, RUN].concat(),
-        Purpose::Test => [BUILD, TEST].concat(),
+        Purpose::Test => [BUILD, TEST, CROSS].concat(),
+        Purpose::Cross => CROSS.to_vec(),
         Purpose::Kernel => KERNEL.to_vec(),
     };
     // Any of Docker's clients will do; Debian's package brings one along with a daemon.
     if purpose == Purpose::Test && !has("docker") {
         wanted.push("docker.io");
     }
+    if matches!(purpose, Purpose::Cross | Purpose::Test) && !has("pip3") {
+        wanted.push("python3-pip");
+    }
     // Compose of the kind that is a plugin of Docker's; older systems have another program of that name.
     if purpose == Purpose::Test && output("docker", &["compose", "version"]).is_none() && has_compose() {
         wanted.push("docker-compose");
     }
+    wanted.sort_unstable();
+    wanted.dedup();
     if !has("apt-get") || !has("dpkg-query") {
         println!(
             "This is no Debian or Ubuntu: make sure that the equivalents of these are there: {}",

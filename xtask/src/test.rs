@@ -26,7 +26,8 @@ pub(crate) fn test() -> Result<()> {
     tests.env("COVE_TEST_IMAGE_TAR", &image).env("NODE_PATH", clients.join("node_modules"));
     tests.env("COVE_GUEST_IMAGES", root().join("target/guest"));
     run_command(tests)?;
-    crate::machine_suite::run(&image)
+    crate::machine_suite::run(&image)?;
+    crate::cross::cross(&[])
 }
 
 /// What tests start: programs of the workspace, what machines boot, and the tests' image, whose file this is.

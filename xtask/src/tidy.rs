@@ -12,6 +12,7 @@ use crate::shell::{output, root};
 const LAYERS: &[(&str, &[&str])] = &[
     ("model", &["tokio", "hyper", "rusqlite", "stdx"]),
     ("oci-runtime", &["tokio", "hyper", "axum", "rusqlite", "engine", "api"]),
+    ("ipc", &["hyper", "model", "stdx", "api", "engine"]),
     ("credentials", &["tokio", "hyper", "model", "engine", "api", "image-store"]),
     ("image-store", &["axum", "engine", "api", "oci-runtime"]),
     ("network", &["axum", "engine", "api", "image-store", "oci-runtime"]),
@@ -20,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &["engine", "image-store", "oci-runtime", "vm-devices", "tauri"]),
     ("vm-proto", &["tokio", "stdx", "model"]),
     ("vm-manager", &["engine", "api", "axum", "hyper", "vm-devices"]),
+    ("vm-hyperv", &["tokio", "engine", "api", "vm-devices"]),
     ("vm-agent", &["engine", "api", "hyper", "vm-manager", "vm-devices"]),
     ("vm-supervisor", &["engine", "image-store", "oci-runtime", "axum", "tauri"]),
 ];
@@ -29,12 +31,18 @@ const UNSAFE: &[&str] = &[
     "crates/api-server/src/rootless.rs",
     "crates/api-server/src/sys.rs",
     "crates/engine/src/watch.rs",
-    "crates/host/src/sys.rs",
+    "crates/cli/src/sys/windows.rs",
+    "crates/host/src/sys/linux.rs",
+    "crates/host/src/sys/macos.rs",
+    "crates/host/src/sys/unix.rs",
+    "crates/host/src/sys/windows.rs",
     "crates/image-store/welcome/main.rs",
+    "crates/ipc/src/sys/windows.rs",
     "crates/network/src/sys.rs",
     "crates/oci-runtime/src/sys.rs",
     "vm/agent/src/sys.rs",
     "vm/devices/src/sys.rs",
+    "vm/hyperv/src/sys/windows.rs",
     "vm/supervisor/src/sys.rs",
 ];
 

@@ -6,7 +6,9 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
-use crate::{containers, copy, docker, images, listing, machine, networks, registry, run, system, volumes};
+use crate::{
+    containers, copy, docker, doctor, images, listing, machine, networks, registry, run, system, volumes,
+};
 
 /// Runs containers.
 #[derive(Parser, Debug)]
@@ -225,7 +227,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
     let host = args.host.as_deref();
     match args.verb {
         Verb::Web(web) => return system::web(host, &web).await,
-        Verb::Doctor => return system::doctor(host).await,
+        Verb::Doctor => return doctor::doctor(host).await,
         Verb::Logout(logout) => return registry::logout(&logout),
         Verb::Docker(verb) => return docker::dispatch(host, &verb),
         Verb::Machine(verb) => return machine::dispatch(verb).await,

@@ -12,6 +12,7 @@ use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use crate::containers::write_out;
 use crate::exit::{Failure, Outcome};
 use crate::printer;
+use crate::sys;
 
 /// How much of an archive waits between its reader and its writer.
 const BUFFER: usize = 256 << 10;
@@ -31,6 +32,9 @@ pub(crate) struct CopyArgs {
 
 /// A container and a path in it.
 fn in_container(text: &str) -> Option<(&str, &str)> {
+    if sys::HAS_DRIVES && model::drive::is_on_drive(text) {
+        return None;
+    }
     text.split_once(':').filter(|(name, _)| !name.is_empty() && !name.contains('/') && !name.starts_with('.'))
 }
 
@@ -98,7 +102,7 @@ impl Place {
                 .map_err(|failure| Failure::new(format!("{}: {}", shown.display(), failure.message)))?;
         }
         for (path, mode) in modes.into_iter().rev() {
-            set_mode(&path, mode)?;
+            sys::set_mode(&path, mode)?;
         }
         Ok(0)
     }
@@ -168,18 +172,6 @@ impl Place {
         }
         Ok(Some(dir.join(last)))
     }
-}
-
-#[cfg(unix)]
-fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & 0o777))
-}
-
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "modes are Unix's")]
-fn set_mode(_path: &Path, _mode: u32) -> std::io::Result<()> {
-    Ok(())
 }
 
 async fn copy_in(client: &Client, source: &str, name: &str, path: &str, keeps_owner: bool) -> Outcome {

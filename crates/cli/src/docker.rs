@@ -15,6 +15,7 @@ use stdx::fs::Durability;
 
 use crate::exit::{Failure, Outcome};
 use crate::printer;
+use crate::sys;
 
 /// The context's name.
 const NAME: &str = "cove";
@@ -128,7 +129,7 @@ fn link_socket(endpoint: &Endpoint) -> Outcome<()> {
     if is_ours {
         return Ok(());
     }
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+    if sys::is_answered(socket) {
         return Err(Failure::new(format!("another engine answers at {SOCKET}: stop it first")));
     }
     let fail =
@@ -137,7 +138,7 @@ fn link_socket(endpoint: &Endpoint) -> Outcome<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
         _ => {}
     }
-    std::os::unix::fs::symlink(path, socket).map_err(fail)
+    sys::link(path, socket).map_err(fail)
 }
 
 #[cfg(test)]

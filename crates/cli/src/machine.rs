@@ -274,8 +274,8 @@ fn init(args: &InitArgs) -> Outcome {
 
 /// The user's home, if it is a folder that can be shared.
 fn home() -> Outcome<Vec<Share>> {
-    let home = std::env::var("HOME").unwrap_or_default();
-    Ok(home.parse::<Share>().into_iter().collect())
+    let home = stdx::process::home().and_then(|home| home.into_os_string().into_string().ok());
+    Ok(home.unwrap_or_default().parse::<Share>().into_iter().collect())
 }
 
 async fn start(args: &StartArgs) -> Outcome {

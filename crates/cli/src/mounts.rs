@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use api::container::{BindOptions, Empty, Mount, TmpfsOptions};
 use api::volume::{DriverConfig, ImageOptions, VolumeOptions};
+use model::drive;
 
 use crate::exit::{Failure, Outcome, USAGE};
+use crate::sys;
 use crate::units::parse_size;
 
 fn bad(message: impl Into<String>) -> Failure {
@@ -17,23 +19,40 @@ fn bad(message: impl Into<String>) -> Failure {
 pub(crate) fn parse_volumes(list: &[String]) -> Outcome<(Vec<String>, BTreeMap<String, Empty>)> {
     let (mut binds, mut nameless) = (Vec::new(), BTreeMap::new());
     for text in list {
-        match text.split_once(':') {
+        match split_source(text, sys::HAS_DRIVES) {
             None => {
                 nameless.insert(text.clone(), Empty::default());
             }
             Some((source, rest)) if source.starts_with('.') => {
                 binds.push(format!("{}:{rest}", absolute(source)?));
             }
-            Some(_) => binds.push(text.clone()),
+            Some((source, rest)) => binds.push(format!("{}:{rest}", as_engine_sees(source)?)),
         }
     }
     Ok((binds, nameless))
 }
 
+/// A volume's source, and what follows it. The colon of a drive's letter ends none.
+fn split_source(text: &str, has_drives: bool) -> Option<(&str, &str)> {
+    let letter = if has_drives && drive::is_on_drive(text) { text.find(':')? + 1 } else { 0 };
+    let at = letter + text.get(letter..)?.find(':')?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
 fn absolute(path: &str) -> Outcome<String> {
     let path = std::path::absolute(path).map_err(|error| bad(format!("{path}: {error}")))?;
     let clean: std::path::PathBuf = path.components().collect();
-    Ok(clean.display().to_string())
+    as_engine_sees(&clean.display().to_string())
+}
+
+/// A path of this computer, or a volume's name, as the engine knows it: in a machine's guest drives are folders.
+pub(crate) fn as_engine_sees(source: &str) -> Outcome<String> {
+    if !sys::HAS_DRIVES || !source.contains('\\') && !drive::is_on_drive(source) {
+        return Ok(source.to_owned());
+    }
+    drive::in_guest(source).ok_or_else(|| {
+        bad(format!("{source} is on no drive of this computer: containers see folders of its drives alone"))
+    })
 }
 
 /// The fields of a line of comma-separated values; one in quotes may hold commas.
@@ -199,10 +218,35 @@ mod tests {
     }
 
     #[test]
+    fn the_colon_of_a_drive_ends_no_source_where_there_are_drives() {
+        let check =
+            |text, has_drives, expected| assert_eq!(split_source(text, has_drives), expected, "{text}");
+        check(r"C:\src:/dst:ro", true, Some((r"C:\src", "/dst:ro")));
+        check("c:/src:/dst", true, Some(("c:/src", "/dst")));
+        check("c:/dst", false, Some(("c", "/dst")));
+        check("name:/dst", true, Some(("name", "/dst")));
+        check(r"C:\src", true, None);
+        check("/dst", true, None);
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn folders_of_drives_are_named_as_the_guest_sees_them() {
+        let list = [r"C:\src:/a", "d:/src:/b:ro", "name:/c", r".\here:/d"].map(str::to_owned);
+        let (binds, _) = parse_volumes(&list).unwrap();
+        let here = std::env::current_dir().unwrap().join("here").display().to_string();
+        let here = format!("{}:/d", drive::in_guest(&here).unwrap());
+        assert_eq!(binds, ["/c/src:/a", "/d/src:/b:ro", "name:/c", here.as_str()]);
+        let mount = parse_mount(r"type=bind,source=C:\a b,target=/t").unwrap();
+        assert_eq!(mount.source, "/c/a b");
+        assert!(parse_volumes(&[r"\\server\share:/a".to_owned()]).is_err());
+    }
+
+    #[test]
     fn volumes_with_a_source_are_told_from_those_without() {
         let list = ["/a:/b", "name:/c:ro", "./here:/d", "/e"].map(str::to_owned);
         let (binds, nameless) = parse_volumes(&list).unwrap();
-        let here = std::env::current_dir().unwrap().join("here").display().to_string();
+        let here = absolute("here").unwrap();
         assert_eq!(binds, ["/a:/b".to_owned(), "name:/c:ro".to_owned(), format!("{here}:/d")]);
         assert_eq!(nameless.keys().collect::<Vec<_>>(), ["/e"]);
     }

@@ -5,12 +5,12 @@ use api::client::{Client, Error};
 use api::container::CreateContainer;
 use api::exec::{CreateExec, StartExec};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::containers::{StartArgs, each};
 use crate::exit::{Failure, Outcome, USAGE, start_code};
 use crate::spec::SpecArgs;
-use crate::{images, printer, streams, terminal};
+use crate::sys::{Endings, Resizes};
+use crate::{images, mounts, printer, streams, terminal};
 
 /// Flags of `run`.
 #[derive(Args, Debug)]
@@ -127,7 +127,8 @@ fn body_of(args: &SpecArgs, is_attached: bool) -> Outcome<(CreateContainer, serd
     if let (Some(rootfs), Some(object)) = (&args.rootfs, body.as_object_mut()) {
         let path = std::fs::canonicalize(rootfs)
             .map_err(|error| Failure::new(format!("{rootfs}: {error}")).with_code(USAGE))?;
-        object.insert("CoveRootfs".into(), path.display().to_string().into());
+        let path = mounts::as_engine_sees(&path.display().to_string())?;
+        object.insert("CoveRootfs".into(), path.into());
     }
     Ok((spec, body))
 }
@@ -247,32 +248,21 @@ enum Never {}
 
 /// Keeps the container's terminal as large as the user's.
 async fn follow_size(client: &Client, id: &str, has_terminal: bool) -> Never {
-    let changes = signal(SignalKind::window_change());
-    let (true, Ok(mut changes)) = (has_terminal, changes) else { return std::future::pending().await };
+    let (true, Ok(mut changes)) = (has_terminal, Resizes::new()) else { return std::future::pending().await };
     loop {
         if let Some((rows, columns)) = terminal::size() {
             // A container that has ended needs no size.
             let _ = client.resize_container(id, rows, columns).await;
         }
-        if changes.recv().await.is_none() {
-            return std::future::pending().await;
-        }
+        changes.next().await;
     }
 }
 
 /// Passes the signals that ask a program to end on to the container.
 async fn pass_signals(client: &Client, id: &str, is_wanted: bool) -> Never {
-    let caught =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()));
-    let (true, (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup))) = (is_wanted, caught) else {
-        return std::future::pending().await;
-    };
+    let (true, Ok(mut endings)) = (is_wanted, Endings::new()) else { return std::future::pending().await };
     loop {
-        let name = tokio::select! {
-            _ = interrupt.recv() => "INT",
-            _ = terminate.recv() => "TERM",
-            _ = hangup.recv() => "HUP",
-        };
+        let name = endings.next().await;
         // It may have ended meanwhile.
         let _ = client.kill_container(id, Some(name)).await;
     }
@@ -394,16 +384,16 @@ pub(crate) async fn exec(client: &Client, args: ExecArgs) -> Outcome {
     let connection = client.start_exec(&id, &start).await.map_err(refused)?;
     let raw = if args.tty && args.interactive { terminal::RawMode::enter() } else { None };
     let resizing = async {
-        let Ok(mut changes) = signal(SignalKind::window_change()) else {
+        let Ok(mut changes) = Resizes::new() else {
             return std::future::pending::<Never>().await;
         };
-        while changes.recv().await.is_some() {
+        loop {
+            changes.next().await;
             if let Some((rows, columns)) = terminal::size().filter(|_| args.tty) {
                 // A process that has ended needs no size.
                 let _ = client.resize_exec(&id, rows, columns).await;
             }
         }
-        std::future::pending().await
     };
     let carried = tokio::select! {
         done = streams::carry(connection, args.interactive) => done,

@@ -1,40 +1,14 @@
-//! The user's terminal: raw mode and its size.
+//! The user's terminal: raw mode, its size, and questions.
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use std::io::IsTerminal;
 
 use crate::exit::{Failure, Outcome};
 use crate::printer;
-
-/// Raw mode, until dropped.
-pub(crate) struct RawMode(Termios);
-
-impl RawMode {
-    /// `None` where stdin is no terminal.
-    pub(crate) fn enter() -> Option<Self> {
-        let saved = tcgetattr(rustix::stdio::stdin()).ok()?;
-        let mut raw = saved.clone();
-        raw.make_raw();
-        tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw).ok()?;
-        Some(Self(saved))
-    }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        // Nothing more can be done for a terminal that refuses.
-        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0);
-    }
-}
-
-/// Rows and columns.
-pub(crate) fn size() -> Option<(u16, u16)> {
-    let size = tcgetwinsize(rustix::stdio::stdout()).ok()?;
-    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
-}
+pub(crate) use crate::sys::{RawMode, terminal_size as size};
 
 /// Whether the user can type here.
 pub(crate) fn is_input() -> bool {
-    rustix::termios::isatty(rustix::stdio::stdin())
+    std::io::stdin().is_terminal()
 }
 
 /// Asks for a line.

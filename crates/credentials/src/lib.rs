@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use stdx::fs::{Durability, write_atomic};
+use stdx::fs::{Durability, make_private_dir, write_atomic};
 
 /// What a registry is told of who asks.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -139,7 +139,7 @@ impl DockerConfig {
         let dir = std::env::var_os("DOCKER_CONFIG")
             .filter(|dir| !dir.is_empty())
             .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))
+            .or_else(|| stdx::process::home().map(|home| home.join(".docker")))
             .ok_or(Error::NoHome)?;
         Self::load_from(&dir)
     }
@@ -261,10 +261,11 @@ impl DockerConfig {
     }
 
     fn write(&self) -> Result<(), Error> {
-        use std::os::unix::fs::DirBuilderExt;
         if let Some(dir) = self.path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| {
-                Error::File { doing: "make the directory", path: dir.to_owned(), source }
+            make_private_dir(dir).map_err(|source| Error::File {
+                doing: "make the directory",
+                path: dir.to_owned(),
+                source,
             })?;
         }
         let mut text = serde_json::to_vec_pretty(&self.fields).unwrap_or_default();
@@ -305,8 +306,6 @@ fn to_entry(auth: &Auth) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn auth(username: &str, password: &str) -> Auth {
@@ -347,7 +346,11 @@ mod tests {
         let kept = config.keep("example.com", &auth("user", "secret")).unwrap();
         let path = dir.join("config.json");
         assert_eq!(kept, Kept::Plain(path.clone()));
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        #[cfg(unix)]
+        {
+            let permissions = std::fs::metadata(&path).unwrap().permissions();
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777, 0o600);
+        }
         let mut config = DockerConfig::load_from(&dir).unwrap();
         assert_eq!(config.find("example.com"), Some(auth("user", "secret")));
         config.keep("docker.io", &auth("hub", "x")).unwrap();

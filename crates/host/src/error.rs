@@ -7,6 +7,8 @@ use std::time::Duration;
 use api::client::Endpoint;
 use model::ErrorKind;
 
+use crate::sys;
+
 /// An engine that could not be found, started or reached.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,7 +19,7 @@ pub enum Error {
     #[error(transparent)]
     Machine(#[from] crate::machine::Error),
     /// There is no place for a user's socket.
-    #[error("failed to find a place for the engine's socket: XDG_RUNTIME_DIR is not set")]
+    #[error("failed to find a place for the engine's socket: {} is not set", sys::RUNTIME_DIR)]
     NoRuntimeDir,
     /// An engine somebody named does not answer; a named one is never started.
     #[error("no engine answers at {endpoint}")]
@@ -107,6 +109,10 @@ impl Error {
             Self::NotRunning { endpoint, source } if source.kind() == ErrorKind::Permission => {
                 format!("{endpoint} belongs to another user: add yourself to its group, or unset COVE_HOST")
             }
+            Self::NotRunning { .. } if !sys::HAS_ENGINES => format!(
+                "engines on {} run in machines, which are not built yet: use one elsewhere, by COVE_HOST or --host",
+                std::env::consts::OS
+            ),
             Self::NotRunning { endpoint, .. } => {
                 format!("start it with: coved --listen {endpoint}, or unset COVE_HOST to use your own engine")
             }

@@ -29,6 +29,8 @@ pub use vm_manager::status::{Failure, Phase, Status};
 pub use vm_manager::{config, size};
 pub use vm_proto::message::Mode;
 
+use crate::sys;
+
 /// How often, and how soon, another supervisor is looked for when one ends as it is asked.
 const ENDING_TRIES: u32 = 20;
 const ENDING_PAUSE: Duration = Duration::from_millis(50);
@@ -48,6 +50,9 @@ pub enum Error {
     /// The program is missing.
     #[error("failed to find the program cove-machine: looked beside this program and in PATH")]
     NoProgram,
+    /// This system has none.
+    #[error("machines are not built yet for {}", std::env::consts::OS)]
+    NotHere,
     /// The supervisor could not be started, or talked to.
     #[error("failed to {action} the supervisor of machine {name:?}")]
     Supervisor {
@@ -110,6 +115,7 @@ impl Error {
             Self::Machine(vm_manager::Error::Unknown { .. } | vm_manager::Error::NoImage { .. })
             | Self::NoProgram => ErrorKind::NotFound,
             Self::Machine(vm_manager::Error::Exists { .. }) => ErrorKind::Conflict,
+            Self::NotHere => ErrorKind::Unsupported,
             Self::Machine(_) | Self::NoPlace { .. } => ErrorKind::InvalidArgument,
             Self::Silent { .. } => ErrorKind::Timeout,
             Self::Engine(source) => source.kind(),
@@ -126,6 +132,7 @@ impl Error {
         match self {
             Self::Machine(error) => error.hint(),
             Self::NoPlace { name } => Some(format!("log in through a session manager, or set {name}")),
+            Self::NotHere => Some("use an engine elsewhere: COVE_HOST=tcp://HOST:2376 or --host".to_owned()),
             Self::NoProgram => Some("install cove-machine beside cove, or put it into PATH".to_owned()),
             Self::Supervisor { name, .. } => {
                 Some(format!("'cove machine logs {name} --supervisor' shows what it said"))
@@ -306,7 +313,7 @@ impl Machine {
     /// # Errors
     /// The engine's.
     pub async fn empty_engine(&self) -> Result<(), Error> {
-        let client = Client::new(Endpoint::Unix(self.engine()));
+        let client = Client::new(Endpoint::local(self.engine()));
         let all = ListContainers { all: true, ..ListContainers::default() };
         for container in client.list_containers(&all).await? {
             client.remove_container(&container.id, RemoveContainer { force: true, volumes: false }).await?;
@@ -471,6 +478,6 @@ impl Machine {
 
 /// Bytes that the data disk's file takes.
 fn disk_taken(places: &Places) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(places.disk()).map_or(0, |metadata| metadata.blocks() * 512)
+    let disk = places.disk();
+    std::fs::metadata(&disk).map_or(0, |metadata| sys::bytes_taken(&disk, &metadata))
 }

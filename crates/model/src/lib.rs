@@ -5,6 +5,7 @@
 
 pub mod container;
 pub mod digest;
+pub mod drive;
 pub mod error_kind;
 pub mod holder;
 pub mod mount;

@@ -1,10 +1,11 @@
 //! File writes that a crash can't tear: temp file, optional fsync, rename.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::sys;
 
 /// How long a write has to live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub enum Durability {
     Power,
 }
 
-/// Replaces `path` with `bytes` in one step, mode 0600: a reader sees the old file or the new one.
+/// Replaces `path` with `bytes` in one step, readable by its owner alone: a reader sees the old file or the new one.
 ///
 /// # Errors
 /// Any error of creating, writing, syncing or renaming; the temp file is removed then.
@@ -38,7 +39,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8], durability: Durability) -> io::Re
 }
 
 fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    sys::only_owners_file(&mut options);
+    let mut file = options.open(path)?;
     file.write_all(bytes)?;
     if durability == Durability::Power {
         file.sync_all()?;
@@ -51,7 +55,18 @@ fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()
 /// # Errors
 /// Any error of opening or syncing the directory.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    sys::sync_dir(dir)
+}
+
+/// Makes a folder that nobody else can look into, and those above it that are missing; one that is there stays as it is.
+///
+/// # Errors
+/// Any error of making them.
+pub fn make_private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    sys::only_owners_dir(&mut builder);
+    builder.create(path)
 }
 
 /// Reads a file of procfs, sysfs or cgroupfs. Their sizes are unknown, and the kernel makes the text

@@ -58,5 +58,5 @@ pub(crate) async fn appear() -> bool {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) async fn disappear() {
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

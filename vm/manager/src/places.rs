@@ -127,13 +127,13 @@ impl Places {
     /// Where the supervisor is asked.
     #[must_use]
     pub fn control(&self) -> PathBuf {
-        self.run.join("control.sock")
+        ipc::address(&self.run, "control")
     }
 
     /// The engine's API.
     #[must_use]
     pub fn engine(&self) -> PathBuf {
-        self.run.join("engine.sock")
+        ipc::address(&self.run, "engine")
     }
 
     /// A socket of a device of ours.
@@ -179,7 +179,5 @@ impl Places {
 /// # Errors
 /// The disk's.
 pub fn make_private(path: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(Error::file("make", path))
+    stdx::fs::make_private_dir(path).map_err(Error::file("make", path))
 }

@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 /// The longest line that is read.
 const LINE_MAX: u64 = 1 << 20;
@@ -19,8 +17,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// A conversation with a running QEMU.
 #[derive(Debug)]
 pub struct Qmp {
-    from: BufReader<OwnedReadHalf>,
-    to: OwnedWriteHalf,
+    from: BufReader<ipc::ReadHalf>,
+    to: ipc::WriteHalf,
 }
 
 impl Qmp {
@@ -29,7 +27,7 @@ impl Qmp {
     /// # Errors
     /// The socket, or something at its other end that is no QEMU.
     pub async fn connect(socket: &Path) -> io::Result<Self> {
-        let (from, to) = UnixStream::connect(socket).await?.into_split();
+        let (from, to) = ipc::split(ipc::connect(socket).await?);
         let mut qmp = Self { from: BufReader::new(from), to };
         let greeting = tokio::time::timeout(DEADLINE, qmp.line()).await??;
         if greeting.get("QMP").is_none() {
@@ -82,10 +80,10 @@ mod tests {
     /// A QEMU that says `lines`, whatever it is asked.
     async fn scripted(lines: &'static str) -> io::Result<Value> {
         let dir = tempfile::tempdir()?;
-        let socket = dir.path().join("qmp");
-        let listener = tokio::net::UnixListener::bind(&socket)?;
+        let socket = ipc::address(dir.path(), "qmp");
+        let mut listener = ipc::bind(&socket)?;
         let serve = async {
-            let (mut stream, _) = listener.accept().await?;
+            let mut stream = ipc::accept(&mut listener).await?;
             stream.write_all(lines.as_bytes()).await?;
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).await

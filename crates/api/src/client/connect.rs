@@ -1,8 +1,8 @@
-//! Where an engine listens, and the socket to it: this file picks what the platform offers.
+//! Where an engine listens, and the connection to it.
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::{Context, Poll};
@@ -17,6 +17,8 @@ use super::error::Error;
 pub enum Endpoint {
     /// `unix:///run/cove/cove.sock`
     Unix(PathBuf),
+    /// `npipe:////./pipe/cove`: Windows' pipe `\\.\pipe\cove`.
+    Pipe(PathBuf),
     /// `tcp://127.0.0.1:2375`: plain HTTP.
     Tcp {
         /// Name or address.
@@ -26,13 +28,25 @@ pub enum Endpoint {
     },
 }
 
+/// What all of Windows' pipes begin with, and as addresses write it.
+const PIPES: &str = r"\\.\pipe\";
+const PIPES_IN_ADDRESSES: &str = "//./pipe/";
+
 impl Endpoint {
+    /// Where an engine of this computer listens: at a Unix socket, or at a pipe where those are what the system has.
+    #[must_use]
+    pub fn local(path: PathBuf) -> Self {
+        if path.to_string_lossy().starts_with(PIPES) { Self::Pipe(path) } else { Self::Unix(path) }
+    }
+
     pub(crate) async fn connect(&self) -> io::Result<Socket> {
         match self {
-            #[cfg(unix)]
-            Self::Unix(path) => Ok(Socket::Unix(tokio::net::UnixStream::connect(path).await?)),
-            #[cfg(not(unix))]
-            Self::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Unix(path) if cfg!(unix) => Ok(Socket::Local(ipc::connect(path).await?)),
+            Self::Pipe(path) if cfg!(windows) => Ok(Socket::Local(ipc::connect(path).await?)),
+            Self::Unix(_) => {
+                Err(elsewhere("Unix sockets are not reached from Windows: use npipe:// or tcp://"))
+            }
+            Self::Pipe(_) => Err(elsewhere("named pipes are there on Windows alone: use unix:// or tcp://")),
             Self::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
@@ -44,7 +58,7 @@ impl Endpoint {
     /// What to put into HTTP's `Host`. Engines behind a socket ignore it, but it must be there.
     pub(crate) fn authority(&self) -> String {
         match self {
-            Self::Unix(_) => "localhost".to_owned(),
+            Self::Unix(_) | Self::Pipe(_) => "localhost".to_owned(),
             Self::Tcp { host, port } => format!("{host}:{port}"),
         }
     }
@@ -54,9 +68,19 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Pipe(path) => write!(f, "npipe://{}", slashes(path)),
             Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
         }
     }
+}
+
+fn elsewhere(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// A pipe's path as addresses write it.
+fn slashes(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', "/")
 }
 
 impl FromStr for Endpoint {
@@ -71,8 +95,16 @@ impl FromStr for Endpoint {
                 Err(wrong("a socket's path must be absolute, as in unix:///run/cove/cove.sock"))
             };
         }
+        if let Some(path) = address.strip_prefix("npipe://") {
+            // Docker's clients take either kind of slash.
+            let path = path.replace('\\', "/");
+            let name = path.strip_prefix(PIPES_IN_ADDRESSES).filter(|name| !name.is_empty());
+            let name =
+                name.ok_or_else(|| wrong("a pipe of this computer is meant, as in npipe:////./pipe/cove"))?;
+            return Ok(Self::Pipe(format!("{PIPES}{name}").into()));
+        }
         let Some(rest) = address.strip_prefix("tcp://").or_else(|| address.strip_prefix("http://")) else {
-            return Err(wrong("it must start with unix:// or tcp://"));
+            return Err(wrong("it must start with unix://, npipe:// or tcp://"));
         };
         let (host, port) = rest
             .trim_end_matches('/')
@@ -90,8 +122,7 @@ impl FromStr for Endpoint {
 /// A connected socket of either kind.
 #[derive(Debug)]
 pub(crate) enum Socket {
-    #[cfg(unix)]
-    Unix(tokio::net::UnixStream),
+    Local(ipc::Stream),
     Tcp(TcpStream),
 }
 
@@ -102,9 +133,8 @@ impl Socket {
     /// Its two directions, each of which can end without the other.
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
         match self {
-            #[cfg(unix)]
-            Self::Unix(stream) => {
-                let (read, write) = stream.into_split();
+            Self::Local(stream) => {
+                let (read, write) = ipc::split(stream);
                 (Box::new(read), Box::new(write))
             }
             Self::Tcp(stream) => {
@@ -119,8 +149,7 @@ impl Socket {
 macro_rules! each {
     ($self:ident, $stream:ident => $body:expr) => {
         match $self.get_mut() {
-            #[cfg(unix)]
-            Socket::Unix(inner) => {
+            Socket::Local(inner) => {
                 let $stream = Pin::new(inner);
                 $body
             }
@@ -160,7 +189,10 @@ impl AsyncWrite for Socket {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        match self {
+            Self::Local(stream) => stream.is_write_vectored(),
+            Self::Tcp(stream) => stream.is_write_vectored(),
+        }
     }
 }
 
@@ -181,9 +213,19 @@ mod tests {
         check("unix:///run/cove/cove.sock", Ok("unix:///run/cove/cove.sock"));
         check("tcp://127.0.0.1:2375", Ok("tcp://127.0.0.1:2375"));
         check("tcp://[::1]:2375/", Ok("tcp://::1:2375"));
+        check("npipe:////./pipe/cove", Ok("npipe:////./pipe/cove"));
+        check(r"npipe://\\.\pipe\docker_engine", Ok("npipe:////./pipe/docker_engine"));
+        check("npipe:////server/pipe/cove", Err("this computer"));
+        check("npipe:////./pipe/", Err("this computer"));
         check("unix://cove.sock", Err("absolute"));
         check("tcp://host", Err("port is missing"));
         check("tcp://host:x", Err("not a number"));
         check("cove.sock", Err("must start with"));
+    }
+
+    #[test]
+    fn a_path_of_this_computer_is_a_socket_or_a_pipe() {
+        assert_eq!(Endpoint::local("/run/cove.sock".into()).to_string(), "unix:///run/cove.sock");
+        assert_eq!(Endpoint::local(r"\\.\pipe\cove".into()).to_string(), "npipe:////./pipe/cove");
     }
 }

@@ -5,13 +5,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use model::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
 
 use super::containers::{Attach, ListContainers, Logs};
 use super::{Client, Endpoint, Filters};
 
 struct Server {
-    listener: UnixListener,
+    listener: tokio::sync::Mutex<ipc::Listener>,
     client: Client,
     _dir: tempfile::TempDir,
 }
@@ -19,14 +18,14 @@ struct Server {
 impl Server {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("engine.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        Self { listener, client: Client::new(Endpoint::Unix(path)).with_version("1.43"), _dir: dir }
+        let path = ipc::address(dir.path(), "engine");
+        let listener = tokio::sync::Mutex::new(ipc::bind(&path).unwrap());
+        Self { listener, client: Client::new(Endpoint::local(path)).with_version("1.43"), _dir: dir }
     }
 
     /// Accepts one connection, reads a request's head, and answers with `answer`.
-    async fn answer(&self, answer: &[u8]) -> (String, UnixStream) {
-        let (mut stream, _) = self.listener.accept().await.unwrap();
+    async fn answer(&self, answer: &[u8]) -> (String, ipc::Stream) {
+        let mut stream = ipc::accept(&mut *self.listener.lock().await).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.unwrap());
@@ -80,7 +79,7 @@ async fn a_silent_engine_is_a_timeout_and_a_missing_one_unavailable() {
     let server = Server::new();
     let error = server.client.ping(Duration::from_millis(30)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    let nowhere = Client::new(Endpoint::Unix("/nonexistent/engine.sock".into()));
+    let nowhere = Client::new(Endpoint::local(ipc::address(std::path::Path::new("/nonexistent"), "engine")));
     assert_eq!(nowhere.ping(Duration::from_secs(1)).await.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 

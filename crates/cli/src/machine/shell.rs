@@ -10,6 +10,7 @@ use vm_proto::stream::Piece;
 use super::{find, machine_error};
 use crate::exit::{Failure, Outcome};
 use crate::printer;
+use crate::sys::Resizes;
 use crate::terminal::{self, RawMode};
 
 /// Flags of `machine shell`.
@@ -92,7 +93,7 @@ async fn carry_input(
     takes_input: bool,
     is_terminal: bool,
 ) -> std::io::Result<()> {
-    let mut resized = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change())?;
+    let mut resized = Resizes::new()?;
     let mut input = tokio::io::stdin();
     let mut bytes = vec![0; 32 << 10];
     let mut is_open = takes_input;
@@ -108,7 +109,7 @@ async fn carry_input(
                 to.flush().await?;
                 is_open = length > 0;
             }
-            Some(()) = resized.recv(), if is_terminal => {
+            () = resized.next(), if is_terminal => {
                 let (rows, columns) = terminal::size().unwrap_or((24, 80));
                 to.write_all(&Piece::Resize.head(4)).await?;
                 to.write_all(&[rows.to_le_bytes(), columns.to_le_bytes()].concat()).await?;

@@ -33,7 +33,7 @@ pub struct Target {
 pub struct Surroundings {
     /// `COVE_HOST`.
     pub cove_host: Option<String>,
-    /// `XDG_RUNTIME_DIR`.
+    /// Where sockets of a user's programs go: `XDG_RUNTIME_DIR`.
     pub runtime_dir: Option<PathBuf>,
     /// Whether we are root, whose engine serves the machine.
     pub is_root: bool,
@@ -44,11 +44,7 @@ impl Surroundings {
     #[must_use]
     pub fn of_this_process() -> Self {
         let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self {
-            cove_host: text("COVE_HOST"),
-            runtime_dir: text("XDG_RUNTIME_DIR").map(PathBuf::from),
-            is_root: sys::is_root(),
-        }
+        Self { cove_host: text("COVE_HOST"), runtime_dir: sys::runtime_dir(), is_root: sys::is_root() }
     }
 
     /// Where an engine of ours keeps its socket and its log: `/run/cove`, or a user's own.
@@ -70,14 +66,14 @@ impl Target {
             if let Some(name) = address.strip_prefix("machine://") {
                 let machine = Machine::named(name.trim_end_matches('/'))?;
                 return Ok(Self {
-                    endpoint: Endpoint::Unix(machine.engine()),
+                    endpoint: Endpoint::local(machine.engine()),
                     origin: Origin::Machine(machine),
                 });
             }
             return Ok(Self { endpoint: address.parse()?, origin: Origin::Named });
         }
-        let socket = surroundings.state_dir()?.join("cove.sock");
-        Ok(Self { endpoint: Endpoint::Unix(socket), origin: Origin::Default })
+        let address = sys::engine(&surroundings.state_dir()?);
+        Ok(Self { endpoint: Endpoint::local(address), origin: Origin::Default })
     }
 }
 

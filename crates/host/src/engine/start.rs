@@ -1,6 +1,6 @@
 //! Starting `coved` in the background and waiting until it answers.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -43,7 +43,9 @@ impl Starter {
     /// How to start `target`; `None` if it is not ours to start.
     #[must_use]
     pub fn of(target: &Target) -> Option<Self> {
-        let (Origin::Default, Endpoint::Unix(socket)) = (&target.origin, &target.endpoint) else {
+        let (Origin::Default, Endpoint::Unix(socket), true) =
+            (&target.origin, &target.endpoint, sys::HAS_ENGINES)
+        else {
             return None;
         };
         Some(Self {
@@ -76,7 +78,8 @@ impl Starter {
             None => find_program()?,
         };
         let log = self.state_dir.join("coved.log");
-        make_dir(&self.state_dir)?;
+        stdx::fs::make_private_dir(&self.state_dir)
+            .map_err(|source| Error::Prepare { path: self.state_dir.clone(), source })?;
         let prepare = |source| Error::Prepare { path: log.clone(), source };
         let file = open_log(&log).map_err(prepare)?;
         let begin = file.metadata().map_err(prepare)?.len();
@@ -131,13 +134,6 @@ fn find_program() -> Result<PathBuf, Error> {
         .chain(std::env::split_paths(&path).map(|dir| dir.join("coved")))
         .find(|candidate| candidate.is_file())
         .ok_or(Error::NoProgram)
-}
-
-fn make_dir(path: &Path) -> Result<(), Error> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    sys::only_ours(&mut builder);
-    builder.create(path).map_err(|source| Error::Prepare { path: path.to_owned(), source })
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

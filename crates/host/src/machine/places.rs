@@ -28,9 +28,8 @@ pub fn folders() -> Result<Folders, Error> {
     if sys::is_root() {
         return Ok(Folders { data: "/var/lib/cove/machines".into(), run: "/run/cove/machines".into() });
     }
-    let data = variable("XDG_DATA_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/share")));
-    let data = data.ok_or(Error::NoPlace { name: "HOME" })?;
-    let run = variable("XDG_RUNTIME_DIR").ok_or(Error::NoPlace { name: "XDG_RUNTIME_DIR" })?;
+    let data = sys::data_dir().ok_or(Error::NoPlace { name: sys::DATA_DIR })?;
+    let run = sys::runtime_dir().ok_or(Error::NoPlace { name: sys::RUNTIME_DIR })?;
     Ok(Folders { data: data.join("cove/machines"), run: run.join("cove/machines") })
 }
 
@@ -39,7 +38,6 @@ pub fn folders() -> Result<Folders, Error> {
 pub fn images() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned()));
     let places = beside.into_iter().flat_map(|dir| [dir.join("share/cove/guest"), dir.join("guest")]);
-    let mut places =
-        variable(IMAGES).into_iter().chain(places).chain([PathBuf::from("/usr/share/cove/guest")]);
-    places.find(|place| place.is_dir()).unwrap_or_else(|| "/usr/share/cove/guest".into())
+    let mut places = variable(IMAGES).into_iter().chain(places).chain([PathBuf::from(sys::GUEST_IMAGES)]);
+    places.find(|place| place.is_dir()).unwrap_or_else(|| sys::GUEST_IMAGES.into())
 }

@@ -1,11 +1,11 @@
 //! Speaking to a machine's supervisor, and starting it.
 
+use std::env::consts::EXE_SUFFIX;
 use std::io;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use vm_manager::control::{Answer, LINE_MAX, Request};
 use vm_manager::places::{Places, make_private};
 use vm_manager::status::Status;
@@ -14,6 +14,8 @@ use vm_proto::message::Mode;
 use super::{Error, images};
 use crate::sys;
 
+/// What a supervisor is called.
+const PROGRAM: &str = "cove-machine";
 /// How long a supervisor may take to listen.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take to answer: it never waits for its machine.
@@ -27,7 +29,7 @@ const HANDED_ON: &[&str] = &["SSL_CERT_FILE", "COVE_ACCELERATION", "COVE_LOG"];
 /// A connection to a supervisor, for one request.
 #[derive(Debug)]
 pub struct Supervisor {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<ipc::Stream>,
     name: String,
 }
 
@@ -37,7 +39,7 @@ impl Supervisor {
     /// # Errors
     /// There is none.
     pub async fn connect(places: &Places) -> Result<Self, Error> {
-        let connected = UnixStream::connect(places.control()).await;
+        let connected = ipc::connect(&places.control()).await;
         let stream = connected.map_err(failed("reach", &places.name))?;
         Ok(Self { stream: BufReader::new(stream), name: places.name.clone() })
     }
@@ -60,17 +62,8 @@ impl Supervisor {
 
     /// Ends the process, as `kill -9` does.
     pub(super) fn end(&self) -> Result<(), Error> {
-        let end = || -> io::Result<()> {
-            let pid = self.stream.get_ref().peer_cred()?.pid().ok_or(io::ErrorKind::NotFound)?;
-            // Whoever else listens there is nobody to be ended.
-            let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
-            if !program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cove-machine")) {
-                return Err(io::Error::other(format!("{} answers there", program.display())));
-            }
-            let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
-            Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
-        };
-        end().map_err(failed("end", &self.name))
+        let ended = ipc::peer(self.stream.get_ref()).and_then(|pid| sys::end(pid, PROGRAM));
+        ended.map_err(failed("end", &self.name))
     }
 
     /// Asks for something.
@@ -103,7 +96,7 @@ impl Supervisor {
         mut self,
         command: Vec<String>,
         terminal: Option<(u16, u16)>,
-    ) -> Result<BufReader<UnixStream>, Error> {
+    ) -> Result<BufReader<ipc::Stream>, Error> {
         self.say(&Request::Execute { command, terminal }).await?;
         let name = self.name.clone();
         let answer = self.hear().await.map_err(failed("understand", &name))?;
@@ -216,7 +209,7 @@ pub(super) async fn wait_until_over(places: &Places) -> Result<(), Error> {
     let begin = Instant::now();
     while begin.elapsed() < ANSWER_DEADLINE {
         let Ok(lock) = std::fs::File::open(places.lock()) else { return Ok(()) };
-        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok() {
+        if lock.try_lock_shared().is_ok() {
             return Ok(());
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -226,9 +219,12 @@ pub(super) async fn wait_until_over(places: &Places) -> Result<(), Error> {
 
 /// `cove-machine` beside this program, else in `PATH`.
 fn find_program() -> Result<std::path::PathBuf, Error> {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("cove-machine")));
+    if !sys::HAS_MACHINES {
+        return Err(Error::NotHere);
+    }
+    let name = format!("{PROGRAM}{EXE_SUFFIX}");
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(&name)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places =
-        beside.into_iter().chain(std::env::split_paths(&path).map(|dir| dir.join("cove-machine")));
+    let mut places = beside.into_iter().chain(std::env::split_paths(&path).map(|dir| dir.join(&name)));
     places.find(|candidate| candidate.is_file()).ok_or(Error::NoProgram)
 }

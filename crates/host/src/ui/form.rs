@@ -116,8 +116,10 @@ pub(crate) fn lines(pairs: BTreeMap<String, String>) -> Vec<Variable> {
 
 /// A folder with the home folder's name in place of `~`.
 pub(crate) fn home(folder: &str) -> String {
-    match (folder.strip_prefix('~'), std::env::var("HOME")) {
-        (Some(rest), Ok(home)) if rest.is_empty() || rest.starts_with('/') => format!("{home}{rest}"),
+    match (folder.strip_prefix('~'), stdx::process::home()) {
+        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+            format!("{}{rest}", home.display())
+        }
         _ => folder.to_owned(),
     }
 }

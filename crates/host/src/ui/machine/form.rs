@@ -181,7 +181,8 @@ fn amount(text: &str) -> u64 {
 #[must_use]
 pub(crate) fn defaults() -> MachineForm {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let home = std::env::var("HOME").ok().filter(|home| home != "/" && Path::new(home).is_dir());
+    let home = stdx::process::home().filter(|home| home != Path::new("/") && home.is_dir());
+    let home = home.and_then(|home| home.into_os_string().into_string().ok());
     MachineForm {
         name: "default".to_owned(),
         backend: MachineBackend::Qemu,

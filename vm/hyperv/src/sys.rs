@@ -1,0 +1,11 @@
+//! Calling the service: Windows' alone. This file picks.
+
+#[cfg(not(windows))]
+mod elsewhere;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(not(windows))]
+pub use elsewhere::Library;
+#[cfg(windows)]
+pub use windows::Library;

@@ -1,0 +1,51 @@
+//! Where there is no such service.
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use crate::hcs::{Failure, Order, Service, System};
+
+/// The service's library, which is on Windows alone: there is no value of this.
+#[derive(Debug)]
+pub struct Library(Infallible);
+
+impl Library {
+    /// Fails.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn load() -> Result<Self, Failure> {
+        // ERROR_MOD_NOT_FOUND.
+        Err(Failure::new("LoadLibrary", 0x8007_007E))
+    }
+}
+
+impl Service for Library {
+    type System = Self;
+
+    fn create(&self, _: &str, _: &str) -> Result<Self, Failure> {
+        match self.0 {}
+    }
+
+    fn grant(&self, _: &str, _: &Path) -> Result<(), Failure> {
+        match self.0 {}
+    }
+
+    fn enumerate(&self) -> Result<String, Failure> {
+        match self.0 {}
+    }
+}
+
+impl System for Library {
+    fn order(&self, _: Order, _: Option<&str>) -> Result<(), Failure> {
+        match self.0 {}
+    }
+
+    fn modify(&self, _: &str) -> Result<(), Failure> {
+        match self.0 {}
+    }
+
+    fn properties(&self, _: &str) -> Result<String, Failure> {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,152 @@
+/* A stand-in of Windows' computecore.dll for tests: machines are states without anything behind them. It writes each call
+   to the file that COVE_HCS_LOG names, one a line, in UTF-8. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <windows.h>
+
+#define INVALID_STATE ((HRESULT)0x80370105)
+#define ALREADY_EXISTS ((HRESULT)0x8037010F)
+#define ALREADY_STOPPED ((HRESULT)0x80370110)
+
+enum state { CREATED, RUNNING, PAUSED, SAVED, ENDED };
+
+struct system {
+    enum state state;
+    wchar_t id[64];
+};
+
+struct operation {
+    HRESULT result;
+    const wchar_t *document;
+};
+
+static void note(const char *call, const wchar_t *id, const wchar_t *document)
+{
+    char path[MAX_PATH], text[8192] = "";
+    if (!GetEnvironmentVariableA("COVE_HCS_LOG", path, sizeof path))
+        return;
+    FILE *log = fopen(path, "ab");
+    if (!log)
+        return;
+    if (document)
+        WideCharToMultiByte(CP_UTF8, 0, document, -1, text, sizeof text, NULL, NULL);
+    fprintf(log, "%s\t%ls\t%s\n", call, id ? id : L"", text);
+    fclose(log);
+}
+
+__declspec(dllexport) void *WINAPI HcsCreateOperation(const void *context, void *callback)
+{
+    (void)context, (void)callback;
+    return calloc(1, sizeof(struct operation));
+}
+
+__declspec(dllexport) void WINAPI HcsCloseOperation(struct operation *operation)
+{
+    free(operation);
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsWaitForOperationResult(struct operation *operation, DWORD timeout, wchar_t **said)
+{
+    (void)timeout;
+    if (operation->document) {
+        size_t size = (wcslen(operation->document) + 1) * sizeof(wchar_t);
+        *said = LocalAlloc(0, size);
+        memcpy(*said, operation->document, size);
+    }
+    return operation->result;
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsCreateComputeSystem(const wchar_t *id, const wchar_t *document,
+                                                            struct operation *operation, const void *descriptor,
+                                                            struct system **system)
+{
+    (void)descriptor;
+    note("create", id, document);
+    if (!wcscmp(id, L"taken"))
+        return ALREADY_EXISTS;
+    *system = calloc(1, sizeof **system);
+    wcsncpy((*system)->id, id, 63);
+    if (!wcscmp(id, L"forbidden")) {
+        operation->result = E_ACCESSDENIED;
+        operation->document = L"{\"Error\":-2147024891,\"ErrorMessage\":\"Zugriff verweigert \u2013 access denied\"}";
+    }
+    return S_OK;
+}
+
+__declspec(dllexport) void WINAPI HcsCloseComputeSystem(struct system *system)
+{
+    note("close", system->id, NULL);
+    free(system);
+}
+
+static HRESULT go(const char *call, struct system *system, struct operation *operation, const wchar_t *options,
+                  enum state from, enum state to)
+{
+    note(call, system->id, options);
+    operation->result = system->state == from ? S_OK : INVALID_STATE;
+    if (system->state == from)
+        system->state = to;
+    return S_OK;
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsStartComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
+{
+    return go("start", s, o, options, CREATED, RUNNING);
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsPauseComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
+{
+    return go("pause", s, o, options, RUNNING, PAUSED);
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsResumeComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
+{
+    return go("resume", s, o, options, PAUSED, RUNNING);
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsSaveComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
+{
+    /* Without a place to save to there is nothing to save. */
+    if (!options || !wcsstr(options, L"\"SaveStateFilePath\""))
+        return E_INVALIDARG;
+    return go("save", s, o, options, PAUSED, SAVED);
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsTerminateComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
+{
+    note("terminate", s->id, options);
+    o->result = s->state == ENDED ? ALREADY_STOPPED : S_OK;
+    s->state = ENDED;
+    return S_OK;
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsGetComputeSystemProperties(struct system *s, struct operation *o, const wchar_t *query)
+{
+    static const wchar_t *const names[] = {L"{\"State\":\"Created\"}", L"{\"State\":\"Running\"}",
+                                           L"{\"State\":\"Paused\"}", L"{\"State\":\"SavedAsTemplate\"}",
+                                           L"{\"State\":\"Stopped\"}"};
+    note("properties", s->id, query);
+    o->document = names[s->state];
+    return S_OK;
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsModifyComputeSystem(struct system *s, struct operation *o, const wchar_t *request,
+                                                            HANDLE identity)
+{
+    (void)identity;
+    return go("modify", s, o, request, RUNNING, RUNNING);
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsEnumerateComputeSystems(const wchar_t *query, struct operation *operation)
+{
+    note("enumerate", NULL, query);
+    operation->document = L"[]";
+    return S_OK;
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsGrantVmAccess(const wchar_t *id, const wchar_t *path)
+{
+    note("grant", id, path);
+    return S_OK;
+}

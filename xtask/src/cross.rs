@@ -1,0 +1,69 @@
+//! `cargo xtask cross`: what a user of macOS or Windows runs, from Linux: types and lints are checked for both, `cove` is
+//! linked for both, and under Wine it runs, and so do tests.
+//!
+//! Nothing here runs a program of macOS'. Which packages there are for which system stands in their `Cargo.toml`
+//! ([`platforms`]).
+
+mod darwin;
+mod platforms;
+mod windows;
+mod wine;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::packages::{self, Purpose};
+use crate::run::build_ui;
+use crate::shell::{command, root, run_command};
+use crate::sysroot::{self, Depth, Target};
+use platforms::{Member, Platform};
+
+/// Every part, or those that are named.
+pub(crate) fn cross(parts: &[String]) -> Result<()> {
+    if let Some(unknown) = parts.iter().find(|part| !["macos", "windows", "wine"].contains(&part.as_str())) {
+        bail!("{unknown} is unknown: cross [macos] [windows] [wine]");
+    }
+    let is_wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| part == name);
+    packages::ensure(Purpose::Cross, false)?;
+    // The window's program holds its UI.
+    if !root().join("ui/dist/index.html").is_file() {
+        build_ui()?;
+    }
+    sysroot::ask_rustup(&[Platform::Macos.triple(), Platform::Windows.triple(), windows::TRIPLE]);
+    let members = platforms::members()?;
+    let began = Instant::now();
+    let told = |what: &str| println!("cross: {what} after {} s", began.elapsed().as_secs());
+    if is_wanted("macos") {
+        let target = Target::prepare(Platform::Macos.triple(), Depth::Code, None)?;
+        check(Platform::Macos, &target, &members)?;
+        told("checked for macOS");
+        darwin::Linker::prepare()?.link(&target)?;
+        told("linked for macOS");
+    }
+    if is_wanted("windows") {
+        // To link for Microsoft's own target takes Microsoft's linker and libraries.
+        let target = Target::prepare(Platform::Windows.triple(), Depth::Types, None)?;
+        check(Platform::Windows, &target, &members)?;
+        told("checked for Windows");
+    }
+    if is_wanted("wine") {
+        let target = Target::prepare(windows::TRIPLE, Depth::Code, None)?;
+        windows::run(&target, &members)?;
+        told("linked for Windows and run under Wine");
+    }
+    Ok(())
+}
+
+/// Types and lints of all packages there are for a platform. Not their tests: those of some need packages that are
+/// Linux's.
+fn check(platform: Platform, target: &Target, members: &[Member]) -> Result<()> {
+    let mut clippy = command("cargo", &["clippy", "--lib", "--bins"]);
+    for member in members.iter().filter(|member| member.is_for(platform)) {
+        clippy.args(["-p", &member.name]);
+    }
+    target.apply(&mut clippy, &[]);
+    platform.apply(&mut clippy);
+    clippy.args(["--", "-D", "warnings"]);
+    run_command(clippy).with_context(|| format!("what is not right on {}", platform.name()))
+}

@@ -1,0 +1,55 @@
+//! Linking for Windows with Debian's MinGW, and what then runs under Wine.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::platforms::Member;
+use super::wine::{self, Wine};
+use crate::files;
+use crate::shell::{command, root, run_command};
+use crate::sysroot::Target;
+
+pub(super) const TRIPLE: &str = "x86_64-pc-windows-gnu";
+/// Tests that Wine can't pass, and why.
+const NOT_UNDER_WINE: &[(&str, &str)] =
+    &[("names_are_replaced_as_docker_replaces_them", "Debian's Wine has no symbolic links")];
+
+/// Links `cove`, and runs it and the tests of the packages that ask for it under Wine.
+pub(super) fn run(target: &Target, members: &[Member]) -> Result<()> {
+    let wine = Wine::prepare()?;
+    let mut tests = command("cargo", &["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
+    for member in members.iter().filter(|member| member.runs_under_wine) {
+        tests.args(["-p", &member.name]);
+    }
+    target.apply(&mut tests, &[]);
+    wine.run_by(&mut tests);
+    stand_ins(&mut tests)?;
+    tests.arg("--");
+    for (test, reason) in NOT_UNDER_WINE {
+        println!("cross: {test} is skipped, because {reason}");
+        tests.args(["--skip", test]);
+    }
+    run_command(tests).context("what is not right under Wine")?;
+    let cove = root().join("target").join(TRIPLE).join("debug/cove.exe");
+    let version = wine.output(&cove, &["--version"])?;
+    ensure!(version.trim() == concat!("cove ", env!("CARGO_PKG_VERSION")), "cove --version says {version:?}");
+    let help = wine.output(&cove, &["--help"])?;
+    ensure!(help.contains("Usage: cove"), "cove --help says {help:?}");
+    println!("cross: {} runs under Wine, and says it is {}", cove.display(), version.trim());
+    Ok(())
+}
+
+/// What `vm/hyperv` calls of Windows, made up: Wine has neither the service nor WSL.
+fn stand_ins(tests: &mut Command) -> Result<()> {
+    let sources = root().join("vm/hyperv/tests/stand_in");
+    let into = root().join("target/wine/stand-ins");
+    files::make_dir(&into)?;
+    let (library, program) = (into.join("computecore.dll"), into.join("wsl.exe"));
+    wine::compile(&sources.join("computecore.c"), &library, &["-shared"])?;
+    wine::compile(&sources.join("wsl.c"), &program, &["-municode"])?;
+    tests.env("COVE_HCS_STAND_IN", Wine::path(&library));
+    tests.env("COVE_HCS_LOG", Wine::path(&into.join("calls.log")));
+    tests.env("COVE_WSL_STAND_IN_PROGRAM", Wine::path(&program));
+    Ok(())
+}
