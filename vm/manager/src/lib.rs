@@ -4,6 +4,7 @@
 //! running machine and acts on what [`lifecycle`] decides. Start with [`config`] for what a machine is, [`lifecycle`]
 //! for its states, `backend` (on Linux) for the programs that can be one, and [`control`] for what `cove` and a window ask.
 
+pub mod acceleration;
 #[cfg(target_os = "linux")]
 pub mod backend;
 pub mod config;

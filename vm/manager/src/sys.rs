@@ -9,3 +9,14 @@ pub(crate) const BACKENDS: &[Backend] = &[Backend::Qemu, Backend::Uml];
 /// nothing leads yet.
 #[cfg(not(target_os = "linux"))]
 pub(crate) const BACKENDS: &[Backend] = &[];
+
+/// Whether a machine's state can be saved here.
+#[cfg(target_os = "linux")]
+pub(crate) fn saves(backend: Backend) -> bool {
+    crate::backend::capabilities(backend).saves
+}
+/// Whether a machine's state can be saved here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn saves(_: Backend) -> bool {
+    false
+}
