@@ -42,7 +42,7 @@ impl Drop for Scratch {
 
 /// Where what costs time is kept: by content, so that it may be shared and thrown away.
 pub(crate) fn cache() -> PathBuf {
-    match std::env::var_os("COVE_BUILD_CACHE") {
+    match std::env::var_os("COVE_BUILD_CACHE").filter(|dir| !dir.is_empty()) {
         Some(dir) => root().join(dir),
         None => root().join("target/guest-cache"),
     }

@@ -1,4 +1,4 @@
-//! Verbs about machines: `machine init`, `start`, `stop`, `status`, `ls`, `shell`, `logs`, `set`, `reset`, `rescue`,
+//! Verbs about machines: `machine init`, `start`, `stop`, `sleep`, `status`, `ls`, `shell`, `logs`, `set`, `reset`, `rescue`,
 //! `check` and `rm`.
 
 mod check;
@@ -25,6 +25,8 @@ pub(crate) enum MachineVerb {
     Start(StartArgs),
     /// Stop a machine, its containers first
     Stop(StopArgs),
+    /// Save a machine's state and take nothing of this computer but its disk, until the next start or call
+    Sleep(SleepArgs),
     /// Show how a machine stands
     Status(StatusArgs),
     /// List machines
@@ -105,6 +107,18 @@ pub(crate) struct StopArgs {
     force: bool,
 }
 
+/// Flags of `machine sleep`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cove machine sleep dev                    containers stand still, and go on when it wakes
+  cove --host machine://dev ps              wakes it
+  cove machine set dev --sleep-after 10m    it does so by itself when nothing runs in it")]
+pub(crate) struct SleepArgs {
+    #[command(flatten)]
+    name: Name,
+}
+
 /// Flags of `machine status`.
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
@@ -156,6 +170,9 @@ pub(crate) struct SetArgs {
     /// The guest image: newest, previous, or a digest
     #[arg(long, value_name = "WHICH")]
     image: Option<String>,
+    /// Fall asleep when nothing has run in it for so long (30s, 10m, 1h), or off
+    #[arg(long, value_name = "TIME")]
+    sleep_after: Option<String>,
 }
 
 /// Flags of `machine reset`.
@@ -200,6 +217,7 @@ pub(crate) async fn dispatch(verb: MachineVerb) -> Outcome {
         MachineVerb::Init(args) => init(&args),
         MachineVerb::Start(args) => start(&args).await,
         MachineVerb::Stop(args) => stop(&args).await,
+        MachineVerb::Sleep(args) => sleep(&args).await,
         MachineVerb::Status(args) => show::status(&args.name.name, args.format.as_deref()).await,
         MachineVerb::Ls(args) => show::list(args).await,
         MachineVerb::Shell(args) => shell::shell(args).await,
@@ -247,6 +265,7 @@ fn init(args: &InitArgs) -> Outcome {
             shares(&args.share)?
         },
         image: None,
+        sleep_after: None,
     };
     machine.places().create(&config).map_err(|error| machine_error(error.into()))?;
     printer::line(&args.name.name);
@@ -313,6 +332,21 @@ async fn stop(args: &StopArgs) -> Outcome {
     Ok(0)
 }
 
+async fn sleep(args: &SleepArgs) -> Outcome {
+    let machine = find(&args.name.name)?;
+    let bar = printer::is_terminal().then(show::spinner);
+    if let Some(bar) = &bar {
+        bar.set_message(format!("{}: falling asleep", args.name.name));
+    }
+    let outcome = machine.sleep().await;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    outcome.map_err(machine_error)?;
+    printer::line(&args.name.name);
+    Ok(0)
+}
+
 fn logs(args: &LogsArgs) -> Outcome {
     let machine = find(&args.name.name)?;
     machine.config().map_err(machine_error)?;
@@ -348,6 +382,9 @@ async fn set(args: &SetArgs) -> Outcome {
     } else if !args.share.is_empty() {
         config.shares = shares(&args.share)?;
     }
+    if let Some(text) = &args.sleep_after {
+        config.sleep_after = sleep_after(text)?;
+    }
     match args.image.as_deref() {
         Some("newest") => {
             config.image = None;
@@ -366,6 +403,24 @@ async fn set(args: &SetArgs) -> Outcome {
     }
     printer::line(&args.name.name);
     Ok(0)
+}
+
+fn sleep_after(text: &str) -> Outcome<Option<u64>> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "s" | "" => Some(1),
+        "m" => Some(60),
+        "h" => Some(60 * 60),
+        _ => None,
+    };
+    let seconds =
+        unit.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(unit)).filter(|time| *time > 0);
+    seconds.map(Some).ok_or_else(|| {
+        Failure::new(format!("--sleep-after can't be {text:?}: write it as 30s, 10m, 1h or off"))
+    })
 }
 
 async fn reset(args: &ResetArgs) -> Outcome {

@@ -23,6 +23,7 @@ use vm_manager::control::{Answer, Request};
 use vm_manager::image::Record;
 pub use vm_manager::places::Folders;
 use vm_manager::places::Places;
+use vm_manager::saved::Record as Saved;
 pub use vm_manager::stage::{Deed, Remedy, Stage};
 pub use vm_manager::status::{Failure, Phase, Status};
 pub use vm_manager::{config, size};
@@ -223,12 +224,15 @@ impl Machine {
     pub async fn status(&self) -> Result<Status, Error> {
         let config = self.config()?;
         match Supervisor::connect(&self.places).await {
-            Ok(supervisor) => match supervisor.ask(&Request::Status).await? {
-                Answer::Status(mut status) => {
+            Ok(supervisor) => match supervisor.ask(&Request::Status).await {
+                Ok(Answer::Status(mut status)) => {
                     status.config = config;
                     Ok(*status)
                 }
-                other => Err(supervisor::unexpected(&self.places, &other)),
+                Ok(other) => Err(supervisor::unexpected(&self.places, &other)),
+                // It was just ending.
+                Err(error) if error.is_cut_off() => Ok(self.last_status(config)),
+                Err(error) => Err(error),
             },
             Err(_) => Ok(self.last_status(config)),
         }
@@ -244,9 +248,18 @@ impl Machine {
             Some(status) if matches!(status.phase, Phase::Stopped | Phase::Failed) => status,
             _ => stopped(),
         };
+        if self.is_saved() {
+            // It fell asleep, and then this computer was started anew.
+            status = Status { phase: Phase::Asleep, ..stopped() };
+        }
         status.config = config;
         status.disk_here = disk_taken(&self.places);
         status
+    }
+
+    /// Whether its state is on disk, to go on from.
+    fn is_saved(&self) -> bool {
+        Saved::read(&self.places).is_some()
     }
 
     /// Asks its supervisor for something; `None` where there is none.
@@ -316,6 +329,7 @@ impl Machine {
     /// It did not come up: [`Error::Failed`] says at which stage.
     pub async fn start(&self, mode: Mode, mut told: impl FnMut(&Status)) -> Result<Status, Error> {
         self.config()?;
+        self.wait_until_asleep().await?;
         self.ask_to_start(mode).await?;
         let mut follower = Supervisor::connect(&self.places).await?.follow().await?;
         while let Some(status) = follower.next().await? {
@@ -324,7 +338,7 @@ impl Machine {
                 Phase::Running | Phase::Rescue => return Ok(status),
                 Phase::Failed => return Err(self.failed(status)),
                 Phase::Stopped => return Err(Error::NotRunning { name: self.places.name.clone() }),
-                Phase::Starting | Phase::Stopping => {}
+                Phase::Starting | Phase::Stopping | Phase::FallingAsleep | Phase::Asleep => {}
             }
         }
         // It ended before its last word was read; it has left it.
@@ -353,12 +367,58 @@ impl Machine {
         }
     }
 
-    /// Stops it and waits until it has; one that does not run is as good.
+    /// One that is being saved is asked again when it is.
+    async fn wait_until_asleep(&self) -> Result<(), Error> {
+        let Ok(supervisor) = Supervisor::connect(&self.places).await else { return Ok(()) };
+        let mut follower = supervisor.follow().await?;
+        while follower.next().await?.is_some_and(|status| status.phase == Phase::FallingAsleep) {}
+        Ok(())
+    }
+
+    /// Has its state saved, and waits until it sleeps.
+    ///
+    /// # Errors
+    /// It can't, and goes on; or it does not run.
+    pub async fn sleep(&self) -> Result<(), Error> {
+        self.config()?;
+        if self.status().await?.phase == Phase::Asleep {
+            return Ok(());
+        }
+        let not_running = || Error::NotRunning { name: self.places.name.clone() };
+        let supervisor = Supervisor::connect(&self.places).await.map_err(|_| not_running())?;
+        supervisor.ask(&Request::Sleep).await?.done()?;
+        let mut follower = Supervisor::connect(&self.places).await?.follow().await?;
+        while let Some(status) = follower.next().await? {
+            match status.phase {
+                Phase::Asleep => return Ok(()),
+                Phase::FallingAsleep => {}
+                Phase::Failed => return Err(self.failed(status)),
+                _ => {
+                    let hint = Some(format!("it goes on; 'cove machine stop {}' ends it", self.places.name));
+                    return Err(Error::Refused { cause: status.detail, hint });
+                }
+            }
+        }
+        Err(not_running())
+    }
+
+    /// Stops it and waits until it has; one that does not run is as good. One that sleeps is woken for it, so that its
+    /// containers end as they should.
     ///
     /// # Errors
     /// The supervisor does not answer.
     pub async fn stop(&self, at_once: bool) -> Result<(), Error> {
         self.config()?;
+        self.wait_until_asleep().await?;
+        if self.status().await?.phase == Phase::Asleep {
+            if at_once {
+                if Supervisor::connect(&self.places).await.is_err() {
+                    return Ok(vm_manager::saved::forget(&self.places)?);
+                }
+            } else {
+                self.start(Mode::Normal, |_| {}).await?;
+            }
+        }
         let Ok(supervisor) = Supervisor::connect(&self.places).await else { return Ok(()) };
         let mut follower = Supervisor::connect(&self.places).await?.follow().await?;
         let request = if at_once { Request::Kill } else { Request::Stop };
@@ -384,6 +444,7 @@ impl Machine {
     /// It runs, or the disk's.
     pub async fn empty_disk(&self) -> Result<(), Error> {
         self.refuse_running().await?;
+        vm_manager::saved::forget(&self.places)?;
         for path in [self.places.disk(), self.places.disk_before()] {
             match std::fs::remove_file(&path) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

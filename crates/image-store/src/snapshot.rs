@@ -76,7 +76,7 @@ impl ImageStore {
         let step = || format!("make the snapshot {}", dir.display());
         std::fs::create_dir(&dir).doing(step)?;
         let made = std::os::unix::fs::symlink(image.to_string(), dir.join("image")).and_then(|()| {
-            if self.uses_overlay {
+            if *self.uses_overlay.get_or_init(|| overlay_is_to_be_used(&self.config)) {
                 // The mode of the upper directory is that of the container's root.
                 std::fs::create_dir(dir.join("upper"))?;
                 std::fs::create_dir(dir.join("work"))?;
@@ -209,8 +209,13 @@ pub(crate) fn take_over(dir: &Path, from: &std::fs::Metadata) -> io::Result<()> 
     Ok(rustix::fs::chmod(dir, mode)?)
 }
 
+/// Whether snapshots are overlays.
+pub(crate) fn overlay_is_to_be_used(config: &Config) -> bool {
+    !config.forces_copy && overlay_works(config)
+}
+
 /// Tries a real mount: whether overlay works here depends on kernel, file system and privileges.
-pub(crate) fn overlay_works(config: &Config) -> bool {
+fn overlay_works(config: &Config) -> bool {
     let base = config.root.join("ingest").join("probe");
     let _ = std::fs::remove_dir_all(&base);
     let mounted = (|| -> io::Result<OwnedFd> {

@@ -11,7 +11,7 @@ mod origin;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use model::{Digest, Platform, Reference};
 
@@ -49,7 +49,8 @@ pub struct Inner {
     pub(crate) database: Database,
     pub(crate) index: RwLock<Index>,
     pub(crate) fetcher: Fetcher,
-    pub(crate) uses_overlay: bool,
+    /// Found out beside the start, which does not wait for it.
+    pub(crate) uses_overlay: Arc<OnceLock<bool>>,
     /// Held while what nobody needs is removed, and by those who are about to need something.
     pub(crate) gc: Mutex<()>,
 }
@@ -152,18 +153,27 @@ impl ImageStore {
         spread_children(&config.root.join("ingest"));
         let database = Database::open(&config.root.join("images.db"))?;
         let index = Index::load(&database)?;
-        let uses_overlay = !config.forces_copy && crate::snapshot::overlay_works(&config);
         let store = Self(Arc::new(Inner {
             fetcher: Fetcher::new(config.registries.clone()),
             config,
             database,
             index: RwLock::new(index),
-            uses_overlay,
+            uses_overlay: Arc::default(),
             gc: Mutex::new(()),
         }));
         store.sweep();
+        store.try_overlay()?;
         crate::welcome::ensure(&store)?;
         Ok(store)
+    }
+
+    /// Tries a mount in a thread of its own: taking it away again waits for the kernel, up to a tenth of a second.
+    fn try_overlay(&self) -> Result<()> {
+        let (config, found) = (self.config.clone(), Arc::clone(&self.uses_overlay));
+        let work = move || {
+            found.get_or_init(|| crate::snapshot::overlay_is_to_be_used(&config));
+        };
+        std::thread::Builder::new().name("overlay".into()).spawn(work).map(drop).doing(|| "start a thread")
     }
 
     /// Finds an image by name, id, or the beginning of its id.

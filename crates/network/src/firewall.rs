@@ -133,8 +133,15 @@ impl Firewall {
     /// Takes the table away, this daemon's or one's before it.
     pub(crate) fn remove(&mut self, table: &str) -> Result<()> {
         self.applied = None;
-        // Named first, so that one that is not there is no failure.
-        run(&self.place, &format!("table inet {table}\ndelete table inet {table}\n"))
+        let mut batch = Batch::new();
+        batch.remove_table(table);
+        match self.place.nftables().and_then(|nftables| nftables.commit(batch)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).doing(|| "remove the networks' rules")
+            }
+            // One that is not there is no failure.
+            _ => Ok(()),
+        }
     }
 }
 

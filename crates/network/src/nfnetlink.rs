@@ -18,6 +18,7 @@ pub(crate) const INET: u8 = 1;
 const IPV4: u8 = 2;
 
 const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_GETRULE: u16 = 7;
@@ -107,6 +108,12 @@ impl Batch {
     pub(crate) fn table(&mut self, table: &str) {
         const NFTA_TABLE_NAME: u16 = 1;
         self.request(NFT_MSG_NEWTABLE, NLM_F_CREATE, IPV4, |bytes| name(bytes, NFTA_TABLE_NAME, table));
+    }
+
+    /// Takes a table of family inet away, with all that is in it.
+    pub(crate) fn remove_table(&mut self, table: &str) {
+        const NFTA_TABLE_NAME: u16 = 1;
+        self.request(NFT_MSG_DELTABLE, 0, INET, |bytes| name(bytes, NFTA_TABLE_NAME, table));
     }
 
     /// A chain that sees what this namespace sends.

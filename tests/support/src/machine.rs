@@ -36,6 +36,13 @@ pub fn images(backend: &str) -> Option<PathBuf> {
     dir.or_else(built).filter(|images| has(images, "own") || has(images, "debian"))
 }
 
+/// The kinds of machines for tests that take minutes where the processor is emulated: all with `COVE_TEST_MACHINES=all`.
+#[must_use]
+pub fn fast_backends() -> &'static [&'static str] {
+    let is_all = std::env::var("COVE_TEST_MACHINES").is_ok_and(|which| which == "all");
+    if is_all { &["uml", "qemu"] } else { &["uml"] }
+}
+
 impl Machine {
     /// One that is made, with a folder of the test's shared ([`Self::shared`]), and not started. `None`, with the reason
     /// told, where there is no image for it.
@@ -112,6 +119,30 @@ impl Machine {
     #[must_use]
     pub fn shared(&self) -> PathBuf {
         self.dir.path().join("shared")
+    }
+
+    /// A program made of a C source, in the shared folder: linked statically, it runs in any container and here.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn compile(&self, source: &Path) -> Result<PathBuf> {
+        let program = self.shared().join(source.file_stem().context("a file")?);
+        let mut cc = stdx::process::command("cc");
+        cc.args(["-static", "-O1", "-o"]).arg(&program).arg(source);
+        if !cc.status().context("there is no C compiler")?.success() {
+            bail!("{} does not compile", source.display());
+        }
+        Ok(program)
+    }
+
+    /// Runs a command in a container that sees the shared folder under its own path, and nothing of the network.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn run_in_share(&self, args: &[&str]) -> Result<Said> {
+        let mount = format!("{0}:{0}", self.shared().display());
+        let run = ["run", "--rm", "--network", "none", "-v", &mount, "busybox"];
+        self.cove(&[&run[..], args].concat())
     }
 
     /// Where its files are.

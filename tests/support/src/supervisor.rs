@@ -46,7 +46,15 @@ pub fn folders(dir: &Path) -> Folders {
 /// A small machine of User Mode Linux.
 #[must_use]
 pub fn config() -> Config {
-    Config { backend: Backend::Uml, cpus: 2, memory: 1 << 30, disk: 8 << 30, shares: vec![], image: None }
+    Config {
+        backend: Backend::Uml,
+        cpus: 2,
+        memory: 1 << 30,
+        disk: 8 << 30,
+        shares: vec![],
+        image: None,
+        sleep_after: None,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -133,6 +141,8 @@ impl Supervisor {
                 cpu_ms,
                 clock_ns,
                 engine_runs: true,
+                containers_run: false,
+                clients: 0,
             });
             status.memory_here = Some(memory_here);
             status.disk_here = disk + (200 << 20);

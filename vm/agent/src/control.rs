@@ -1,11 +1,14 @@
 //! The conversation with the host: hello, becoming what it wants, and what happens afterwards.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 use vm_proto::message::{Configuration, FromGuest, FromHost, Listener, Mode, Step};
 use vm_proto::{frame, port};
@@ -13,7 +16,7 @@ use vm_proto::{frame, port};
 use crate::boot::Booted;
 use crate::children::Children;
 use crate::engine::{self, Event};
-use crate::{disk, listeners, network, report, resolver, shares, streams, system, tell};
+use crate::{disk, listeners, network, report, resolver, room, shares, streams, system, tell};
 
 /// How often sockets that listen are looked for.
 const LISTENERS_EVERY: Duration = Duration::from_secs(1);
@@ -26,30 +29,76 @@ const WAITING: usize = 64;
 pub(crate) async fn run(booted: Booted) -> Result<()> {
     let children = Children::default();
     beside("reaping", children.clone().reap());
-    let stream = greet().await?;
-    let (from, to) = tokio::io::split(stream);
     let (tell_host, words) = mpsc::channel(WAITING);
-    beside("speaking to the host", write_words(to, words));
-    let mut from = from;
-    let configuration = match read(&mut from).await?.context("the host hung up")? {
-        FromHost::Welcome(configuration) => *configuration,
+    let (connected, ways) = mpsc::channel(1);
+    beside("speaking to the host", write_words(ways, words));
+    let guest = Guest { children, tell_host, stop: watch::Sender::new(false), woken: Arc::default() };
+    let Some((mut host, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
+    beside("the engine's port", streams::serve_engine());
+    beside("the streams' port", streams::serve_streams(guest.children.clone()));
+    guest.become_what(&configuration, &booted).await;
+    guest.tell_listeners();
+    while guest.listen_to(&mut host, &configuration).await == Heard::Slept {
+        // The host comes back when somebody wakes it: no time passes here until then.
+        let Some(met) = meet(&connected, Duration::MAX).await? else { return Ok(()) };
+        (host, configuration) = met;
+        guest.wake(&configuration).await;
+    }
+    guest.end().await;
+    Ok(())
+}
+
+/// The host's end of the conversation.
+struct Host {
+    from: ReadHalf<VsockStream>,
+    /// The same connection: where its device is taken away, the kernel tells of an error and not of an end, which
+    /// wakes nobody who waits for something to read.
+    broken: AsyncFd<OwnedFd>,
+}
+
+impl Host {
+    async fn next(&mut self) -> Result<Option<FromHost>> {
+        tokio::select! {
+            biased;
+            word = read(&mut self.from) => word,
+            broken = self.broken.ready(Interest::ERROR) => {
+                let _ = broken?;
+                bail!("the connection to the host broke")
+            }
+        }
+    }
+}
+
+/// Says hello, and is told what to be; `None` when the host was of another version and has ended it.
+async fn meet(
+    connected: &mpsc::Sender<WriteHalf<VsockStream>>,
+    deadline: Duration,
+) -> Result<Option<(Host, Configuration)>> {
+    let stream = greet(deadline).await?;
+    let broken = crate::sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
+    let (mut from, to) = tokio::io::split(stream);
+    connected.send(to).await.context("nobody speaks to the host any more")?;
+    match read(&mut from).await?.context("the host hung up")? {
+        FromHost::Welcome(configuration) => Ok(Some((Host { from, broken }, *configuration))),
         FromHost::WrongVersion { version } => {
             tell(format_args!(
                 "cove-agent: the host speaks version {version}, this is {}",
                 vm_proto::VERSION
             ));
-            return wait_for_end(&mut from).await;
+            wait_for_end(&mut from).await?;
+            Ok(None)
         }
         other => bail!("the host began with {other:?}"),
-    };
-    let guest = Guest { children, tell_host, stop: watch::Sender::new(false) };
-    beside("the engine's port", streams::serve_engine());
-    beside("the streams' port", streams::serve_streams(guest.children.clone()));
-    guest.become_what(&configuration, &booted).await;
-    guest.tell_listeners();
-    guest.listen_to(&mut from).await;
-    guest.end().await;
-    Ok(())
+    }
+}
+
+/// Why no more is heard of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// It said the last word, or hung up.
+    Last,
+    /// The guest had made itself ready to be saved, and the host hung up or has it go on.
+    Slept,
 }
 
 /// Runs something for as long as the guest runs.
@@ -62,12 +111,12 @@ fn beside(what: &'static str, work: impl Future<Output = Result<()>> + Send + 's
     });
 }
 
-async fn greet() -> Result<VsockStream> {
+async fn greet(deadline: Duration) -> Result<VsockStream> {
     let begin = Instant::now();
     let mut stream = loop {
         match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::CONTROL)).await {
             Ok(stream) => break stream,
-            Err(error) if begin.elapsed() > HOST_DEADLINE => {
+            Err(error) if begin.elapsed() > deadline => {
                 return Err(error).context("failed to reach the host by vsock");
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -100,10 +149,22 @@ async fn wait_for_end(from: &mut ReadHalf<VsockStream>) -> Result<()> {
     Ok(())
 }
 
-async fn write_words(mut to: WriteHalf<VsockStream>, mut words: mpsc::Receiver<FromGuest>) -> Result<()> {
+/// Writes to the newest way there is to the host; a word that could not be written waits for the next.
+async fn write_words(
+    mut ways: mpsc::Receiver<WriteHalf<VsockStream>>,
+    mut words: mpsc::Receiver<FromGuest>,
+) -> Result<()> {
+    let Some(mut to) = ways.recv().await else { return Ok(()) };
     while let Some(word) = words.recv().await {
         let is_last = word == FromGuest::Bye;
-        to.write_all(&frame::encode(&word)?).await?;
+        let bytes = frame::encode(&word)?;
+        while let Ok(newer) = ways.try_recv() {
+            to = newer;
+        }
+        while to.write_all(&bytes).await.is_err() {
+            let Some(newer) = ways.recv().await else { return Ok(()) };
+            to = newer;
+        }
         if is_last {
             to.shutdown().await?;
         }
@@ -116,6 +177,8 @@ struct Guest {
     children: Children,
     tell_host: mpsc::Sender<FromGuest>,
     stop: watch::Sender<bool>,
+    /// It goes on after a sleep.
+    woken: Arc<Notify>,
 }
 
 impl Guest {
@@ -156,13 +219,7 @@ impl Guest {
         if !self.tell_step(Step::Disk, mounted).await {
             return;
         }
-        for share in &wanted.shares {
-            // One folder that can't be had does not keep the others and the engine away.
-            if let Err(error) = shares::mount_share(share) {
-                self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
-            }
-        }
-        self.tell_step(Step::Shares, Ok(())).await;
+        self.mount_shares(wanted).await;
         if let Some(network) = &wanted.network
             && let Err(error) = network::configure(network)
         {
@@ -198,7 +255,7 @@ impl Guest {
     }
 
     fn tell_listeners(&self) {
-        let tell_host = self.tell_host.clone();
+        let (tell_host, woken) = (self.tell_host.clone(), Arc::clone(&self.woken));
         beside("looking for listeners", async move {
             let mut known: Vec<Listener> = Vec::new();
             loop {
@@ -207,21 +264,36 @@ impl Guest {
                     known.clone_from(&now);
                     tell_host.send(FromGuest::Listening { sockets: now }).await?;
                 }
-                tokio::time::sleep(LISTENERS_EVERY).await;
+                tokio::select! {
+                    () = tokio::time::sleep(LISTENERS_EVERY) => {}
+                    // The host knows of none any more.
+                    () = woken.notified() => known.clear(),
+                }
             }
         });
     }
 
     /// Does what the host says until it says the last word, or nothing any more.
-    async fn listen_to(&self, from: &mut ReadHalf<VsockStream>) {
+    async fn listen_to(&self, host: &mut Host, configuration: &Configuration) -> Heard {
+        let mut is_ready = false;
         loop {
-            match read(from).await {
-                Ok(None | Some(FromHost::Shutdown)) => return,
+            match host.next().await {
+                Ok(None) | Err(_) if is_ready => return Heard::Slept,
+                Ok(None | Some(FromHost::Shutdown)) => return Heard::Last,
                 Ok(Some(FromHost::SetTime { nanoseconds })) => complain(system::set_time(nanoseconds)),
+                Ok(Some(FromHost::Room { bytes })) => {
+                    beside("holding room back", async move {
+                        tokio::task::spawn_blocking(move || room::limit(bytes)).await?
+                    });
+                }
                 Ok(Some(FromHost::SetResolver(servers))) => complain(resolver::set(&servers)),
                 Ok(Some(FromHost::Report)) => {
                     self.say(FromGuest::Report(report::look(engine::runs().await))).await;
                 }
+                Ok(Some(FromHost::Sleep)) => is_ready = self.prepare_to_sleep(configuration).await,
+                // As if it had been saved; it may never have been ready.
+                Ok(Some(FromHost::Wake)) if is_ready => return Heard::Slept,
+                Ok(Some(FromHost::Wake)) => {}
                 Ok(Some(FromHost::GiveBack)) => {
                     let work = || {
                         disk::trim().context("failed to trim the data disk")?;
@@ -233,10 +305,49 @@ impl Guest {
                 Ok(Some(other)) => tell(format_args!("cove-agent: the host said {other:?} in the middle")),
                 Err(error) => {
                     tell(format_args!("cove-agent: failed to understand the host: {error:#}"));
-                    return;
+                    return Heard::Last;
                 }
             }
         }
+    }
+
+    /// Lets go of the shares and puts everything on disk. Whether it could.
+    async fn prepare_to_sleep(&self, configuration: &Configuration) -> bool {
+        let outcome = shares::unmount_all(&configuration.shares).await;
+        let is_ready = outcome.is_ok();
+        if is_ready {
+            // What is only cached would be written, and read again to wake.
+            system::drop_caches();
+        }
+        self.say(match outcome {
+            Ok(()) => FromGuest::Ready,
+            Err(error) => FromGuest::NotReady { cause: format!("{error:#}") },
+        })
+        .await;
+        is_ready
+    }
+
+    /// Goes on after a sleep: the clock stood still, and shares have new devices. The rest is as it was.
+    async fn wake(&self, wanted: &Configuration) {
+        complain(system::set_time(wanted.nanoseconds));
+        self.tell_step(Step::Disk, Ok(())).await;
+        self.mount_shares(wanted).await;
+        if let Some(network) = &wanted.network {
+            complain(resolver::set(&network.resolver));
+        }
+        self.tell_step(Step::Network, Ok(())).await;
+        self.tell_step(Step::Engine, Ok(())).await;
+        self.woken.notify_one();
+    }
+
+    async fn mount_shares(&self, wanted: &Configuration) {
+        for share in &wanted.shares {
+            // One folder that can't be had does not keep the others and the engine away.
+            if let Err(error) = shares::mount_share(share) {
+                self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
+            }
+        }
+        self.tell_step(Step::Shares, Ok(())).await;
     }
 
     /// Ends the engine and everything else, and puts what there is on disk.

@@ -13,8 +13,13 @@ use crate::children::Children;
 /// Where it is mounted; the engine's files are below it.
 pub(crate) const DATA: &str = "/var/lib/cove";
 /// Where ext4's super block is, and its magic number within it.
-const SUPER_BLOCK: u64 = 1024;
+const SUPER_BLOCK: usize = 1024;
 const MAGIC: (usize, [u8; 2]) = (56, [0x53, 0xef]);
+/// Where within it the state is, and what it is without an error.
+const STATE: usize = 58;
+const VALID: [u8; 2] = [1, 0];
+/// Where within it errors are counted.
+const ERRORS: usize = 404;
 
 /// Mounts the disk; what was done, in words.
 pub(crate) async fn mount_data(device: &str, mode: Mode, children: &Children) -> Result<&'static str> {
@@ -26,8 +31,8 @@ pub(crate) async fn mount_data(device: &str, mode: Mode, children: &Children) ->
             make(device, children).await?;
             "made"
         }
-        (Found::Ext4, Mode::Rescue) => "found",
-        (Found::Ext4, Mode::Normal) => {
+        (Found::Ext4 { .. }, Mode::Rescue) | (Found::Ext4 { is_sound: true }, Mode::Normal) => "found",
+        (Found::Ext4 { is_sound: false }, Mode::Normal) => {
             check(device, children).await?;
             "checked"
         }
@@ -56,9 +61,14 @@ fn is_larger(device: &str) -> Result<bool> {
     Ok(known.f_blocks * known.f_frsize < size / 10 * 9)
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Found {
     Empty,
-    Ext4,
+    /// A sound one needs no check: after a power cut the kernel replays the journal as it mounts it, and `e2fsck -p`
+    /// would do no more.
+    Ext4 {
+        is_sound: bool,
+    },
     Other,
 }
 
@@ -68,12 +78,17 @@ fn look(device: &str) -> Result<Found> {
     let mut head = vec![0; 1 << 20];
     file.seek(SeekFrom::Start(0))?;
     file.read_exact(&mut head).context("failed to read the data disk")?;
-    let (at, magic) = MAGIC;
-    let place = usize::try_from(SUPER_BLOCK)? + at;
-    if head.get(place..place + 2) == Some(&magic) {
-        return Ok(Found::Ext4);
+    Ok(recognise(&head))
+}
+
+/// What the beginning of a disk shows (ext4's super block: the kernel's Documentation/filesystems/ext4/super.rst).
+fn recognise(head: &[u8]) -> Found {
+    let field = |at: usize| head.get(SUPER_BLOCK + at..SUPER_BLOCK + at + 4).unwrap_or_default();
+    if field(MAGIC.0).get(..2) != Some(&MAGIC.1) {
+        return if head.iter().all(|byte| *byte == 0) { Found::Empty } else { Found::Other };
     }
-    Ok(if head.iter().all(|byte| *byte == 0) { Found::Empty } else { Found::Other })
+    let is_sound = field(STATE).get(..2) == Some(&VALID) && field(ERRORS) == [0; 4];
+    Found::Ext4 { is_sound }
 }
 
 async fn make(device: &str, children: &Children) -> Result<()> {
@@ -108,4 +123,35 @@ async fn tool(children: &Children, program: &str, arguments: &[&str], worst: i32
 /// Gives the device back what no file uses (FITRIM).
 pub(crate) fn trim() -> std::io::Result<()> {
     crate::sys::trim(&fs::File::open(DATA)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The beginning of a disk whose super block has these fields.
+    fn disk(fields: &[(usize, &[u8])]) -> Vec<u8> {
+        let mut head = vec![0; 4096];
+        for (at, bytes) in fields {
+            head[SUPER_BLOCK + at..SUPER_BLOCK + at + bytes.len()].copy_from_slice(bytes);
+        }
+        head
+    }
+
+    #[test]
+    fn only_a_file_system_with_errors_is_checked() {
+        let magic = (MAGIC.0, &MAGIC.1[..]);
+        assert_eq!(recognise(&disk(&[magic, (STATE, &VALID)])), Found::Ext4 { is_sound: true });
+        for unsound in [(STATE, &[0, 0][..]), (STATE, &[3, 0]), (ERRORS, &[1])] {
+            let head = disk(&[magic, (STATE, &VALID), unsound]);
+            assert_eq!(recognise(&head), Found::Ext4 { is_sound: false }, "{unsound:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_from_nothing() {
+        assert_eq!(recognise(&disk(&[])), Found::Empty);
+        assert_eq!(recognise(&disk(&[(0, &[7])])), Found::Other);
+        assert_eq!(recognise(&[]), Found::Empty);
+    }
 }

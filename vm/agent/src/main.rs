@@ -13,6 +13,7 @@ mod listeners;
 mod network;
 mod report;
 mod resolver;
+mod room;
 mod shares;
 mod shutdown;
 mod streams;

@@ -19,11 +19,19 @@ pub(crate) fn look(engine_runs: bool) -> Report {
         memory_total: kilobytes(&memory, "MemTotal:") << 10,
         memory_available: kilobytes(&memory, "MemAvailable:") << 10,
         disk_total,
-        disk_used: disk_total.saturating_sub(disk_free),
+        disk_used: disk_total.saturating_sub(disk_free + crate::room::taken()),
         cpu_ms: cpu_ms(&fs::read_to_string("/proc/stat").unwrap_or_default()),
         clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         engine_runs,
+        containers_run: containers_run(),
+        clients: crate::streams::clients(),
     }
+}
+
+/// Whether any process is in the engine's part of the cgroups: its containers are, and nothing else.
+fn containers_run() -> bool {
+    let events = fs::read_to_string("/sys/fs/cgroup/cove/cgroup.events").unwrap_or_default();
+    events.lines().any(|line| line == "populated 1")
 }
 
 fn kilobytes(meminfo: &str, name: &str) -> u64 {

@@ -3,14 +3,81 @@
 use std::ffi::CStr;
 use std::fs;
 use std::path::{Component, Path};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use rustix::mount::{MountFlags, mount};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use vm_proto::message::Share;
+
+/// How long a share may be busy after the host has said that it tells of no more changes.
+const IDLE_DEADLINE: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What stays the guest's own: a share on top of it would take the guest's system away.
 const KEPT: &[&str] =
     &["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/var", "/layers"];
+
+/// Takes all of them away, or none: their devices are about to go.
+pub(crate) async fn unmount_all(shares: &[Share]) -> Result<()> {
+    let mut gone = Vec::new();
+    let mut outcome = Ok(());
+    for share in shares {
+        if !mounted(Path::new("/proc/self/mountinfo")).any(|tag| tag == share.tag) {
+            continue;
+        }
+        outcome = unmount_idle(&share.path).await;
+        if outcome.is_err() {
+            break;
+        }
+        gone.push(share);
+    }
+    // In a container it may still be mounted: the mount there is another, of the same device.
+    let outcome = outcome.and_then(|()| match in_use(shares) {
+        Some(share) => bail!("a container uses the share {}", share.path),
+        None => Ok(()),
+    });
+    if outcome.is_err() {
+        for share in gone {
+            if let Err(error) = mount_share(share) {
+                crate::tell(format_args!("cove-agent: {error:#}"));
+            }
+        }
+    }
+    outcome
+}
+
+/// Who acts out the host's changes lets go of the share in a moment.
+async fn unmount_idle(path: &str) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        match unmount(path, UnmountFlags::empty()) {
+            Err(Errno::BUSY) if begin.elapsed() < IDLE_DEADLINE => tokio::time::sleep(LOOK_EVERY).await,
+            other => return other.with_context(|| format!("the share {path} is in use")),
+        }
+    }
+}
+
+/// A share that some process still sees.
+fn in_use(shares: &[Share]) -> Option<&Share> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes
+        .filter(|entry| entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit));
+    let tags: Vec<String> = numbers.flat_map(|entry| mounted(&entry.path().join("mountinfo"))).collect();
+    shares.iter().find(|share| tags.contains(&share.tag))
+}
+
+/// The tags of shares in a file like /proc/self/mountinfo (proc(5)): `… - virtiofs TAG OPTIONS`.
+fn mounted(mountinfo: &Path) -> impl Iterator<Item = String> + use<> {
+    // A process that has ended sees nothing.
+    let text = fs::read_to_string(mountinfo).unwrap_or_default();
+    text.lines().filter_map(tag).collect::<Vec<_>>().into_iter()
+}
+
+fn tag(line: &str) -> Option<String> {
+    let mut fields = line.split_once(" - ")?.1.split(' ');
+    (fields.next()? == "virtiofs").then(|| fields.next().map(str::to_owned))?
+}
 
 /// Mounts one.
 pub(crate) fn mount_share(share: &Share) -> Result<()> {
@@ -27,4 +94,17 @@ pub(crate) fn mount_share(share: &Share) -> Result<()> {
     flags.set(MountFlags::RDONLY, share.read_only);
     mount(&share.tag, path, "virtiofs", flags, None::<&CStr>)
         .with_context(|| format!("failed to mount the share {}", share.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_told_from_other_mounts() {
+        let line = "86 29 0:43 / /home/me rw,nosuid,nodev shared:42 - virtiofs share0 rw";
+        assert_eq!(tag(line).as_deref(), Some("share0"));
+        assert_eq!(tag("29 1 0:25 / / rw - overlay overlay rw,lowerdir=/layers"), None);
+        assert_eq!(tag("nonsense"), None);
+    }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,13 +23,40 @@ const BUFFER: usize = 64 << 10;
 
 /// Accepts the host's connections to the engine, for as long as the guest runs.
 pub(crate) async fn serve_engine() -> Result<()> {
-    let listener = listen(port::ENGINE)?;
+    tokio::try_join!(serve_clients(), serve_host()).map(drop)
+}
+
+async fn serve_host() -> Result<()> {
+    let listener = listen(port::ENGINE_OWN)?;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => begin(carry_to_engine(stream)),
             Err(error) => refused(&error).await,
         }
     }
+}
+
+async fn serve_clients() -> Result<()> {
+    let listener = listen(port::ENGINE)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => begin(async move {
+                CLIENTS.fetch_add(1, Ordering::Relaxed);
+                let carried = carry_to_engine(stream).await;
+                CLIENTS.fetch_sub(1, Ordering::Relaxed);
+                carried
+            }),
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+/// Connections to the engine.
+static CLIENTS: AtomicU32 = AtomicU32::new(0);
+
+/// How many connections of the host to the engine there are.
+pub(crate) fn clients() -> u32 {
+    CLIENTS.load(Ordering::Relaxed)
 }
 
 /// Accepts the host's other streams, for as long as the guest runs.

@@ -10,6 +10,8 @@ use std::process::Command;
 
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// `FITRIM` of linux/fs.h: _IOWR('X', 121, struct fstrim_range).
 const FITRIM: libc::Ioctl = 0xc018_5879_u32 as libc::Ioctl;
@@ -198,4 +200,10 @@ pub(crate) fn add_default_route6(interface: &str, gateway: Ipv6Addr) -> io::Resu
     // SAFETY: SIOCADDRT on an AF_INET6 socket takes one in6_rtmsg, which `route` is in size and layout.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw mut route) };
     check(result)
+}
+
+/// Tells of errors of a descriptor, and of nothing else.
+pub(crate) fn errors_of(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: it is owned, so it stays the same open descriptor until it is dropped, and nobody else registers it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::ERROR) }?)
 }

@@ -1,58 +1,97 @@
 //! Acts out what changed in a share on the host, so that this guest's kernel sees it and its watchers wake.
 //!
-//! The host answers this thread's calls without touching a file. It knows the thread by the name it looks up first.
+//! The host answers this thread's calls without touching a file. It knows the thread by the name it looks up before each.
 
-use std::fs::{self, OpenOptions};
+use std::ffi::OsStr;
 use std::io::{self, BufRead};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, fstatfs, mkdirat,
+    open, openat, renameat, statat, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+/// `FUSE_SUPER_MAGIC` of statfs(2), which shares have.
+const FUSE: rustix::fs::FsWord = 0x6573_5546;
 
 /// Acts out the events of a stream until it ends, for the share that is mounted at `root`. `trigger` is the name that
-/// the host gave for this. Each event is a letter, a path from the root, and a zero byte.
+/// the host gave for this. Each event is a letter, a path from the root, and a zero byte; a rename has one more path.
 ///
 /// Call it on a thread of its own that does nothing else in the share.
 ///
 /// # Errors
 ///
-/// The stream's. An event that can't be acted out is passed over: the file has changed again since.
+/// The stream's, and that there is no such share. An event that can't be acted out is passed over: the file has changed
+/// again since.
 pub(crate) fn act_out(mut events: impl BufRead, root: &Path, trigger: &str) -> io::Result<()> {
-    // There is no such file: the look is what the host waits for.
-    let _ = fs::symlink_metadata(root.join(trigger));
-    let mut event = Vec::new();
+    let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    if fstatfs(&root)?.f_type != FUSE {
+        // It was taken away, and what is below it now are files of the guest's own.
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let (mut event, mut target) = (Vec::new(), Vec::new());
     while events.read_until(0, &mut event)? > 0 {
+        if event.first() == Some(&b'n') {
+            events.read_until(0, &mut target)?;
+        }
+        // There is no such file: the look tells the host that this event is at work.
+        let _ = statat(&root, trigger, AtFlags::SYMLINK_NOFOLLOW);
         if let [kind, path @ .., 0] = event.as_slice() {
-            let _ = act(*kind, &root.join(std::ffi::OsStr::from_bytes(path)));
+            let target = target.strip_suffix(&[0]).unwrap_or_default();
+            let _ = act(root.as_fd(), *kind, OsStr::from_bytes(path), OsStr::from_bytes(target));
         }
         event.clear();
+        target.clear();
     }
     Ok(())
 }
 
-fn act(kind: u8, path: &Path) -> io::Result<()> {
+fn act(root: BorrowedFd<'_>, kind: u8, path: &OsStr, target: &OsStr) -> rustix::io::Result<()> {
     let done = match kind {
-        // The host opens the file that is there, and for reading only.
-        b'c' => OpenOptions::new().write(true).create_new(true).open(path).map(drop),
-        b'f' => fs::create_dir(path),
-        b'l' => symlink("x", path),
-        b'm' => return modify(path),
-        b'r' => fs::remove_file(path),
-        b'd' => fs::remove_dir(path),
+        // The host gives what is there, and does not open it.
+        b'c' => openat(
+            root,
+            path,
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o644),
+        )
+        .map(drop),
+        b'f' => mkdirat(root, path, Mode::from_raw_mode(0o755)),
+        b'l' => symlinkat("x", root, path),
+        b'm' => return modify(root, path),
+        b'a' => return change_attributes(root, path),
+        b'r' => unlinkat(root, path, AtFlags::empty()),
+        b'd' => unlinkat(root, path, AtFlags::REMOVEDIR),
+        b'n' => renameat(root, path, root, target),
         _ => Ok(()),
     };
     match done {
         // It was seen before its event came; then it is at least not older than what was seen.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => modify(path),
+        Err(Errno::EXIST) => modify(root, path),
         done => done,
     }
 }
 
-/// Sets the time of modification, which the host ignores and this kernel tells its watchers of.
-fn modify(path: &Path) -> io::Result<()> {
+/// Sets the time of modification, which the host ignores and this kernel tells its watchers of, and ends as a program does
+/// that has written.
+fn modify(root: BorrowedFd<'_>, path: &OsStr) -> rustix::io::Result<()> {
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let unchanged = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     let times = Timestamps { last_access: unchanged, last_modification: now };
-    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    utimensat(root, path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    openat(root, path, flags, Mode::empty()).map(drop)
+}
+
+/// Sets the permissions that are there.
+fn change_attributes(root: BorrowedFd<'_>, path: &OsStr) -> rustix::io::Result<()> {
+    let found = statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
+        // A link has none, and nobody waits for a change of it.
+        return Ok(());
+    }
+    chmodat(root, path, Mode::from_raw_mode(found.st_mode & 0o7777), AtFlags::empty())
 }

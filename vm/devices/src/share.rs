@@ -1,9 +1,12 @@
 //! A folder of the host as a file system of a guest (virtiofs), served by virtiofsd's library in this process.
 
+mod acting;
 mod device;
+mod event;
 mod folder;
 mod known;
 mod owner;
+mod told;
 mod watch;
 
 use std::io;
@@ -21,8 +24,8 @@ use device::ShareDevice;
 use folder::Folder;
 use watch::Watch;
 
+pub use event::{Event, EventKind};
 pub use owner::Owner;
-pub use watch::{Event, EventKind};
 
 /// The longest name of a share, which the guest mounts it by.
 const MAX_TAG: usize = 36;
@@ -109,17 +112,17 @@ impl Share {
     }
 
     /// From now on `sink` is told of what changes on the host in folders that the guest knows, but not of what the guest
-    /// changes itself. It is called on a thread of the share's, in the order of what happened, and may block; a
-    /// second call replaces it. A rename is a removal and a creation.
+    /// changes itself. It is called on a thread of the share's, in the order of what happened, and may block; what
+    /// happens meanwhile waits. It says whether the guest will get the event. A second call replaces it.
     ///
-    /// The guest has to act each event out (see the agent's `trigger.rs`), on one thread that has looked up
-    /// [`Share::trigger`] in the share's root. Then programs in the guest that watch files see it, and what the guest
-    /// has cached is renewed at once.
+    /// The guest has to act each event out (see the agent's `trigger.rs`), on one thread that looks up
+    /// [`Share::trigger`] in the share's root before each. Then programs in the guest that watch files see it, and what
+    /// the guest has cached is renewed at once.
     ///
     /// # Errors
     ///
     /// If the thread can't be started.
-    pub fn watch(&self, sink: impl Fn(Event) + Send + Sync + 'static) -> Result<()> {
+    pub fn watch(&self, sink: impl Fn(Event) -> bool + Send + Sync + 'static) -> Result<()> {
         self.watch
             .listen(Arc::new(sink))
             .map_err(|source| Error::Resource { action: "watch a folder", source })

@@ -382,8 +382,9 @@ fn changes_on_the_host_wake_watchers_in_the_guest() {
     share
         .watch(move |event| {
             // Both end before the share does.
-            let _ = (&trigger).write_all(&event.encode());
+            let is_told = (&trigger).write_all(&event.encode()).is_ok();
             let _ = sender.send((event.kind, event.path));
+            is_told
         })
         .unwrap();
     guest.shell("cd /mnt/work; ls -l . sub; cat old");
@@ -434,7 +435,11 @@ fn changes_on_the_host_wake_watchers_in_the_guest() {
         std::fs::write(at("old.tmp"), "333").unwrap();
         std::fs::rename(at("old.tmp"), at("old")).unwrap();
     };
-    host(&save, &["Removed old", "Created old"], &["delete /mnt/work old", "create /mnt/work old"]);
+    host(
+        &save,
+        &["Created old.tmp", "Renamed { to: \"old\" } old.tmp"],
+        &["create /mnt/work old.tmp", "from /mnt/work old.tmp", "to /mnt/work old"],
+    );
     assert_eq!(guest.shell("cat /mnt/work/old"), "333");
     host(&|| std::fs::remove_file(at("new")).unwrap(), &["Removed new"], &["delete /mnt/work new"]);
     host(

@@ -8,6 +8,8 @@ pub mod uml;
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Error;
 use crate::config::{Backend, Config};
 use crate::image::Image;
@@ -47,10 +49,15 @@ pub struct Plan {
     pub shares: Vec<(String, PathBuf)>,
     /// What speeds it up.
     pub acceleration: Acceleration,
+    /// The file that is the guest's memory, by its number in the program; `None` where it has its own.
+    pub memory: Option<i32>,
+    /// It goes on from a saved state: it waits for that, and devices that are not saved are plugged in afterwards.
+    pub wakes: bool,
 }
 
 /// What runs the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Acceleration {
     /// The processor, by the kernel's KVM.
     Kvm,

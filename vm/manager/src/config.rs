@@ -107,6 +107,9 @@ pub struct Config {
     /// The digest of a guest image to stay with; `None` for the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Seconds without clients and running containers after which it goes to sleep; `None` for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_after: Option<u64>,
 }
 
 impl Config {
@@ -129,6 +132,10 @@ impl Config {
         }
         if self.memory < MEMORY_MIN {
             return wrong("memory", crate::size::show(self.memory), "at least 256 MiB are needed");
+        }
+        if self.sleep_after.is_some() && !crate::backend::capabilities(self.backend).saves {
+            let backend = self.backend.to_string();
+            return wrong("sleep after a while", backend, "its state can't be saved; qemu's can");
         }
         if self.disk < DISK_MIN {
             return wrong("a disk", crate::size::show(self.disk), "at least 256 MiB are needed");

@@ -13,6 +13,7 @@ pub mod image;
 pub mod lifecycle;
 pub mod places;
 pub mod qmp;
+pub mod saved;
 pub mod size;
 pub mod stage;
 pub mod status;

@@ -10,6 +10,12 @@
 //!      │                    v      ^                                                     Starting again,
 //!      └──────────────── Failed ───┼─ start ──> Starting(image)        the VMM is gone    or Failed)
 //!        the next start leads out  └───────────────────────────────────────── Failed <───────┘
+//!
+//!            sleep             the guest is ready, its state is on disk, the VMM is gone
+//!   Running ───────> Sleeping ───────────────────────────────────────────────────────────> Asleep
+//!      ^                │  the guest can't: Running again                                     │ start
+//!      │                │  its state can't be written: Starting(kernel), which it wakes from  v
+//!      └── … ───────────┴─────────────────────────────────────────────────────────> Starting(image)
 //! ```
 //!
 //! A request may be refused, with a reason. A fact may not: it is what happened. Whatever the state, the program that
@@ -38,6 +44,10 @@ pub enum State {
         /// How it runs.
         mode: Mode,
     },
+    /// The guest is told to let go of what can't be saved, and then its state is written.
+    Sleeping,
+    /// There is no VMM, and its state is on disk: the next start goes on from there.
+    Asleep,
     /// The VMM is to go, and then this follows.
     Stopping {
         /// What follows.
@@ -57,6 +67,13 @@ pub enum State {
 pub enum Then {
     /// Nothing.
     Stop,
+    /// Nothing, until somebody calls.
+    Sleep,
+    /// Another start: the kernel gave up, as emulated ones do now and then.
+    Again {
+        /// How it is to run.
+        mode: Mode,
+    },
     /// Another start, with the image that worked before.
     RollBack {
         /// How it is to run.
@@ -78,6 +95,8 @@ pub enum Request {
     Start(Mode),
     /// To have it stop cleanly.
     Stop,
+    /// To have its state saved and the VMM gone.
+    Sleep,
     /// To have it gone at once.
     Kill,
 }
@@ -98,12 +117,22 @@ pub enum Fact {
     },
     /// The guest did not power off in time.
     StopIsLate,
+    /// The guest has let go of what can't be saved.
+    GuestIsReady,
+    /// The guest can't, or does not say so in time, and goes on.
+    GuestIsNot,
+    /// Its state is on disk.
+    Saved,
+    /// Its state could not be written; the guest is there, and is woken.
+    NotSaved,
     /// The VMM ended.
     VmmGone {
         /// How, in words.
         how: String,
         /// As of a failed stage.
         has_previous: bool,
+        /// A kernel that gives up is worth another try.
+        is_flaky: bool,
     },
 }
 
@@ -127,6 +156,16 @@ pub enum Action {
     UsePreviousImage,
     /// Tell the guest to power off.
     AskToPowerOff,
+    /// Tell the guest to let go of what can't be saved.
+    AskToSleep,
+    /// Write the state of the VMM.
+    Save,
+    /// Tell the guest that it is to go on after all.
+    Wake,
+    /// Listen for whoever calls the engine.
+    AwaitCall,
+    /// Forget the state that was saved.
+    DropSaved,
     /// End the VMM.
     KillVmm,
     /// Clear up what the VMM had: devices, sockets, forwarded ports.
@@ -144,6 +183,10 @@ pub enum Refusal {
     Stopping,
     /// It runs otherwise than it is to be started.
     RunsOtherwise,
+    /// It is asleep, and what is in it would be lost.
+    Asleep,
+    /// Only one that runs can be sent to sleep.
+    NotUp,
 }
 
 impl fmt::Display for Refusal {
@@ -152,6 +195,8 @@ impl fmt::Display for Refusal {
             Self::IsSo => "it is so already",
             Self::Stopping => "the machine is stopping",
             Self::RunsOtherwise => "the machine runs already, and otherwise: stop it first",
+            Self::Asleep => "the machine is asleep: start it first, or end it with what is in its memory",
+            Self::NotUp => "only a machine whose engine runs can sleep",
         })
     }
 }
@@ -172,13 +217,28 @@ pub fn decide(state: &State, input: Input) -> Result<Decision, Refusal> {
 
 fn grant(state: &State, request: Request) -> Result<Decision, Refusal> {
     match (request, state) {
-        (Request::Start(mode), State::Stopped | State::Failed { .. }) => {
+        (Request::Start(Mode::Rescue), State::Asleep) => Err(Refusal::Asleep),
+        (Request::Start(mode), State::Stopped | State::Failed { .. } | State::Asleep) => {
             Ok((State::Starting { stage: Stage::Image, mode }, vec![Action::Begin(Stage::Image)]))
         }
         (Request::Start(wanted), State::Starting { mode, .. } | State::Running { mode }) => {
             Err(if wanted == *mode { Refusal::IsSo } else { Refusal::RunsOtherwise })
         }
-        (Request::Start(_), State::Stopping { .. }) => Err(Refusal::Stopping),
+        (Request::Start(_), State::Stopping { .. } | State::Sleeping) => Err(Refusal::Stopping),
+        (Request::Sleep, State::Running { mode: Mode::Normal }) => {
+            Ok((State::Sleeping, vec![Action::AskToSleep]))
+        }
+        (Request::Sleep, State::Sleeping | State::Asleep | State::Stopping { then: Then::Sleep }) => {
+            Err(Refusal::IsSo)
+        }
+        (Request::Sleep, _) => Err(Refusal::NotUp),
+        (Request::Stop, State::Asleep) => Err(Refusal::Asleep),
+        (Request::Kill, State::Asleep) => Ok((State::Stopped, vec![Action::DropSaved, Action::End])),
+        // What is being saved is saved; whoever asks again finds it asleep.
+        (Request::Stop, State::Sleeping | State::Stopping { then: Then::Sleep }) => Err(Refusal::Stopping),
+        (Request::Kill, State::Sleeping | State::Stopping { then: Then::Sleep }) => {
+            Ok((State::Stopping { then: Then::Stop }, vec![Action::DropSaved, Action::KillVmm]))
+        }
         (Request::Stop | Request::Kill, State::Stopped | State::Failed { .. }) => Err(Refusal::IsSo),
         // Before the guest listens there is nobody to ask.
         (Request::Stop, State::Starting { stage, .. }) if *stage <= Stage::Kernel => {
@@ -222,17 +282,34 @@ fn follow(state: &State, fact: Fact) -> Decision {
         (Fact::StopIsLate, State::Stopping { .. }) => (state.clone(), vec![Action::KillVmm]),
         (Fact::StopIsLate, _) => (state.clone(), vec![]),
         (Fact::VmmGone { .. }, State::Stopping { then }) => gone(then.clone()),
-        (Fact::VmmGone { how, has_previous }, State::Starting { stage, mode })
+        (Fact::VmmGone { has_previous: false, is_flaky: true, .. }, State::Starting { stage, mode })
+            if *stage == Stage::Kernel =>
+        {
+            gone(Then::Again { mode: *mode })
+        }
+        (Fact::VmmGone { how, has_previous, .. }, State::Starting { stage, mode })
             if *stage >= Stage::Hypervisor =>
         {
             gone(after_failure(*stage, *mode, format!("the machine ended: {how}"), has_previous))
         }
-        (Fact::VmmGone { how, .. }, State::Running { .. }) => {
+        (Fact::GuestIsReady, State::Sleeping) => (State::Sleeping, vec![Action::Save]),
+        // It was given up waiting for.
+        (Fact::GuestIsReady, State::Running { .. }) => (state.clone(), vec![Action::Wake]),
+        (Fact::GuestIsNot, State::Sleeping) => (State::Running { mode: Mode::Normal }, vec![Action::Wake]),
+        (Fact::Saved, State::Sleeping) => (State::Stopping { then: Then::Sleep }, vec![Action::KillVmm]),
+        (Fact::NotSaved, State::Sleeping) => (
+            State::Starting { stage: Stage::Kernel, mode: Mode::Normal },
+            vec![Action::Wake, Action::Begin(Stage::Kernel)],
+        ),
+        // Of a sleep that was ended meanwhile.
+        (Fact::GuestIsReady | Fact::GuestIsNot | Fact::Saved | Fact::NotSaved, _) => (state.clone(), vec![]),
+        (Fact::VmmGone { how, .. }, State::Running { .. } | State::Sleeping) => {
             gone(Then::Fail { stage: None, cause: format!("the machine ended: {how}") })
         }
-        (Fact::VmmGone { .. }, State::Starting { .. } | State::Stopped | State::Failed { .. }) => {
-            (state.clone(), vec![])
-        }
+        (
+            Fact::VmmGone { .. },
+            State::Starting { .. } | State::Stopped | State::Failed { .. } | State::Asleep,
+        ) => (state.clone(), vec![]),
     }
 }
 
@@ -249,7 +326,12 @@ fn after_failure(stage: Stage, mode: Mode, cause: String, has_previous: bool) ->
 fn gone(then: Then) -> Decision {
     match then {
         Then::Stop => (State::Stopped, vec![Action::ClearUp, Action::End]),
+        Then::Sleep => (State::Asleep, vec![Action::ClearUp, Action::AwaitCall]),
         Then::Fail { stage, cause } => (State::Failed { stage, cause }, vec![Action::ClearUp, Action::End]),
+        Then::Again { mode } => (
+            State::Starting { stage: Stage::Image, mode },
+            vec![Action::ClearUp, Action::Begin(Stage::Image)],
+        ),
         Then::RollBack { mode } => (
             State::Starting { stage: Stage::Image, mode },
             vec![Action::ClearUp, Action::UsePreviousImage, Action::Begin(Stage::Image)],
@@ -289,7 +371,7 @@ mod tests {
     }
 
     fn vmm_gone() -> Input {
-        Input::Fact(Fact::VmmGone { how: "signal 9".into(), has_previous: false })
+        Input::Fact(Fact::VmmGone { how: "signal 9".into(), has_previous: false, is_flaky: false })
     }
 
     #[test]
@@ -315,10 +397,31 @@ mod tests {
     #[test]
     fn a_kernel_that_gives_up_at_once_is_rolled_back_too() {
         let mut inputs = up_to(Stage::Hypervisor);
-        inputs.push(Input::Fact(Fact::VmmGone { how: "exit status: 134".into(), has_previous: true }));
+        inputs.push(Input::Fact(Fact::VmmGone {
+            how: "exit status: 134".into(),
+            has_previous: true,
+            is_flaky: true,
+        }));
         let (state, done) = run(inputs);
         assert_eq!(state, State::Starting { stage: Stage::Image, mode: Mode::Normal });
         assert!(done.ends_with(&[Action::ClearUp, Action::UsePreviousImage, Action::Begin(Stage::Image)]));
+    }
+
+    #[test]
+    fn a_kernel_that_gives_up_is_tried_again_where_that_may_help() {
+        let gave_up = |is_flaky| {
+            Input::Fact(Fact::VmmGone { how: "exit status: 0".into(), has_previous: false, is_flaky })
+        };
+        let mut inputs = up_to(Stage::Hypervisor);
+        inputs.push(gave_up(true));
+        let (state, done) = run(inputs.clone());
+        assert_eq!(state, State::Starting { stage: Stage::Image, mode: Mode::Normal });
+        assert!(done.ends_with(&[Action::ClearUp, Action::Begin(Stage::Image)]));
+        inputs.extend(
+            [Stage::Image, Stage::Disk, Stage::Hypervisor].map(|stage| Input::Fact(Fact::Done(stage))),
+        );
+        inputs.push(gave_up(false));
+        assert!(matches!(run(inputs).0, State::Failed { stage: Some(Stage::Kernel), .. }));
     }
 
     #[test]
@@ -335,6 +438,40 @@ mod tests {
         assert_eq!(run(inputs).0, State::Starting { stage: Stage::Network, mode: Mode::Normal });
     }
 
+    #[test]
+    fn one_that_sleeps_goes_on_through_every_stage() {
+        let mut inputs = up_to(Stage::Engine);
+        inputs.push(Input::Request(Request::Sleep));
+        assert_eq!(run(inputs.clone()).0, State::Sleeping);
+        inputs.extend([Input::Fact(Fact::GuestIsReady), Input::Fact(Fact::Saved)]);
+        assert_eq!(run(inputs.clone()).0, State::Stopping { then: Then::Sleep });
+        inputs.push(vmm_gone());
+        let (state, done) = run(inputs.clone());
+        assert_eq!(state, State::Asleep);
+        assert!(done.ends_with(&[Action::Save, Action::KillVmm, Action::ClearUp, Action::AwaitCall]));
+        inputs.extend(up_to(Stage::Engine));
+        assert_eq!(run(inputs).0, State::Running { mode: Mode::Normal });
+    }
+
+    #[test]
+    fn nothing_but_an_end_at_once_loses_what_is_saved() {
+        let asleep = State::Asleep;
+        for request in [Request::Stop, Request::Start(Mode::Rescue)] {
+            assert_eq!(decide(&asleep, Input::Request(request)), Err(Refusal::Asleep));
+        }
+        let killed = decide(&asleep, Input::Request(Request::Kill));
+        assert_eq!(killed, Ok((State::Stopped, vec![Action::DropSaved, Action::End])));
+    }
+
+    #[test]
+    fn a_guest_that_can_not_be_saved_goes_on() {
+        let mut inputs = up_to(Stage::Engine);
+        inputs.push(Input::Request(Request::Sleep));
+        let with = |fact| run(inputs.iter().cloned().chain([Input::Fact(fact)])).0;
+        assert_eq!(with(Fact::GuestIsNot), State::Running { mode: Mode::Normal });
+        assert_eq!(with(Fact::NotSaved), State::Starting { stage: Stage::Kernel, mode: Mode::Normal });
+    }
+
     fn any_input() -> impl Strategy<Value = Input> {
         let stage = prop::sample::select(Stage::ALL.to_vec());
         let mode = prop::sample::select(vec![Mode::Normal, Mode::Rescue]);
@@ -342,10 +479,20 @@ mod tests {
             1 => mode.prop_map(|mode| Input::Request(Request::Start(mode))),
             1 => Just(Input::Request(Request::Stop)),
             1 => Just(Input::Request(Request::Kill)),
+            2 => Just(Input::Request(Request::Sleep)),
+            3 => prop::sample::select(vec![
+                Fact::GuestIsReady,
+                Fact::GuestIsNot,
+                Fact::Saved,
+                Fact::NotSaved,
+            ])
+            .prop_map(Input::Fact),
             8 => stage.clone().prop_map(|stage| Input::Fact(Fact::Done(stage))),
             2 => (stage, any::<bool>()).prop_map(|(stage, has_previous)| failed(stage, has_previous)),
             1 => Just(Input::Fact(Fact::StopIsLate)),
-            2 => Just(vmm_gone()),
+            2 => any::<bool>().prop_map(|is_flaky| Input::Fact(Fact::VmmGone {
+                how: "signal 9".into(), has_previous: false, is_flaky,
+            })),
         ]
     }
 
@@ -369,6 +516,11 @@ mod tests {
                 }
                 for action in &actions {
                     match action {
+                        // A guest that is woken goes on from its hello.
+                        Action::Begin(Stage::Kernel) if state == State::Sleeping => {
+                            prop_assert!(has_vmm);
+                            last = Some(Stage::Kernel);
+                        }
                         Action::Begin(stage) => {
                             prop_assert_eq!(*stage == Stage::Image, last.is_none());
                             if let Some(last) = last {
@@ -382,12 +534,15 @@ mod tests {
                             last = None;
                         }
                         Action::KillVmm => prop_assert!(has_vmm, "nothing to kill in {state:?}"),
-                        Action::AskToPowerOff => prop_assert!(has_vmm),
+                        Action::AskToPowerOff | Action::AskToSleep | Action::Wake => prop_assert!(has_vmm),
+                        Action::Save => prop_assert!(has_vmm && state == State::Sleeping),
+                        Action::AwaitCall => prop_assert_eq!(&next, &State::Asleep),
+                        Action::DropSaved => prop_assert!(!matches!(next, State::Asleep | State::Sleeping)),
                         Action::KeepImage => prop_assert_eq!(last, Some(Stage::Engine)),
                         Action::UsePreviousImage | Action::End => {}
                     }
                 }
-                if matches!(next, State::Stopped | State::Failed { .. }) {
+                if matches!(next, State::Stopped | State::Failed { .. } | State::Asleep) {
                     prop_assert!(!has_vmm, "{next:?} with a VMM");
                     last = None;
                 }

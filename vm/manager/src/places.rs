@@ -82,6 +82,18 @@ impl Places {
         self.data.join("data.before.img")
     }
 
+    /// What it wakes up from, while it sleeps ([`crate::saved`]).
+    #[must_use]
+    pub fn saved(&self) -> PathBuf {
+        self.data.join("saved")
+    }
+
+    /// The same on its way: not whole, and worth nothing.
+    #[must_use]
+    pub fn saved_draft(&self) -> PathBuf {
+        self.data.join("saved.new")
+    }
+
     /// Which images it was started with.
     #[must_use]
     pub fn image_record(&self) -> PathBuf {

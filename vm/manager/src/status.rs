@@ -20,6 +20,10 @@ pub enum Phase {
     Running,
     /// Up without an engine, its disk read-only.
     Rescue,
+    /// Its state is being saved.
+    FallingAsleep,
+    /// Its state is on disk: the first call wakes it.
+    Asleep,
     /// On its way down.
     Stopping,
     /// It did not come up, or went away by itself.
@@ -35,6 +39,8 @@ impl Phase {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Rescue => "rescue",
+            Self::FallingAsleep => "falling asleep",
+            Self::Asleep => "asleep",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
         }

@@ -12,7 +12,7 @@ pub mod message;
 pub mod stream;
 
 /// The version of this contract. Sides of different versions tell each other so and part.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where each side listens (vsock(7) ports).
 pub mod port {
@@ -20,6 +20,8 @@ pub mod port {
     pub const CONTROL: u32 = 1;
     /// In the guest: the engine's API.
     pub const ENGINE: u32 = 2;
+    /// In the guest: the same, for what the host asks of its own accord: who asks there is no client.
+    pub const ENGINE_OWN: u32 = 4;
     /// In the guest: streams that begin with what they are for.
     pub const STREAM: u32 = 3;
 }

@@ -63,6 +63,14 @@ pub enum FromGuest {
     Report(Report),
     /// Everything is on disk and the guest is about to power off.
     Bye,
+    /// Everything is on disk and nothing uses a device that can't be saved. The guest waits: for the devices to go and
+    /// come back, upon which it says hello again, or for [`FromHost::Wake`].
+    Ready,
+    /// It can't sleep now, and goes on.
+    NotReady {
+        /// Why.
+        cause: String,
+    },
 }
 
 /// How many listeners a guest may tell of.
@@ -108,6 +116,10 @@ pub struct Report {
     pub clock_ns: u64,
     /// The program that is the engine runs.
     pub engine_runs: bool,
+    /// Processes of containers run.
+    pub containers_run: bool,
+    /// Connections of the host to the engine.
+    pub clients: u32,
 }
 
 /// From the host.
@@ -130,8 +142,17 @@ pub enum FromHost {
     Report,
     /// Give unused memory back: drop caches, compact, trim the data disk.
     GiveBack,
+    /// So much more the data disk may take of the host's own; told when it changes.
+    Room {
+        /// In bytes.
+        bytes: u64,
+    },
     /// The host's resolvers changed.
     SetResolver(Resolver),
+    /// Prepare to be saved; answered by [`FromGuest::Ready`] or [`FromGuest::NotReady`].
+    Sleep,
+    /// Go on after all: nothing was saved.
+    Wake,
     /// Stop the engine, flush, power off.
     Shutdown,
 }

@@ -1,9 +1,9 @@
 //! Changes of shared folders on the host, told to the guest, where watchers of files then hear of them.
 
 use std::io::Write;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vm_devices::{Share, Vsock};
@@ -11,24 +11,36 @@ use vm_proto::stream::Open;
 
 use crate::execute;
 
-/// How long a guest may take to act out what is told, before it is no longer told: its caches expire by themselves.
-const WRITE_DEADLINE: Duration = Duration::from_secs(5);
-
 /// Where a share's changes go, once the guest listens.
 #[derive(Debug, Default)]
-pub(crate) struct Sink(Mutex<Option<StdStream>>);
+pub(crate) struct Sink {
+    stream: Mutex<Option<StdStream>>,
+    /// The same connection, for whoever ends it while a write waits for the guest.
+    end: Mutex<Option<StdStream>>,
+}
+
+impl Sink {
+    /// Tells no more, so that the guest lets go of the share.
+    pub(crate) fn close(&self) {
+        if let Some(stream) = self.end.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // One that is closed already is as good.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
 
 /// Watches a share. Its changes are dropped until [`connect`] has been called.
 pub(crate) fn watch(share: &Share) -> Result<Arc<Sink>> {
     let sink = Arc::new(Sink::default());
     let told = Arc::clone(&sink);
     let tell = move |event: vm_devices::Event| {
-        let mut stream = told.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = stream.as_mut().map(|stream| stream.write_all(&event.encode()));
-        if let Some(Err(error)) = written {
+        let mut stream = told.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(guest) = stream.as_mut() else { return false };
+        if let Err(error) = guest.write_all(&event.encode()) {
             tracing::warn!(%error, "the guest no longer hears of changes in a share");
             *stream = None;
         }
+        stream.is_some()
     };
     share.watch(tell).context("failed to watch a share")?;
     Ok(sink)
@@ -39,11 +51,15 @@ pub(crate) async fn connect(sink: Arc<Sink>, vsock: Arc<Vsock>, path: String, tr
     let connected = async {
         let stream = execute::open(&vsock, &Open::Changes { path, trigger }).await?.into_std()?;
         stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(WRITE_DEADLINE))?;
-        anyhow::Ok(stream)
+        // A guest that is slow, or stopped for a while, is waited for: what happens meanwhile is kept by the share.
+        let end = stream.try_clone()?;
+        anyhow::Ok((stream, end))
     };
     match connected.await {
-        Ok(stream) => *sink.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream),
+        Ok((stream, end)) => {
+            *sink.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+            *sink.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+        }
         Err(error) => tracing::warn!("the guest does not hear of changes in a share: {error:#}"),
     }
 }

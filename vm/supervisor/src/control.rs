@@ -90,6 +90,7 @@ impl Desk {
             request @ (Request::Status
             | Request::Start { .. }
             | Request::Stop
+            | Request::Sleep
             | Request::Kill
             | Request::GiveBack) => {
                 let (answer, answered) = oneshot::channel();

@@ -1,13 +1,14 @@
 //! The engine's API on a socket of the host: each connection is handed to the channel's device as it is.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::net::RecvFlags;
 use tokio::net::UnixListener;
 use vm_devices::Vsock;
-use vm_proto::port;
 
 /// How long the guest may take to accept.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -24,15 +25,40 @@ pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
     UnixListener::bind(socket).with_context(|| format!("failed to listen on {}", socket.display()))
 }
 
-/// Accepts for as long as it is polled.
-pub(crate) async fn serve(listener: UnixListener, vsock: Arc<Vsock>) {
+/// Has a client speak to the engine.
+pub(crate) fn connect(vsock: &Vsock, client: UnixStream, port: u32) {
+    vsock.attach(port, client, DEADLINE, |outcome| {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a connection did not reach the engine");
+        }
+    });
+}
+
+/// Accepts for as long as it is polled, while there is no engine; whoever calls is told, and waits.
+pub(crate) async fn await_calls(listener: Arc<UnixListener>, called: impl AsyncFn(UnixStream)) {
     loop {
         match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => vsock.attach(port::ENGINE, stream, DEADLINE, |outcome| {
-                if let Err(error) = outcome {
-                    tracing::debug!(%error, "a connection did not reach the engine");
-                }
-            }),
+            Ok(stream) if has_hung_up(&stream) => {}
+            Ok(stream) => called(stream).await,
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Whether who called is gone already.
+fn has_hung_up(client: &UnixStream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(client, &mut [0; 1][..], flags), Ok((0, _)))
+}
+
+/// Accepts for as long as it is polled; `port` is one of those in the guest where the engine is.
+pub(crate) async fn serve(listener: Arc<UnixListener>, vsock: Arc<Vsock>, port: u32) {
+    loop {
+        match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => connect(&vsock, stream, port),
             Err(error) => {
                 // Too many open files, perhaps: others may close theirs meanwhile.
                 tracing::warn!(%error, "failed to accept a connection");

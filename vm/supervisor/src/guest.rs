@@ -124,6 +124,7 @@ fn checked(word: FromGuest) -> Result<FromGuest> {
         }
         FromGuest::Progress { step, detail } => FromGuest::Progress { step, detail: shortened(&detail) },
         FromGuest::Failed { step, cause } => FromGuest::Failed { step, cause: shortened(&cause) },
+        FromGuest::NotReady { cause } => FromGuest::NotReady { cause: shortened(&cause) },
         FromGuest::Warning { step, text } => FromGuest::Warning { step, text: shortened(&text) },
         FromGuest::EngineEnded { how, tail } => {
             FromGuest::EngineEnded { how: shortened(&how), tail: shortened(&tail) }
@@ -132,6 +133,7 @@ fn checked(word: FromGuest) -> Result<FromGuest> {
         | FromGuest::EngineBack
         | FromGuest::Listening { .. }
         | FromGuest::Report(_)
+        | FromGuest::Ready
         | FromGuest::Bye) => other,
     })
 }

@@ -1,7 +1,10 @@
 //! The one task that owns a machine's state: it hears, has `vm_manager::lifecycle` decide, and acts.
 
 mod run;
+#[cfg(test)]
+mod tests;
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,25 +13,37 @@ use anyhow::{Context, Result};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant as Deadline;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vm_devices::Vsock;
 use vm_manager::backend::Acceleration;
 use vm_manager::config::Config;
 use vm_manager::control::{Answer, Request as Asking};
-use vm_manager::lifecycle::{self, Action, Fact, Input, Request, State};
+use vm_manager::lifecycle::{self, Action, Fact, Input, Request, State, Then};
 use vm_manager::places::Places;
+use vm_manager::saved::Record;
 use vm_manager::stage::Stage;
 use vm_manager::status::{Failure, Phase, Status};
 use vm_proto::message::{FromGuest, FromHost, Mode, Step};
+use vm_proto::port;
 
 use crate::control::{self, Asked, Desk};
 use crate::guest::Heard;
 use crate::preparation::{self, Chosen};
+use crate::room::{self, Room};
 use crate::{clock, engine};
-use run::{Prepared, Run};
+use run::{Beginning, Prepared, Run};
 
 /// How long a guest may take to power off: containers may take ten seconds to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a guest may take to be ready to be saved.
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+/// How long it may take to read a guest's memory from disk.
+const WAKE_DEADLINE: Duration = Duration::from_secs(120);
+/// How often a machine that sleeps when nothing runs is looked at.
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Clients that may wait for one that is being woken.
+const CALLERS_MAX: usize = 1024;
 /// How often figures are asked for while somebody follows.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// How long whoever asks for the status waits for new figures.
@@ -37,6 +52,8 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(300);
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How many lines of the console an error shows.
 const CONSOLE_LINES: usize = 12;
+/// How many warnings of a guest are kept.
+const WARNINGS: usize = 32;
 /// Events on their way to the machine's task.
 const WAITING: usize = 256;
 
@@ -53,6 +70,10 @@ pub(crate) enum Event {
     Ended { run: u64, how: String },
     /// The guest says something.
     Heard { run: u64, heard: Heard },
+    /// Its state is on disk, or can't be had.
+    Saved { run: u64, outcome: Result<()> },
+    /// Somebody calls the engine while it sleeps.
+    Called(UnixStream),
     /// Ports changed.
     Ports { open: Vec<String>, warnings: Vec<String> },
 }
@@ -67,25 +88,7 @@ pub(crate) async fn supervise(places: Places, config: Config, images: PathBuf, m
     let tasks = TaskTracker::new();
     let desk = Desk { asked, status: status.subscribe(), vsock: has_vsock, tasks: tasks.clone() };
     let server = tokio::task::JoinSet::new();
-    let machine = Machine {
-        places,
-        config,
-        images,
-        state: State::Stopped,
-        status,
-        vsock,
-        events,
-        runs: 0,
-        chosen: None,
-        run: None,
-        deadline: None,
-        began: Instant::now(),
-        is_over: false,
-        is_emulated: false,
-        reports_for: Vec::new(),
-        port_warnings: Vec::new(),
-        start_warnings: Vec::new(),
-    };
+    let machine = Machine::new(places, config, images, vsock, events, status);
     let outcome = machine.live(listener, desk, server, requests, heard, mode).await;
     tasks.close();
     // Followers read the last word; those that don't are not waited for.
@@ -104,7 +107,21 @@ struct Machine {
     /// Counts starts, so that late words of an earlier one are told apart.
     runs: u64,
     chosen: Option<Chosen>,
+    /// What this start goes on from.
+    saved: Option<Record>,
     run: Option<Run>,
+    /// The engine's socket on the host, from its first use on.
+    engine: Option<Arc<UnixListener>>,
+    /// Ends the wait for a call.
+    asleep: Option<CancellationToken>,
+    /// Clients that called while it slept.
+    callers: Vec<UnixStream>,
+    /// Since when nothing has run in it.
+    idle_since: Option<Instant>,
+    /// The guest is about to hang up, and says hello again later.
+    hangs_up: bool,
+    /// Its program has ended by itself since it last ran.
+    was_flaky: bool,
     /// Until when the stage, or the stop, may take.
     deadline: Option<Deadline>,
     /// When the stage began.
@@ -115,9 +132,50 @@ struct Machine {
     reports_for: Vec<oneshot::Sender<Answer>>,
     port_warnings: Vec<String>,
     start_warnings: Vec<String>,
+    /// The guest's agent is of another version.
+    is_stranger: bool,
+    room: Room,
 }
 
 impl Machine {
+    fn new(
+        places: Places,
+        config: Config,
+        images: PathBuf,
+        vsock: watch::Sender<Option<Arc<Vsock>>>,
+        events: mpsc::Sender<Event>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Self {
+            places,
+            config,
+            images,
+            state: State::Stopped,
+            status,
+            vsock,
+            events,
+            runs: 0,
+            chosen: None,
+            saved: None,
+            run: None,
+            engine: None,
+            asleep: None,
+            callers: Vec::new(),
+            idle_since: None,
+            hangs_up: false,
+            was_flaky: false,
+            deadline: None,
+            began: Instant::now(),
+            is_over: false,
+            is_emulated: false,
+            reports_for: Vec::new(),
+            port_warnings: Vec::new(),
+            start_warnings: Vec::new(),
+            is_stranger: false,
+            room: Room::default(),
+        }
+    }
+
     async fn live(
         mut self,
         listener: UnixListener,
@@ -133,6 +191,7 @@ impl Machine {
         let mut look = tokio::time::interval(clock::LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut reports = tokio::time::interval(REPORT_EVERY);
+        let mut idles = tokio::time::interval(IDLE_LOOK_EVERY);
         let mut watch = clock::Watch::new();
         // By when whoever asks for the status is answered, whatever the guest does meanwhile.
         let mut answer_by: Option<Deadline> = None;
@@ -145,14 +204,50 @@ impl Machine {
                     if watch.has_jumped() {
                         self.say(FromHost::SetTime { nanoseconds: clock::now() });
                     }
+                    self.look_at_room();
                 }
                 _ = reports.tick(), if self.status.receiver_count() > 1 => self.say(FromHost::Report),
                 () = sleep_until(answer_by) => self.answer_waiting(),
+                _ = idles.tick(), if self.config.sleep_after.is_some() => self.say(FromHost::Report),
             }
             let is_waited_for = !self.reports_for.is_empty();
             answer_by = is_waited_for.then(|| answer_by.unwrap_or_else(|| Deadline::now() + REPORT_DEADLINE));
         }
         self.keep_status()
+    }
+
+    /// The host's disk may fill up at any time.
+    fn look_at_room(&mut self) {
+        let (Some(run), State::Running { mode: Mode::Normal }) = (&self.run, &self.state) else { return };
+        let Some(free) = room::free(&self.places) else { return };
+        for step in self.room.look(free, self.config.disk) {
+            match step {
+                room::Step::Tell(bytes) => self.say(FromHost::Room { bytes }),
+                room::Step::Stop => run.vmm.stop(),
+                room::Step::GoOn => {
+                    run.vmm.go_on();
+                    self.go_on_writing();
+                }
+            }
+        }
+        self.tell_warnings();
+    }
+
+    /// QEMU stops a guest itself whose write found no room, and then waits to be told.
+    fn go_on_writing(&self) {
+        if !vm_manager::backend::capabilities(self.config.backend).has_qmp {
+            return;
+        }
+        let socket = self.places.device("qmp");
+        let go_on = async move {
+            let mut qmp = vm_manager::qmp::Qmp::connect(&socket).await?;
+            qmp.execute("cont", serde_json::json!({})).await
+        };
+        tokio::runtime::Handle::current().spawn(async move {
+            if let Err(error) = go_on.await {
+                tracing::warn!(%error, "failed to let the machine go on");
+            }
+        });
     }
 
     fn say(&self, word: FromHost) {
@@ -175,6 +270,11 @@ impl Machine {
             Asking::Status => Answer::Status(Box::new(self.now())),
             Asking::Start { mode } => done(self.feed(Input::Request(Request::Start(mode)))),
             Asking::Stop => done(self.feed(Input::Request(Request::Stop))),
+            Asking::Sleep if !self.can_sleep() => Answer::Refused {
+                cause: format!("a machine of the kind {} can't be saved", self.config.backend),
+                hint: Some("machines of the kind qemu can".to_owned()),
+            },
+            Asking::Sleep => done(self.feed(Input::Request(Request::Sleep))),
             Asking::Kill => done(self.feed(Input::Request(Request::Kill))),
             Asking::GiveBack => {
                 self.say(FromHost::GiveBack);
@@ -218,7 +318,9 @@ impl Machine {
             Event::Hypervisor(Err(error)) => self.has_no_vmm(&error),
             Event::Ended { run, how } if run == self.runs => self.vmm_gone(how),
             Event::Heard { run, heard } if of_run == Some(run) => self.hear_guest(heard),
-            Event::Ended { .. } | Event::Heard { .. } => {}
+            Event::Saved { run, outcome } if of_run == Some(run) => self.has_saved(outcome),
+            Event::Ended { .. } | Event::Heard { .. } | Event::Saved { .. } => {}
+            Event::Called(client) => self.called(client),
             Event::Ports { open, warnings } => {
                 self.port_warnings = warnings;
                 self.status.send_modify(|status| status.ports = open);
@@ -246,6 +348,60 @@ impl Machine {
         }
     }
 
+    /// After a sleep that was not to be: a start tells them by itself.
+    fn tell_changes_again(&self) {
+        if let (Some(run), State::Running { .. }) = (&self.run, &self.state) {
+            run.tell_changes();
+        }
+    }
+
+    fn can_sleep(&self) -> bool {
+        vm_manager::backend::capabilities(self.config.backend).saves
+    }
+
+    fn has_saved(&mut self, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => self.fact(Fact::Saved),
+            Err(error) => {
+                tracing::warn!("the machine can't sleep: {error:#}");
+                self.status.send_modify(|status| status.detail = format!("it can't sleep: {error:#}"));
+                self.fact(Fact::NotSaved);
+            }
+        }
+    }
+
+    fn is_not_ready(&mut self, cause: &str) {
+        tracing::warn!(cause, "the guest can't sleep");
+        self.status.send_modify(|status| status.detail = format!("it can't sleep: {cause}"));
+        self.fact(Fact::GuestIsNot);
+    }
+
+    fn called(&mut self, client: UnixStream) {
+        match &self.run {
+            // It was on its way when the engine was opened.
+            Some(run) if run.is_open() => return engine::connect(&run.devices.vsock, client, port::ENGINE),
+            // Whoever calls beyond that is hung up on.
+            _ if self.callers.len() >= CALLERS_MAX => {}
+            _ => self.callers.push(client),
+        }
+        // One that is woken already is on its way.
+        let _ = self.feed(Input::Request(Request::Start(Mode::Normal)));
+    }
+
+    /// Sends it to sleep once nothing has run in it for as long as it is to take.
+    fn look_idle(&mut self, is_busy: bool) {
+        let Some(after) = self.config.sleep_after.map(Duration::from_secs) else { return };
+        if is_busy || !matches!(self.state, State::Running { mode: Mode::Normal }) {
+            self.idle_since = None;
+            return;
+        }
+        let since = *self.idle_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= after {
+            self.idle_since = None;
+            let _ = self.feed(Input::Request(Request::Sleep));
+        }
+    }
+
     fn has_no_vmm(&mut self, error: &anyhow::Error) {
         self.failed(Stage::Hypervisor, error);
         // What follows waits for a program that never was.
@@ -254,7 +410,13 @@ impl Machine {
 
     fn vmm_gone(&mut self, how: String) {
         let has_previous = self.has_previous();
-        self.fact(Fact::VmmGone { how, has_previous });
+        // Emulated processors trip over code that a kernel changes as it boots; the next boot mostly does not.
+        let is_flaky = self.is_emulated && !std::mem::replace(&mut self.was_flaky, true);
+        if is_flaky {
+            let said = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
+            tracing::warn!(how, said, "the machine ended by itself");
+        }
+        self.fact(Fact::VmmGone { how, has_previous, is_flaky });
     }
 
     /// Whether the image is newer than one that worked.
@@ -281,8 +443,10 @@ impl Machine {
                      {}: use a guest image of this release",
                     vm_proto::VERSION
                 );
+                self.is_stranger = true;
                 self.failed(Stage::Kernel, &anyhow::anyhow!(cause));
             }
+            Heard::Gone(_) if std::mem::take(&mut self.hangs_up) => {}
             Heard::Gone(why) => {
                 let State::Starting { stage, .. } = self.state else {
                     tracing::warn!(why, "the guest's agent is gone");
@@ -296,12 +460,19 @@ impl Machine {
 
     fn hear_word(&mut self, word: FromGuest) {
         match word {
-            FromGuest::Done { step } => self.fact(Fact::Done(stage_of(step))),
+            FromGuest::Done { step } => {
+                if step == Step::Shares {
+                    self.tell_changes_again();
+                }
+                self.fact(Fact::Done(stage_of(step)));
+            }
             FromGuest::Failed { step, cause } => self.failed(stage_of(step), &anyhow::anyhow!(cause)),
             FromGuest::Progress { detail, .. } => self.status.send_modify(|status| status.detail = detail),
             FromGuest::Warning { text, .. } => {
-                self.start_warnings.push(text);
-                self.tell_warnings();
+                if self.start_warnings.len() < WARNINGS && !self.start_warnings.contains(&text) {
+                    self.start_warnings.push(text);
+                    self.tell_warnings();
+                }
             }
             FromGuest::EngineEnded { how, tail } => {
                 tracing::warn!(how, tail, "the engine ended and is started again");
@@ -320,10 +491,16 @@ impl Machine {
                 if difference > clock::DRIFT {
                     self.say(FromHost::SetTime { nanoseconds: clock::now() });
                 }
+                self.look_idle(report.containers_run || report.clients > 0);
                 self.status.send_modify(|status| status.report = Some(report));
                 self.now();
                 self.answer_waiting();
             }
+            FromGuest::Ready => {
+                self.hangs_up = true;
+                self.fact(Fact::GuestIsReady);
+            }
+            FromGuest::NotReady { cause } => self.is_not_ready(&cause),
             FromGuest::Bye => tracing::info!("the guest has everything on disk"),
             FromGuest::Hello { .. } => {}
         }
@@ -342,6 +519,7 @@ impl Machine {
                 let cause = format!("nothing was heard for {} s", stage.deadline(self.is_emulated).as_secs());
                 self.failed(stage, &anyhow::anyhow!(cause));
             }
+            State::Sleeping => self.is_not_ready("nothing was heard of the guest"),
             _ => self.fact(Fact::StopIsLate),
         }
     }
@@ -375,9 +553,34 @@ impl Machine {
             Action::Begin(stage) => self.begin(stage),
             Action::KeepImage => self.keep_image(),
             Action::UsePreviousImage => self.use_previous_image(),
+            Action::AskToPowerOff if self.room.is_stopped() => {
+                // It has no room to write to. What it has acknowledged is on its disk.
+                if let Some(run) = &self.run {
+                    run.vmm.kill();
+                }
+            }
             Action::AskToPowerOff => {
                 self.say(FromHost::Shutdown);
                 self.deadline = Some(Deadline::now() + STOP_DEADLINE);
+            }
+            Action::AskToSleep => {
+                self.status.send_modify(|status| status.detail.clear());
+                if let Some(run) = &self.run {
+                    run.stop_telling_changes();
+                }
+                self.say(FromHost::Sleep);
+                self.deadline = Some(Deadline::now() + READY_DEADLINE);
+            }
+            Action::Save => self.save(),
+            Action::Wake => {
+                self.say(FromHost::Wake);
+                self.tell_changes_again();
+            }
+            Action::AwaitCall => self.await_call(),
+            Action::DropSaved => {
+                if let Err(error) = vm_manager::saved::forget(&self.places) {
+                    tracing::error!(%error, "failed to forget the saved state");
+                }
             }
             Action::KillVmm => {
                 self.deadline = None;
@@ -388,6 +591,7 @@ impl Machine {
             }
             Action::ClearUp => {
                 self.deadline = None;
+                self.room = Room::default();
                 self.vsock.send_replace(None);
                 if let Some(run) = self.run.take() {
                     run.clear_up();
@@ -405,18 +609,31 @@ impl Machine {
 
     fn begin(&mut self, stage: Stage) {
         self.began = Instant::now();
-        self.deadline = Some(Deadline::now() + stage.deadline(self.is_emulated));
-        let (config, places, events) = (self.config.clone(), self.places.clone(), self.events.clone());
+        let deadline = match (stage, &self.saved) {
+            (Stage::Hypervisor, Some(_)) => WAKE_DEADLINE,
+            _ => stage.deadline(self.is_emulated),
+        };
+        self.deadline = Some(Deadline::now() + deadline);
+        if stage == Stage::Image {
+            // One that sleeps is rescued by its disk, which is as a power cut would leave it.
+            let goes_on = matches!(self.state, State::Starting { mode: Mode::Normal, .. });
+            self.saved = goes_on.then(|| Record::read(&self.places)).flatten();
+        }
+        // One that sleeps is what it was: what was changed meanwhile holds from its next start on.
+        let config = self.saved.as_ref().map_or(&self.config, |saved| &saved.config).clone();
+        let (places, events) = (self.places.clone(), self.events.clone());
         let is_new = self.has_previous();
         match stage {
             Stage::Image => {
                 self.runs += 1;
+                self.is_stranger = false;
                 self.status.send_modify(|status| status.took.clear());
-                let images = self.images.clone();
-                self.blocking(
-                    move || Event::Image(preparation::choose_image(&config, &places, &images)),
-                    events,
-                );
+                let (images, saved) = (self.images.clone(), self.saved.clone());
+                let choose = move || match saved {
+                    Some(saved) => preparation::image_of_saved(&saved, &places),
+                    None => preparation::choose_image(&config, &places, &images),
+                };
+                self.blocking(move || Event::Image(choose()), events);
             }
             Stage::Disk => {
                 self.blocking(
@@ -426,12 +643,10 @@ impl Machine {
             }
             Stage::Hypervisor => {
                 let Some(chosen) = self.chosen.clone() else { return };
-                let number = self.runs;
+                let (number, saved) = (self.runs, self.saved.clone());
+                let beginning = Beginning { config, places, image: chosen.image, number, saved };
                 let back = events.clone();
-                let work = move || {
-                    let started = run::start(config, places, chosen.image, number, &back);
-                    Event::Hypervisor(started.map(Box::new))
-                };
+                let work = move || Event::Hypervisor(run::start(beginning, &back).map(Box::new));
                 self.blocking(work, events);
             }
             Stage::Kernel | Stage::Agent | Stage::Shares => {}
@@ -456,10 +671,64 @@ impl Machine {
     /// The engine's socket is there as soon as the engine may be: a client that is early waits for it.
     fn open_engine(&mut self) {
         let State::Starting { mode: Mode::Normal, .. } = self.state else { return };
-        let opened = self.run.as_ref().map(|run| run.open_engine(&self.places, &self.events));
-        if let Some(Err(error)) = opened {
+        if let Some(asleep) = self.asleep.take() {
+            asleep.cancel();
+        }
+        let listener = match self.listener() {
+            Ok(listener) => listener,
+            Err(error) => return self.failed(Stage::Engine, &error),
+        };
+        let Some(run) = &mut self.run else { return };
+        for client in self.callers.drain(..) {
+            engine::connect(&run.devices.vsock, client, port::ENGINE);
+        }
+        let opened = run.open_engine(listener, &self.places, &self.events);
+        if let Err(error) = opened {
             self.failed(Stage::Engine, &error);
         }
+    }
+
+    /// The engine's socket on the host. It stays for as long as we do: who connects while nobody accepts waits.
+    fn listener(&mut self) -> Result<Arc<UnixListener>> {
+        if let Some(listener) = &self.engine {
+            return Ok(Arc::clone(listener));
+        }
+        let listener = Arc::new(engine::listen(&self.places.engine())?);
+        Ok(Arc::clone(self.engine.insert(listener)))
+    }
+
+    /// Waits for somebody to call the engine of a machine that sleeps.
+    fn await_call(&mut self) {
+        let listener = match self.listener() {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!("nobody can wake the machine by a call: {error:#}"),
+        };
+        let events = self.events.clone();
+        let called = async move |client| drop(events.send(Event::Called(client)).await);
+        let asleep = self.asleep.insert(CancellationToken::new()).clone();
+        let waiting = engine::await_calls(listener, called);
+        #[expect(clippy::disallowed_methods, reason = "it ends with the sleep")]
+        tokio::spawn(asleep.run_until_cancelled_owned(waiting));
+    }
+
+    /// Writes the state of a guest that is ready for it.
+    fn save(&mut self) {
+        // Each of its steps has its own.
+        self.deadline = None;
+        let events = self.events.clone();
+        let Some(run) = &mut self.run else { return };
+        run.close_engine();
+        let (number, saving) = (run.number, run.saving.clone());
+        let save = async move {
+            let outcome = match saving {
+                Some(saving) => saving.save().await,
+                None => Err(anyhow::anyhow!("it can't be saved")),
+            };
+            // The machine may be over.
+            let _ = events.send(Event::Saved { run: number, outcome }).await;
+        };
+        #[expect(clippy::disallowed_methods, reason = "the machine's task hears how it ended")]
+        tokio::spawn(save);
     }
 
     fn keep_image(&mut self) {
@@ -485,7 +754,9 @@ impl Machine {
     }
 
     fn tell_warnings(&mut self) {
-        let all: Vec<String> = self.start_warnings.iter().chain(&self.port_warnings).cloned().collect();
+        let room = self.room.warning(&self.places);
+        let all: Vec<String> =
+            self.start_warnings.iter().chain(&self.port_warnings).cloned().chain(room).collect();
         self.status.send_if_modified(|status| {
             let is_new = status.warnings != all;
             status.warnings = all;
@@ -496,6 +767,7 @@ impl Machine {
     fn tell(&mut self) {
         if matches!(self.state, State::Running { .. }) {
             self.deadline = None;
+            self.was_flaky = false;
         }
         self.tell_warnings();
         let (phase, stage) = match &self.state {
@@ -503,6 +775,8 @@ impl Machine {
             State::Starting { stage, .. } => (Phase::Starting, Some(*stage)),
             State::Running { mode: Mode::Normal } => (Phase::Running, None),
             State::Running { mode: Mode::Rescue } => (Phase::Rescue, None),
+            State::Sleeping | State::Stopping { then: Then::Sleep } => (Phase::FallingAsleep, None),
+            State::Asleep => (Phase::Asleep, None),
             State::Stopping { .. } => (Phase::Stopping, None),
             State::Failed { stage, .. } => (Phase::Failed, *stage),
         };
@@ -520,8 +794,10 @@ impl Machine {
     fn failure(&self, stage: Option<Stage>, cause: &str) -> Failure {
         let has_previous = self.has_previous();
         let console = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
-        let remedy =
-            stage.unwrap_or(Stage::Engine).remedy(&self.places.name, self.config.backend, has_previous);
+        // An image of another release is not mended by another kind of machine.
+        let stage_of_remedy =
+            if self.is_stranger && !has_previous { Stage::Image } else { stage.unwrap_or(Stage::Engine) };
+        let remedy = stage_of_remedy.remedy(&self.places.name, self.config.backend, has_previous);
         Failure { stage, cause: cause.to_owned(), console, remedy }
     }
 

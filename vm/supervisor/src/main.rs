@@ -18,6 +18,8 @@ mod machine;
 mod network;
 mod ports;
 mod preparation;
+mod room;
+mod saving;
 mod sys;
 mod trust;
 mod vmm;

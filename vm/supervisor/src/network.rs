@@ -86,6 +86,10 @@ fn wait_for(passt: &mut Passt, socket: &Path) -> Result<()> {
 /// Whether a socket of that path is listened on (`SO_ACCEPTCON` of proc(5)'s net/unix).
 fn listens(socket: &Path) -> bool {
     const ACCEPTS: &str = "00010000";
+    if !socket.exists() {
+        // One that another process still listens on was taken away from here.
+        return false;
+    }
     let name = socket.display().to_string();
     let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     table.lines().any(|line| line.split_whitespace().nth(3) == Some(ACCEPTS) && line.ends_with(&name))

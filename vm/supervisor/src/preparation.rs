@@ -57,6 +57,13 @@ pub(crate) fn choose_image(config: &Config, places: &Places, images: &Path) -> R
     Ok(Chosen { image, has_previous, warning })
 }
 
+/// The image of a machine that is asleep: no other can go on from there.
+pub(crate) fn image_of_saved(saved: &vm_manager::saved::Record, places: &Places) -> Result<Chosen> {
+    let image = image::kept(places, &saved.image)?;
+    image.verify()?;
+    Ok(Chosen { image, has_previous: false, warning: None })
+}
+
 /// Makes the disk's file, or lets it grow. It takes no room but what is used of it.
 pub(crate) fn prepare_disk(config: &Config, places: &Places, is_new_image: bool) -> Result<()> {
     let path = places.disk();

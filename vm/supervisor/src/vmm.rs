@@ -1,6 +1,9 @@
 //! The program that is the machine: started, waited for, ended.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -19,14 +22,19 @@ impl Vmm {
     /// Starts it, and tells `ended` how it ended. The thread that starts it waits for it: it ends with that thread.
     pub(crate) fn start(
         mut command: Command,
+        memory: Option<&Arc<File>>,
         console: std::path::PathBuf,
         ended: impl FnOnce(String) + Send + 'static,
     ) -> Result<Self> {
-        sys::tie(&mut command);
+        sys::tie(&mut command, memory.map(|memory| memory.as_fd()));
+        let memory = memory.cloned();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let (started, told) = std::sync::mpsc::sync_channel(1);
         let work = move || {
-            let mut child = match command.spawn() {
+            let spawned = command.spawn();
+            // It has a copy of its own now, or never will.
+            drop(memory);
+            let mut child = match spawned {
                 Ok(child) => child,
                 Err(error) => {
                     let program = command.get_program().display().to_string();
@@ -73,6 +81,16 @@ impl Vmm {
     pub(crate) fn kill(&self) {
         // One that is gone needs no signal.
         let _ = kill_process_group(self.pid, Signal::KILL);
+    }
+
+    /// Lets it stand still.
+    pub(crate) fn stop(&self) {
+        let _ = kill_process_group(self.pid, Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        let _ = kill_process_group(self.pid, Signal::CONT);
     }
 
     /// Bytes of memory that it takes, its share of what it shares counted (PSS).

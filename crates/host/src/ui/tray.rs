@@ -180,6 +180,8 @@ fn machine(row: &MachineRow) -> Line {
         // No figures: each change of the menu closes one that is open.
         MachinePhase::Running => ('●', "running".to_owned(), vec![line("stop", "Stop")]),
         MachinePhase::Rescue => ('▲', "rescue".to_owned(), vec![line("stop", "Stop")]),
+        MachinePhase::FallingAsleep => ('◔', "falling asleep".to_owned(), vec![line("kill", "End at Once")]),
+        MachinePhase::Asleep => ('‖', "asleep".to_owned(), vec![line("start", "Wake"), line("stop", "Stop")]),
         MachinePhase::Stopping => ('◔', "stopping".to_owned(), vec![line("kill", "End at Once")]),
         MachinePhase::Failed => ('✕', "failed".to_owned(), vec![line("start", "Start Again")]),
         MachinePhase::Silent => ('✕', "not answering".to_owned(), vec![line("kill", "End at Once")]),
@@ -369,6 +371,8 @@ mod tests {
             MachinePhase::Starting,
             MachinePhase::Running,
             MachinePhase::Rescue,
+            MachinePhase::FallingAsleep,
+            MachinePhase::Asleep,
             MachinePhase::Stopping,
             MachinePhase::Failed,
             MachinePhase::Silent,

@@ -18,13 +18,17 @@ use virtiofsd::filesystem::{
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
 
-use super::known::{Change, Place, Shape, Stamp};
+use super::acting::Act;
+use super::known::{Place, Shape, Stamp};
+use super::told::Kind;
 use super::watch::{SYNTHETIC, State, Watch};
 
 /// The most that Linux reads of a directory, or holds in extended attributes, at once. A guest's word on how much room
 /// it has is no reason to take as much memory.
 const MAX_DIRECTORY: u32 = 1 << 20;
 const MAX_XATTR: u32 = 1 << 16;
+/// The handle of a file that the acting thread opens: nothing is open on the host.
+const ACTED: u64 = u64::MAX;
 
 /// A file system whose requests pass us by. Clones are the same folder.
 pub(crate) struct Folder<F> {
@@ -48,6 +52,20 @@ impl<F> Folder<F> {
 impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
     fn is_acting(&self, ctx: Context) -> bool {
         self.watch.is_on() && self.watch.is_acting(&mut self.watch.lock(), ctx.pid, None)
+    }
+
+    /// Whether creating a file makes a name: of one that is there the kernel tells nothing.
+    fn is_new(&self, ctx: Context, parent: u64, name: &CStr, flags: u32) -> bool {
+        if flags & OFlags::EXCL.bits() != 0 {
+            return true;
+        }
+        match self.inner.lookup(ctx, parent, name) {
+            Ok(entry) => {
+                self.inner.forget(ctx, entry.inode, 1);
+                false
+            }
+            Err(_) => true,
+        }
     }
 
     /// A change of a file by the guest: how it looks then is the guest's doing.
@@ -74,34 +92,46 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         if !self.watch.is_on() {
             return make();
         }
-        if self.is_acting(ctx)
-            && let Some(entry) = self.act_out_creation(ctx, parent, name)
-        {
-            return entry;
-        }
         let mut state = self.watch.lock();
-        let entry = make()?;
+        let place = (parent, name.to_owned());
+        if self.watch.is_acting(&mut state, ctx.pid, None) {
+            return self.act_out_creation(ctx, &mut state, place);
+        }
         self.watch.watch_folder(&mut state, parent);
-        state.known.made((parent, name.to_owned()), entry.inode, Stamp::from(&entry.attr));
-        if FileType::from_raw_mode(entry.attr.mode) == FileType::Directory {
+        let entry = make()?;
+        state.expect(&place, Kind::Created);
+        state.known.made(place, entry.inode, Stamp::from(&entry.attr));
+        if is_folder(&entry.attr) {
             self.watch.watch_folder(&mut state, entry.inode);
         }
         Ok(entry)
     }
 
-    fn act_out_creation(&self, ctx: Context, parent: u64, name: &CStr) -> Option<io::Result<Entry>> {
-        let mut state = self.watch.lock();
-        let place = (parent, name.to_owned());
-        let Some(Change::Created(_)) = state.armed(&place) else { return None };
-        state.acted(&place);
-        let entry = self.inner.lookup(ctx, parent, name);
-        if let Ok(entry) = &entry {
-            state.known.looked_up(place, entry.inode, Stamp::from(&entry.attr));
-            if FileType::from_raw_mode(entry.attr.mode) == FileType::Directory {
-                self.watch.watch_folder(&mut state, entry.inode);
+    fn act_out_creation(&self, ctx: Context, state: &mut State, place: Place) -> io::Result<Entry> {
+        let shape = match state.acting.current() {
+            Some(Act::Create { place: current, shape }) if *current == place => *shape,
+            // It never makes anything on the host.
+            _ => return Err(Errno::NOENT.into()),
+        };
+        let entry = self.inner.lookup(ctx, place.0, &place.1);
+        let (entry, stamp) = match entry {
+            Ok(entry) if Stamp::from(&entry.attr).shape == shape && shape != Shape::Special => {
+                let stamp = Stamp::from(&entry.attr);
+                (entry, stamp)
             }
+            // It came and is gone, or is what the thread can't make: the next look finds what there is.
+            other => {
+                if let Ok(entry) = other {
+                    self.inner.forget(ctx, entry.inode, 1);
+                }
+                return self.tombstone(ctx, state, place.0, None, shape);
+            }
+        };
+        state.known.looked_up(place, entry.inode, stamp);
+        if shape == Shape::Folder {
+            self.watch.watch_folder(state, entry.inode);
         }
-        Some(entry)
+        Ok(entry)
     }
 
     fn removing(
@@ -118,44 +148,87 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         let place = (parent, name.to_owned());
         if self.watch.is_acting(&mut state, ctx.pid, None) {
             // It never removes a file of the host's.
-            return match state.armed(&place) {
-                Some(Change::Removed(_)) => {
-                    state.acted(&place);
-                    Ok(())
-                }
-                Some(Change::Created(_) | Change::Modified) | None => Err(Errno::NOENT.into()),
+            return match state.acting.current() {
+                Some(Act::Remove { place: current, .. }) if *current == place => Ok(()),
+                _ => Err(Errno::NOENT.into()),
             };
         }
         remove()?;
-        state.known.removed(place);
+        state.expect(&place, Kind::Deleted);
+        state.known.removed(&place);
         Ok(())
     }
 
-    /// What is gone from the host, for the guest to remove: by the number it knows it by, if it still does.
-    fn tombstone(&self, ctx: Context, state: &mut State, place: &Place, shape: Shape) -> io::Result<Entry> {
-        let known =
-            state.tomb(place).and_then(|node| Some((node, self.inner.getattr(ctx, node, None).ok()?.0)));
+    /// What the acting thread finds at a name.
+    fn look_as_acting(&self, ctx: Context, state: &mut State, place: &Place) -> io::Result<Entry> {
+        match state.acting.current().cloned() {
+            Some(Act::Create { place: current, .. }) if current == *place => return Err(Errno::NOENT.into()),
+            Some(Act::Remove { place: current, shape, node }) if current == *place => {
+                return self.tombstone(ctx, state, place.0, node, shape);
+            }
+            Some(Act::Rename { from, to, shape, node, .. }) if from == *place => {
+                let moved = self.look(ctx, state, to);
+                return moved.or_else(|_| self.tombstone(ctx, state, place.0, node, shape));
+            }
+            Some(Act::Rename { to, replaced, shape, .. }) if to == *place => {
+                let Some(node) = replaced else { return Err(Errno::NOENT.into()) };
+                return self.tombstone(ctx, state, place.0, Some(node), shape);
+            }
+            Some(Act::Create { .. } | Act::Modify | Act::Remove { .. } | Act::Rename { .. }) | None => {}
+        }
+        let found = self.look(ctx, state, place.clone());
+        let known = state.known.name(place);
+        let gone = state.acting.gone(place).or_else(|| known.and_then(|name| name.node));
+        match (found, gone) {
+            (Err(_), Some(node)) => {
+                let shape = known.map_or(Shape::Folder, |name| name.shape);
+                self.tombstone(ctx, state, place.0, Some(node), shape)
+            }
+            (found, _) => found,
+        }
+    }
+
+    fn look(&self, ctx: Context, state: &mut State, place: Place) -> io::Result<Entry> {
+        let entry = self.inner.lookup(ctx, place.0, &place.1)?;
+        state.known.looked_up(place, entry.inode, Stamp::from(&entry.attr));
+        if is_folder(&entry.attr) {
+            self.watch.watch_folder(state, entry.inode);
+        }
+        Ok(entry)
+    }
+
+    /// What is not there on the host, for the guest to see: by the number it knows it by, if it still does.
+    fn tombstone(
+        &self,
+        ctx: Context,
+        state: &mut State,
+        parent: u64,
+        node: Option<u64>,
+        shape: Shape,
+    ) -> io::Result<Entry> {
+        let known = node.and_then(|node| Some((node, self.inner.getattr(ctx, node, None).ok()?.0)));
         let (inode, attr) = match known {
             Some(known) => known,
             None => {
-                let (mut attr, _) = self.inner.getattr(ctx, place.0, None)?;
+                let (mut attr, _) = self.inner.getattr(ctx, parent, None)?;
                 attr.mode = match shape {
                     Shape::Folder => FileType::Directory.as_raw_mode() | 0o755,
                     Shape::Link => FileType::Symlink.as_raw_mode() | 0o777,
-                    Shape::File => FileType::RegularFile.as_raw_mode() | 0o644,
+                    Shape::File | Shape::Special => FileType::RegularFile.as_raw_mode() | 0o644,
                 };
-                (state.synthetic(), attr)
+                let inode = state.synthetic();
+                attr.ino = inode;
+                (inode, attr)
             }
         };
         *state.borrowed.entry(inode).or_default() += 1;
-        Ok(Entry {
-            inode,
-            generation: 0,
-            attr,
-            attr_timeout: Duration::ZERO,
-            entry_timeout: Duration::from_secs(1),
-        })
+        // Whoever looks next asks again, and finds what there is.
+        Ok(Entry { inode, generation: 0, attr, attr_timeout: Duration::ZERO, entry_timeout: Duration::ZERO })
     }
+}
+
+fn is_folder(attr: &Attr) -> bool {
+    FileType::from_raw_mode(attr.mode) == FileType::Directory
 }
 
 /// Requests that are virtiofsd's alone.
@@ -228,17 +301,13 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         let mut state = self.watch.lock();
         let place = (parent, name.to_owned());
         if self.watch.is_acting(&mut state, ctx.pid, Some((parent, name))) {
-            match state.armed(&place) {
-                Some(Change::Created(_)) => return Err(Errno::NOENT.into()),
-                Some(Change::Removed(shape)) => return self.tombstone(ctx, &mut state, &place, shape),
-                Some(Change::Modified) | None => {}
-            }
+            return self.look_as_acting(ctx, &mut state, &place);
         }
-        let entry = self.inner.lookup(ctx, parent, name)?;
         self.watch.watch_folder(&mut state, parent);
-        state.known.looked_up(place, entry.inode, Stamp::from(&entry.attr));
-        if FileType::from_raw_mode(entry.attr.mode) == FileType::Directory {
-            self.watch.watch_folder(&mut state, entry.inode);
+        let mut entry = self.look(ctx, &mut state, place.clone())?;
+        if state.is_untold(&place, Stamp::from(&entry.attr)) {
+            // Else the guest would know it already when it is to see it come.
+            entry.entry_timeout = Duration::ZERO;
         }
         Ok(entry)
     }
@@ -257,7 +326,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
                     state.borrowed.entry(*inode).and_modify(|left| *left -= borrowed);
                     state.borrowed.retain(|_, left| *left > 0);
                 }
-                state.known.forgot(*inode, *count);
+                if state.known.forgot(*inode, *count) {
+                    self.watch.unwatch_folder(state, *inode);
+                }
             }
             requests.retain(|(inode, count)| *count > 0 && *inode < SYNTHETIC);
         }
@@ -272,9 +343,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         handle: Option<u64>,
         valid: SetattrValid,
     ) -> io::Result<(Attr, Duration)> {
-        let times = SetattrValid::MTIME | SetattrValid::MTIME_NOW | SetattrValid::CTIME;
-        if self.is_acting(ctx) && times.contains(valid) {
-            return self.inner.getattr(ctx, inode, handle);
+        if self.is_acting(ctx) {
+            return self.inner.getattr(ctx, inode, None);
         }
         self.changing(ctx, inode, || self.inner.setattr(ctx, inode, attr, handle, valid))
     }
@@ -330,20 +400,22 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
-        if self.is_acting(ctx) {
-            // The file is there: the thread is given it, to look at only, so that the host sees nothing of it.
-            let entry =
-                self.act_out_creation(ctx, parent, name).unwrap_or_else(|| Err(Errno::EXIST.into()))?;
-            let (handle, options) = self.inner.open(ctx, entry.inode, false, 0)?;
-            return Ok((entry, handle, options));
-        }
         if !self.watch.is_on() {
             return self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions);
         }
         let mut state = self.watch.lock();
-        let created = self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
+        let place = (parent, name.to_owned());
+        if self.watch.is_acting(&mut state, ctx.pid, None) {
+            let entry = self.act_out_creation(ctx, &mut state, place)?;
+            return Ok((entry, Some(ACTED), OpenOptions::empty()));
+        }
         self.watch.watch_folder(&mut state, parent);
-        state.known.made((parent, name.to_owned()), created.0.inode, Stamp::from(&created.0.attr));
+        let is_new = self.is_new(ctx, parent, name, flags);
+        let created = self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
+        if is_new {
+            state.expect(&place, Kind::Created);
+        }
+        state.known.made(place, created.0.inode, Stamp::from(&created.0.attr));
         Ok(created)
     }
 
@@ -368,13 +440,31 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
             return self.inner.rename(ctx, olddir, oldname, newdir, newname, flags);
         }
         let mut state = self.watch.lock();
+        let (from, to) = ((olddir, oldname.to_owned()), (newdir, newname.to_owned()));
+        if self.watch.is_acting(&mut state, ctx.pid, None) {
+            return match state.acting.current() {
+                Some(Act::Rename { from: old, to: new, .. }) if (old, new) == (&from, &to) => Ok(()),
+                _ => Err(Errno::NOENT.into()),
+            };
+        }
+        self.watch.watch_folder(&mut state, newdir);
         self.inner.rename(ctx, olddir, oldname, newdir, newname, flags)?;
-        state.known.renamed((olddir, oldname.to_owned()), (newdir, newname.to_owned()));
+        state.expect(&from, Kind::MovedFrom);
+        state.expect(&to, Kind::MovedTo);
+        if flags & libc::RENAME_EXCHANGE == 0 {
+            state.known.renamed(&from, to.clone());
+        } else {
+            state.expect(&to, Kind::MovedFrom);
+            state.expect(&from, Kind::MovedTo);
+            state.known.exchanged(&from, &to);
+        }
         // What was renamed has a new time of change.
-        if let Some(node) = state.known.node(&(newdir, newname.to_owned()))
-            && let Ok((attr, _)) = self.inner.getattr(ctx, node, None)
-        {
-            state.known.changed(Stamp::from(&attr));
+        for place in [from, to] {
+            if let Some(node) = state.known.name(&place).and_then(|name| name.node)
+                && let Ok((attr, _)) = self.inner.getattr(ctx, node, None)
+            {
+                state.known.changed(Stamp::from(&attr));
+            }
         }
         Ok(())
     }
@@ -386,10 +476,36 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
+        if self.is_acting(ctx) {
+            return Ok((Some(ACTED), OpenOptions::empty()));
+        }
         if flags & OFlags::TRUNC.bits() == 0 {
             return self.inner.open(ctx, inode, kill_priv, flags);
         }
         self.changing(ctx, inode, || self.inner.open(ctx, inode, kill_priv, flags))
+    }
+
+    fn flush(&self, ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()> {
+        if handle == ACTED {
+            return Ok(());
+        }
+        self.inner.flush(ctx, inode, handle, lock_owner)
+    }
+
+    fn release(
+        &self,
+        ctx: Context,
+        inode: u64,
+        flags: u32,
+        handle: u64,
+        flush: bool,
+        flock_release: bool,
+        lock_owner: Option<u64>,
+    ) -> io::Result<()> {
+        if handle == ACTED {
+            return Ok(());
+        }
+        self.inner.release(ctx, inode, flags, handle, flush, flock_release, lock_owner)
     }
 
     fn fallocate(
@@ -444,12 +560,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         fn destroy(&self);
         fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(Attr, Duration)>;
         fn readlink(&self, ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
-        fn flush(&self, ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()>;
         fn fsync(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
-        fn release(
-            &self, ctx: Context, inode: u64, flags: u32, handle: u64, flush: bool, flock_release: bool,
-            lock_owner: Option<u64>,
-        ) -> io::Result<()>;
         fn statfs(&self, ctx: Context, inode: u64) -> io::Result<libc::statvfs64>;
         fn opendir(&self, ctx: Context, inode: u64, flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
         fn fsyncdir(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;

@@ -1,9 +1,6 @@
-//! What a guest knows of a share, and which changes on the host it must be told of. Knows no files, so it is tested alone.
-//!
-//! The host's kernel tells of every change of a folder, the guest's own included. Those are recognised by what the guest
-//! left behind: the file it made is there under that name, the file it wrote looks as it did right after.
+//! What a guest knows of a share, by its own deeds and by what it was told. Knows no files, so it is tested alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -26,35 +23,39 @@ pub(crate) struct Stamp {
     pub(crate) shape: Shape,
 }
 
-/// What kind of a file it is, as far as making one differs.
+impl Stamp {
+    fn content(&self) -> (u64, (i64, i64), Shape) {
+        (self.size, self.modified, self.shape)
+    }
+}
+
+/// What kind of a file it is, as far as making and writing one differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     File,
     Folder,
     Link,
+    /// A pipe, a socket, a device.
+    Special,
 }
 
-/// What the host's kernel told of a name, together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
-    pub(crate) appeared: bool,
-    pub(crate) disappeared: bool,
-}
-
-/// What the guest is to see happen at a name.
+/// How a file differs from how it looked before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Created(Shape),
-    Modified,
-    Removed(Shape),
+pub(crate) enum Difference {
+    /// In what is in it.
+    Content,
+    /// In what is said of it alone, such as its permissions.
+    Attributes,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Name {
-    stamp: Stamp,
+pub(crate) struct Name {
+    pub(crate) inode: u64,
+    pub(crate) shape: Shape,
     /// The guest's number, if it has looked.
-    node: Option<u64>,
-    made_by_guest: bool,
+    pub(crate) node: Option<u64>,
+    /// The guest made it, or was or will be told of it.
+    pub(crate) is_told: bool,
 }
 
 #[derive(Debug)]
@@ -69,7 +70,6 @@ pub(crate) struct Known {
     /// By the host's number of the file, which all its names share.
     stamps: HashMap<u64, Stamp>,
     nodes: HashMap<u64, Node>,
-    removed_by_guest: HashSet<Place>,
 }
 
 impl Known {
@@ -77,22 +77,37 @@ impl Known {
     pub(crate) fn looked_up(&mut self, place: Place, node: u64, stamp: Stamp) {
         self.refer(&place, node);
         self.stamps.entry(stamp.inode).or_insert(stamp);
-        let name = self.names.entry(place).or_insert(Name { stamp, node: None, made_by_guest: false });
-        name.node = Some(node);
+        let new = Name { inode: stamp.inode, shape: stamp.shape, node: None, is_told: false };
+        self.names.entry(place).or_insert(new).node = Some(node);
         self.bound();
     }
 
     /// The guest made a name.
     pub(crate) fn made(&mut self, place: Place, node: u64, stamp: Stamp) {
         self.refer(&place, node);
-        self.moved_here(place, Some(node), stamp);
+        self.stamps.insert(stamp.inode, stamp);
+        let name = Name { inode: stamp.inode, shape: stamp.shape, node: Some(node), is_told: true };
+        self.names.insert(place, name);
         self.bound();
     }
 
-    fn moved_here(&mut self, place: Place, node: Option<u64>, stamp: Stamp) {
-        self.removed_by_guest.remove(&place);
+    /// The host made a name, which the guest will be told of.
+    pub(crate) fn appeared(&mut self, place: Place, stamp: Stamp) {
         self.stamps.insert(stamp.inode, stamp);
-        self.names.insert(place, Name { stamp, node, made_by_guest: true });
+        let name = Name { inode: stamp.inode, shape: stamp.shape, node: None, is_told: true };
+        self.names.insert(place, name);
+        self.bound();
+    }
+
+    /// The host gave a file this name, and it looks so now: a new time of change by itself is no change of the file.
+    pub(crate) fn moved(&mut self, place: Place, stamp: Stamp) {
+        let before = self.stamps.entry(stamp.inode).or_insert(stamp);
+        if before.content() == stamp.content() {
+            *before = stamp;
+        }
+        let new = Name { inode: stamp.inode, shape: stamp.shape, node: None, is_told: true };
+        self.names.entry(place).or_insert(new);
+        self.bound();
     }
 
     /// The guest changed a file, which looks so now.
@@ -100,42 +115,72 @@ impl Known {
         self.stamps.insert(stamp.inode, stamp);
     }
 
-    /// The guest removed a name.
-    pub(crate) fn removed(&mut self, place: Place) {
-        self.names.remove(&place);
-        self.removed_by_guest.insert(place);
-        self.bound();
-    }
-
-    /// The guest renamed.
-    pub(crate) fn renamed(&mut self, from: Place, to: Place) {
-        let name = self.names.get(&from).copied();
-        self.removed(from);
-        if let Some(Name { stamp, node, .. }) = name {
-            if let Some(entry) = node.and_then(|node| self.nodes.get_mut(&node)) {
-                entry.place = to.clone();
-            }
-            let latest = self.stamps.get(&stamp.inode).copied().unwrap_or(stamp);
-            self.moved_here(to, node, latest);
+    /// A file looks so now; how that differs from what is known, if it does.
+    pub(crate) fn differs(&mut self, stamp: Stamp) -> Option<Difference> {
+        let before = self.stamps.insert(stamp.inode, stamp);
+        match before {
+            Some(before) if before == stamp => None,
+            Some(before) if before.content() == stamp.content() => Some(Difference::Attributes),
+            _ if stamp.shape == Shape::File => Some(Difference::Content),
+            _ => Some(Difference::Attributes),
         }
     }
 
-    /// The guest gave references back.
-    pub(crate) fn forgot(&mut self, node: u64, count: u64) {
-        let Some(entry) = self.nodes.get_mut(&node) else { return };
+    /// A name is gone; what was known by it.
+    pub(crate) fn removed(&mut self, place: &Place) -> Option<Name> {
+        self.names.remove(place)
+    }
+
+    /// A name became another; what was known by the first, and by the second before.
+    pub(crate) fn renamed(&mut self, from: &Place, to: Place) -> (Option<Name>, Option<Name>) {
+        let Some(mut name) = self.names.remove(from) else { return (None, self.names.remove(&to)) };
+        name.is_told = true;
+        if let Some(entry) = name.node.and_then(|node| self.nodes.get_mut(&node)) {
+            entry.place = to.clone();
+        }
+        (Some(name), self.names.insert(to, name))
+    }
+
+    /// Two names became each other.
+    pub(crate) fn exchanged(&mut self, one: &Place, other: &Place) {
+        let names = (self.names.remove(one), self.names.remove(other));
+        for (name, place) in [(names.0, other), (names.1, one)] {
+            let Some(name) = name else { continue };
+            if let Some(entry) = name.node.and_then(|node| self.nodes.get_mut(&node)) {
+                entry.place = place.clone();
+            }
+            self.names.insert(place.clone(), name);
+        }
+    }
+
+    /// The guest gave references back; whether it knows that number no longer.
+    pub(crate) fn forgot(&mut self, node: u64, count: u64) -> bool {
+        let Some(entry) = self.nodes.get_mut(&node) else { return false };
         entry.references = entry.references.saturating_sub(count);
-        if entry.references == 0
-            && let Some(entry) = self.nodes.remove(&node)
+        if entry.references > 0 {
+            return false;
+        }
+        if let Some(entry) = self.nodes.remove(&node)
             && let Some(name) = self.names.get_mut(&entry.place)
             && name.node == Some(node)
         {
             name.node = None;
         }
+        true
     }
 
-    /// The number by which the guest knows, or knew last, a name.
-    pub(crate) fn node(&self, place: &Place) -> Option<u64> {
-        self.names.get(place)?.node
+    /// What is known by a name.
+    pub(crate) fn name(&self, place: &Place) -> Option<Name> {
+        self.names.get(place).copied()
+    }
+
+    /// The names in each folder.
+    pub(crate) fn by_folder(&self) -> HashMap<u64, Vec<CString>> {
+        let mut folders: HashMap<u64, Vec<CString>> = HashMap::new();
+        for (folder, name) in self.names.keys() {
+            folders.entry(*folder).or_default().push(name.clone());
+        }
+        folders
     }
 
     /// The path of a folder or a name in it, from the share's root.
@@ -154,48 +199,15 @@ impl Known {
         Some(parts.iter().rev().map(|part| OsStr::from_bytes(part)).collect())
     }
 
-    /// What the guest is to be told, in this order, now that a name is as `stamp` says.
-    pub(crate) fn decide(&mut self, place: &Place, told: Told, stamp: Option<Stamp>) -> Vec<Change> {
-        let known = self.names.get(place).copied();
-        let by_guest = self.removed_by_guest.remove(place);
-        let Some(stamp) = stamp else {
-            let name = self.names.remove(place);
-            // What came and went unseen is nothing.
-            let unseen = name.is_none() && told.appeared;
-            if by_guest || unseen || !told.disappeared {
-                return Vec::new();
-            }
-            return vec![Change::Removed(name.map_or(Shape::File, |name| name.stamp.shape))];
-        };
-        let mut changes = Vec::new();
-        let before = self.stamps.insert(stamp.inode, stamp);
-        let replaced = known.filter(|name| name.stamp.inode != stamp.inode);
-        if told.appeared || replaced.is_some() {
-            if known.is_some_and(|name| name.made_by_guest) && replaced.is_none() {
-                // Its own; or, of the same file, a change on the host since.
-                let own = before.is_none_or(|before| before == stamp);
-                return if own { changes } else { vec![Change::Modified] };
-            }
-            changes.extend(replaced.map(|name| Change::Removed(name.stamp.shape)));
-            changes.push(Change::Created(stamp.shape));
-            let node = known.filter(|_| replaced.is_none()).and_then(|name| name.node);
-            self.names.insert(place.clone(), Name { stamp, node, made_by_guest: false });
-        } else if before != Some(stamp) {
-            changes.push(Change::Modified);
-        }
-        changes
-    }
-
     fn refer(&mut self, place: &Place, node: u64) {
         let entry = self.nodes.entry(node).or_insert_with(|| Node { place: place.clone(), references: 0 });
         entry.references = entry.references.saturating_add(1);
     }
 
     fn bound(&mut self) {
-        if self.names.len().max(self.stamps.len()) + self.removed_by_guest.len() > MAX_NAMES {
+        if self.names.len().max(self.stamps.len()) > MAX_NAMES {
             self.names.clear();
             self.stamps.clear();
-            self.removed_by_guest.clear();
         }
     }
 }
@@ -212,41 +224,18 @@ mod tests {
         Stamp { inode, size: 0, modified: (time, 0), changed: (time, 0), shape: Shape::File }
     }
 
-    const APPEARED: Told = Told { appeared: true, disappeared: false };
-    const DISAPPEARED: Told = Told { appeared: false, disappeared: true };
-    const TOUCHED: Told = Told { appeared: false, disappeared: false };
-
     #[test]
-    fn what_the_guest_did_itself_it_is_not_told() {
+    fn a_file_differs_from_how_the_guest_left_it_and_from_nothing_else() {
         let mut known = Known::default();
         known.made(place("a"), 2, stamp(10, 1));
-        assert_eq!(known.decide(&place("a"), APPEARED, Some(stamp(10, 1))), []);
+        assert_eq!(known.differs(stamp(10, 1)), None);
         known.changed(stamp(10, 2));
-        assert_eq!(known.decide(&place("a"), TOUCHED, Some(stamp(10, 2))), []);
-        known.renamed(place("a"), place("b"));
-        assert_eq!(known.decide(&place("a"), DISAPPEARED, None), []);
-        assert_eq!(known.decide(&place("b"), APPEARED, Some(stamp(10, 2))), []);
-        known.removed(place("b"));
-        assert_eq!(known.decide(&place("b"), DISAPPEARED, None), []);
-    }
-
-    #[test]
-    fn what_the_host_did_is_told_once() {
-        let mut known = Known::default();
-        assert_eq!(known.decide(&place("a"), APPEARED, Some(stamp(10, 1))), [Change::Created(Shape::File)]);
-        known.looked_up(place("a"), 2, stamp(10, 1));
-        assert_eq!(known.decide(&place("a"), TOUCHED, Some(stamp(10, 1))), []);
-        assert_eq!(known.decide(&place("a"), TOUCHED, Some(stamp(10, 2))), [Change::Modified]);
-        assert_eq!(known.decide(&place("a"), DISAPPEARED, None), [Change::Removed(Shape::File)]);
-        assert_eq!(known.decide(&place("passing"), Told { appeared: true, disappeared: true }, None), []);
-    }
-
-    #[test]
-    fn a_save_by_renaming_over_the_file_is_a_removal_and_a_new_file() {
-        let mut known = Known::default();
-        known.looked_up(place("a"), 2, stamp(10, 1));
-        let told = known.decide(&place("a"), APPEARED, Some(stamp(11, 2)));
-        assert_eq!(told, [Change::Removed(Shape::File), Change::Created(Shape::File)]);
+        assert_eq!(known.differs(stamp(10, 2)), None);
+        assert_eq!(known.differs(stamp(10, 3)), Some(Difference::Content));
+        assert_eq!(known.differs(stamp(10, 3)), None);
+        let permissions = Stamp { changed: (4, 0), ..stamp(10, 3) };
+        assert_eq!(known.differs(permissions), Some(Difference::Attributes));
+        assert_eq!(known.differs(stamp(11, 1)), Some(Difference::Content));
     }
 
     #[test]
@@ -254,7 +243,21 @@ mod tests {
         let mut known = Known::default();
         known.looked_up(place("a"), 2, stamp(10, 1));
         known.looked_up(place("a"), 2, stamp(10, 2));
-        assert_eq!(known.decide(&place("a"), TOUCHED, Some(stamp(10, 2))), [Change::Modified]);
+        assert_eq!(known.differs(stamp(10, 2)), Some(Difference::Content));
+    }
+
+    #[test]
+    fn a_rename_takes_its_number_along_and_says_what_was_in_the_way() {
+        let mut known = Known::default();
+        known.looked_up(place("a"), 2, stamp(10, 1));
+        known.looked_up(place("b"), 3, stamp(11, 1));
+        let (moved, replaced) = known.renamed(&place("a"), place("b"));
+        assert_eq!(
+            (moved.and_then(|name| name.node), replaced.and_then(|name| name.node)),
+            (Some(2), Some(3))
+        );
+        assert_eq!(known.name(&place("b")).and_then(|name| name.node), Some(2));
+        assert!(known.name(&place("a")).is_none());
     }
 
     #[test]
@@ -262,9 +265,9 @@ mod tests {
         let mut known = Known::default();
         known.looked_up(place("dir"), 2, stamp(10, 1));
         known.looked_up((2, c"file".into()), 3, stamp(11, 1));
-        known.renamed(place("dir"), place("moved"));
+        known.renamed(&place("dir"), place("moved"));
         assert_eq!(known.path(2, Some(c"file")), Some("moved/file".into()));
-        known.forgot(2, 1);
+        assert!(known.forgot(2, 1));
         assert_eq!(known.path(2, None), None);
     }
 }

@@ -1,8 +1,10 @@
 //! Tells a guest of what changes in a share on the host: watches the folders that the guest knows, and lets a thread in
 //! the guest act out each change, so that the guest's kernel sees it and its own watchers wake.
 //!
-//! The acting thread makes itself known by looking up `.cove-trigger-<token>` in the share's root. What it does to a name
-//! that is armed is answered as the kernel expects and leaves the host's files alone.
+//! One thread takes in what the host's kernel tells, fast, so that its queue does not overflow (`told.rs`). Another has
+//! the guest act it out as fast as the guest can (`acting.rs`); meanwhile the rest waits. The acting thread makes itself
+//! known by looking up `.cove-trigger-<token>` in the share's root. What it does is answered as its kernel expects and
+//! leaves the host's files alone.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
@@ -11,87 +13,55 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat, openat2, statat};
 use virtiofsd::fuse::Attr;
 
-use super::known::{Change, Known, Place, ROOT, Shape, Stamp, Told};
+use super::acting::{Act, Acting};
+use super::event::{Event, EventKind};
+use super::known::{Difference, Known, Place, ROOT, Shape, Stamp};
+use super::told::{Kind, Queue, Raw, Spot, Told};
 
-/// Events of one deed, such as an editor's save, come together.
+/// Events of one deed, such as the making and the writing of a file, come together.
 const GATHER: Duration = Duration::from_millis(3);
-/// How long the guest may take to act out a change.
-const ARMED: Duration = Duration::from_secs(10);
-const MAX_ARMED: usize = 4096;
+/// How long after the one half of a rename the other may come.
+const HALF: Duration = Duration::from_micros(300);
+/// Events that are read in a row, while the guest's requests wait.
+const MAX_READ: usize = 1 << 16;
 /// Numbers from here on are of files that nobody knows any more.
 pub(crate) const SYNTHETIC: u64 = 1 << 62;
 const MAX_WATCHES: usize = 65_536;
+/// How much earlier than now the kernel may say that a file changed.
+const COARSE: i64 = 10_000_000;
+/// How long a name that is new on the host may wait until the guest is told of it.
+const UNTOLD: i64 = 60;
 
-/// What happened to a file of a share on the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
-    /// A file is there that was not.
-    Created,
-    /// A folder is there that was not.
-    FolderCreated,
-    /// A symbolic link is there that was not.
-    LinkCreated,
-    /// Its content or attributes are others.
-    Modified,
-    /// A file or link is gone.
-    Removed,
-    /// A folder is gone.
-    FolderRemoved,
-}
+type Sink = Arc<dyn Fn(Event) -> bool + Send + Sync>;
 
-/// A change on the host that the guest is to see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// From the share's root.
-    pub path: PathBuf,
-    /// What happened.
-    pub kind: EventKind,
-}
-
-impl Event {
-    /// As the guest's half reads it: a letter for the kind, the path, a zero byte.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let letter = match self.kind {
-            EventKind::Created => b'c',
-            EventKind::FolderCreated => b'f',
-            EventKind::LinkCreated => b'l',
-            EventKind::Modified => b'm',
-            EventKind::Removed => b'r',
-            EventKind::FolderRemoved => b'd',
-        };
-        let mut bytes = vec![letter];
-        bytes.extend(self.path.as_os_str().as_bytes());
-        bytes.push(0);
-        bytes
-    }
-}
-
-type Sink = Arc<dyn Fn(Event) + Send + Sync>;
+/// Seconds and nanoseconds since 1970.
+type Time = (i64, i64);
 
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) known: Known,
+    pub(crate) acting: Acting,
+    queue: Queue,
     folders: HashMap<u64, i32>,
     by_watch: HashMap<i32, u64>,
-    armed: HashMap<Place, Vec<(Change, Instant)>>,
-    acting_thread: Option<i32>,
     /// References of the guest that virtiofsd does not count, for names that were gone already.
     pub(crate) borrowed: HashMap<u64, u64>,
-    /// By which numbers the guest knew what is to be removed.
-    tombs: HashMap<Place, u64>,
     next_synthetic: u64,
     sink: Option<Sink>,
+    /// All that happened before is known.
+    complete_until: Time,
+    /// All that happened before has been taken in.
+    taken_until: Time,
 }
 
 /// A share's watcher: off until somebody listens.
@@ -101,6 +71,8 @@ pub(crate) struct Watch {
     inotify: OwnedFd,
     is_on: AtomicBool,
     state: Mutex<State>,
+    /// Something was told.
+    told: Condvar,
 }
 
 impl fmt::Debug for Watch {
@@ -120,6 +92,7 @@ impl Watch {
             inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
             is_on: AtomicBool::new(false),
             state: Mutex::new(State::default()),
+            told: Condvar::new(),
         }))
     }
 
@@ -141,9 +114,12 @@ impl Watch {
         self.lock().sink = Some(sink);
         if !self.is_on.swap(true, Ordering::AcqRel) {
             let watch = Arc::downgrade(self);
-            thread::Builder::new().name("share-watch".to_owned()).spawn(move || run(&watch))?;
+            thread::Builder::new().name("share-watch".to_owned()).spawn(move || take_in(&watch))?;
+            let watch = Arc::downgrade(self);
+            thread::Builder::new().name("share-tell".to_owned()).spawn(move || pass_on(&watch))?;
         }
         let mut state = self.lock();
+        (state.complete_until, state.taken_until) = (now(), now());
         self.watch_folder(&mut state, ROOT);
         Ok(())
     }
@@ -155,21 +131,21 @@ impl Watch {
             let _ = inotify::remove_watch(&self.inotify, watch);
         }
         let sink = state.sink.take();
-        *state = State { sink, ..State::default() };
+        *state = State { sink, complete_until: now(), taken_until: now(), ..State::default() };
         if self.is_on() {
             self.watch_folder(&mut state, ROOT);
         }
     }
 
-    /// Whether it is the acting thread that asks; looking up its name makes it that.
+    /// Whether it is the acting thread that asks; looking up its name makes it that, at what it was told next.
     pub(crate) fn is_acting(&self, state: &mut State, thread: i32, looked_up: Option<(u64, &CStr)>) -> bool {
         if looked_up.is_some_and(|(parent, name)| parent == ROOT && name == self.trigger.as_c_str()) {
-            state.acting_thread = Some(thread);
+            state.acting.begin(thread);
         }
-        state.acting_thread == Some(thread)
+        state.acting.is(thread)
     }
 
-    /// From now on changes in the folder are noticed. Called whenever the guest looks something up in it.
+    /// From now on changes in the folder are noticed. Called before anything happens in it that the guest hears of.
     pub(crate) fn watch_folder(&self, state: &mut State, folder: u64) {
         if state.folders.contains_key(&folder) || state.folders.len() >= MAX_WATCHES {
             return;
@@ -192,6 +168,16 @@ impl Watch {
         }
     }
 
+    /// The guest knows the folder no longer.
+    pub(crate) fn unwatch_folder(&self, state: &mut State, folder: u64) {
+        let Some(watch) = state.folders.remove(&folder) else { return };
+        // The same folder may be known by another number again.
+        if state.by_watch.get(&watch) == Some(&folder) {
+            state.by_watch.remove(&watch);
+            let _ = inotify::remove_watch(&self.inotify, watch);
+        }
+    }
+
     fn open(&self, path: &Path) -> Option<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, &self.root, flags, Mode::empty()).ok()?;
@@ -203,130 +189,282 @@ impl Watch {
     }
 
     fn stamp(&self, folder: &Path, name: &CStr) -> Option<Stamp> {
-        let stat = statat(self.open(folder)?, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        let shape = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Shape::Folder,
-            FileType::Symlink => Shape::Link,
-            _ => Shape::File,
-        };
-        Some(Stamp {
-            inode: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-            changed: (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
-            shape,
-        })
+        Some(statat(self.open(folder)?, name, AtFlags::SYMLINK_NOFOLLOW).ok()?.into())
     }
 
-    /// Reads what the kernel told, a name once, in the order of first mention.
-    fn read(&self) -> Vec<(i32, CString, Told)> {
+    /// Takes in what the kernel told, while the guest does nothing.
+    fn gather(&self) {
+        let mut state = self.lock();
+        if state.queue.is_empty() {
+            state.complete_until = state.taken_until;
+        }
+        let begin = now();
+        let (mut all, mut outcome) = (Vec::new(), Read::default());
+        self.read(&mut all, &mut outcome);
+        let halves = |all: &[Raw], kind| all.iter().filter(|raw| raw.kind == kind).count();
+        if halves(&all, Kind::MovedFrom) > halves(&all, Kind::MovedTo) {
+            thread::sleep(HALF);
+            self.read(&mut all, &mut outcome);
+        }
+        let state = &mut *state;
+        all.retain(|raw| state.by_watch.contains_key(&raw.spot.0));
+        state.queue.gather(all, outcome.is_all);
+        if outcome.has_lost {
+            state.queue.lose();
+        } else if outcome.is_all {
+            state.taken_until = begin;
+        }
+        self.told.notify_one();
+    }
+
+    fn read(&self, all: &mut Vec<Raw>, outcome: &mut Read) {
         let mut space = [MaybeUninit::uninit(); 16 * 1024];
         let mut reader = inotify::Reader::new(&self.inotify, &mut space);
-        let mut told: Vec<(i32, CString, Told)> = Vec::new();
-        let mut index: HashMap<(i32, CString), usize> = HashMap::new();
-        while let Ok(event) = reader.next() {
-            let Some(name) = event.file_name() else { continue };
-            let at = *index.entry((event.wd(), name.to_owned())).or_insert_with(|| {
-                told.push((event.wd(), name.to_owned(), Told::default()));
-                told.len() - 1
-            });
+        outcome.is_all = false;
+        while all.len() < MAX_READ {
+            let Ok(event) = reader.next() else {
+                outcome.is_all = true;
+                return;
+            };
             let flags = event.events();
-            told[at].2.appeared |= flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO);
-            told[at].2.disappeared |= flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM);
-            if told.len() >= MAX_ARMED {
-                break;
-            }
+            outcome.has_lost |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
+            let Some(name) = event.file_name() else { continue };
+            let kind = [
+                (ReadFlags::CREATE, Kind::Created),
+                (ReadFlags::DELETE, Kind::Deleted),
+                (ReadFlags::MOVED_FROM, Kind::MovedFrom),
+                (ReadFlags::MOVED_TO, Kind::MovedTo),
+            ];
+            let kind = kind
+                .into_iter()
+                .find(|(flag, _)| flags.contains(*flag))
+                .map_or(Kind::Touched, |(_, kind)| kind);
+            all.push(Raw {
+                spot: (event.wd(), name.to_owned()),
+                kind,
+                cookie: event.cookie(),
+                is_folder: flags.contains(ReadFlags::ISDIR),
+            });
         }
-        told
     }
 
-    fn handle(&self, told: Vec<(i32, CString, Told)>) {
-        for (watch, name, told) in told {
-            let mut state_guard = self.lock();
-            let state = &mut *state_guard;
-            let Some(&folder) = state.by_watch.get(&watch) else { continue };
-            let Some(path) = state.known.path(folder, None) else {
-                // The guest has forgotten the folder.
-                state.folders.remove(&folder);
-                state.by_watch.remove(&watch);
-                let _ = inotify::remove_watch(&self.inotify, watch);
-                continue;
-            };
-            let place = (folder, name);
-            let stamp = self.stamp(&path, &place.1);
-            if let Some(node) = state.known.node(&place) {
-                state.tombs.insert(place.clone(), node);
+    /// Waits a while for what was told, and says what the guest is to hear of the oldest.
+    fn take(&self) -> Vec<(Event, Act)> {
+        let second = Duration::from_secs(1);
+        let waited = self.told.wait_timeout_while(self.lock(), second, |state| state.queue.is_empty());
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let changes = if state.queue.take_lost() {
+            tracing::debug!(root = %self.root.display(), "changes were lost, and are looked for");
+            self.look_for_changes(&mut state)
+        } else {
+            let Some(told) = state.queue.next() else { return Vec::new() };
+            self.translate(&mut state, told)
+        };
+        if state.sink.is_none() {
+            return Vec::new();
+        }
+        changes
+    }
+
+    fn tell(&self, event: Event, act: Act) {
+        let mut state = self.lock();
+        let Some(sink) = state.sink.clone() else { return };
+        state.acting.tell(act);
+        // The guest needs answers of ours before it takes the next event.
+        drop(state);
+        if !sink(event) {
+            self.lock().acting.hang_up();
+        }
+    }
+
+    /// The place of a spot, and the path of its folder; none when the guest has forgotten it.
+    #[expect(clippy::unused_self, reason = "it is about this share's state")]
+    fn locate(&self, state: &State, (watch, name): Spot) -> Option<(Place, PathBuf)> {
+        let folder = *state.by_watch.get(&watch)?;
+        Some(((folder, name), state.known.path(folder, None)?))
+    }
+
+    fn translate(&self, state: &mut State, told: Told) -> Vec<(Event, Act)> {
+        match told {
+            Told::Appeared { spot, is_folder } => self.appeared(state, spot, is_folder).into_iter().collect(),
+            Told::Disappeared { spot, is_folder } => {
+                let located = self.locate(state, spot);
+                located
+                    .map(|(place, folder)| disappeared(state, place, &folder, is_folder))
+                    .into_iter()
+                    .collect()
             }
-            let changes = state.known.decide(&place, told, stamp);
-            let Some(sink) = state.sink.clone() else { continue };
-            let now = Instant::now();
-            if state.armed.len() >= MAX_ARMED {
-                state.armed.retain(|_, changes| changes.iter().any(|(_, until)| *until > now));
-                let armed = &state.armed;
-                state.tombs.retain(|place, _| armed.contains_key(place));
-            }
-            if !changes.iter().any(|change| matches!(change, Change::Removed(_))) {
-                state.tombs.remove(&place);
-            }
-            for change in &changes {
-                if state.armed.len() < MAX_ARMED {
-                    state.armed.entry(place.clone()).or_default().push((*change, now + ARMED));
+            Told::Renamed { from, to, is_folder } => {
+                match (self.locate(state, from.clone()), self.locate(state, to.clone())) {
+                    (Some(from), Some(to)) => vec![self.renamed(state, from, to, is_folder)],
+                    (Some(_), None) => self.translate(state, Told::Disappeared { spot: from, is_folder }),
+                    (None, _) => self.translate(state, Told::Appeared { spot: to, is_folder }),
                 }
             }
-            // The guest may need an answer of ours before it takes the next event.
-            drop(state_guard);
-            let path = path.join(OsStr::from_bytes(place.1.as_bytes()));
-            for change in changes {
-                sink(Event { path: path.clone(), kind: change.into() });
+            Told::Touched { spot } => self.touched(state, spot).into_iter().collect(),
+        }
+    }
+
+    fn appeared(&self, state: &mut State, spot: Spot, is_folder: bool) -> Option<(Event, Act)> {
+        let (place, folder) = self.locate(state, spot)?;
+        let stamp = self.stamp(&folder, &place.1);
+        // By now there may be something else, or nothing.
+        let stamp = stamp.filter(|stamp| (stamp.shape == Shape::Folder) == is_folder);
+        if let Some(stamp) = stamp {
+            state.known.appeared(place.clone(), stamp);
+        }
+        let shape = stamp.map_or(Shape::of(is_folder), |stamp| stamp.shape);
+        let kind = match shape {
+            Shape::File | Shape::Special => EventKind::Created,
+            Shape::Folder => EventKind::FolderCreated,
+            Shape::Link => EventKind::LinkCreated,
+        };
+        Some((Event { path: joined(&folder, &place), kind }, Act::Create { place, shape }))
+    }
+
+    fn renamed(
+        &self,
+        state: &mut State,
+        (from, from_folder): (Place, PathBuf),
+        (to, to_folder): (Place, PathBuf),
+        is_folder: bool,
+    ) -> (Event, Act) {
+        let (name, replaced) = state.known.renamed(&from, to.clone());
+        if let Some(stamp) = self.stamp(&to_folder, &to.1) {
+            state.known.moved(to.clone(), stamp);
+        }
+        let path = joined(&from_folder, &from);
+        let kind = EventKind::Renamed { to: joined(&to_folder, &to) };
+        let act = Act::Rename {
+            from,
+            to,
+            shape: name.map_or(Shape::of(is_folder), |name| name.shape),
+            node: name.and_then(|name| name.node),
+            replaced: replaced.and_then(|name| name.node),
+        };
+        (Event { path, kind }, act)
+    }
+
+    fn touched(&self, state: &mut State, spot: Spot) -> Option<(Event, Act)> {
+        let (place, folder) = self.locate(state, spot)?;
+        let difference = match self.stamp(&folder, &place.1) {
+            Some(stamp) => state.known.differs(stamp)?,
+            // Its end, of which the guest is told next, does not undo that it changed.
+            None => state.known.name(&place).map(|_| Difference::Content)?,
+        };
+        Some((Event { path: joined(&folder, &place), kind: difference.into() }, Act::Modify))
+    }
+
+    /// Compares what is known with what there is, after something was not told.
+    fn look_for_changes(&self, state: &mut State) -> Vec<(Event, Act)> {
+        let since = (state.complete_until.0, state.complete_until.1 - COARSE);
+        state.complete_until = now();
+        state.taken_until = state.complete_until;
+        let mut known = state.known.by_folder();
+        let folders: Vec<(u64, i32)> =
+            state.folders.iter().map(|(folder, watch)| (*folder, *watch)).collect();
+        let mut changes = Vec::new();
+        for (node, watch) in folders {
+            let Some(path) = state.known.path(node, None) else { continue };
+            let mut names = known.remove(&node).unwrap_or_default();
+            let is_known: std::collections::HashSet<CString> = names.iter().cloned().collect();
+            names.extend(self.entries(&path).into_iter().filter(|name| !is_known.contains(name)));
+            for name in names {
+                let stamp = self.stamp(&path, &name);
+                let place = (node, name.clone());
+                let before = state.known.name(&place);
+                let is_same = before.zip(stamp).is_some_and(|(name, stamp)| name.inode == stamp.inode);
+                if let Some(name) = before.filter(|_| !is_same) {
+                    changes.push(disappeared(state, place.clone(), &path, name.shape == Shape::Folder));
+                }
+                match stamp {
+                    Some(_) if is_same => changes.extend(self.touched(state, (watch, name))),
+                    Some(stamp) if before.is_some() || stamp.changed >= since => {
+                        changes.extend(self.appeared(state, (watch, name), stamp.shape == Shape::Folder));
+                    }
+                    _ => {}
+                }
             }
         }
+        changes
+    }
+
+    fn entries(&self, folder: &Path) -> Vec<CString> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = self.open(folder).and_then(|fd| openat(fd, c".", flags, Mode::empty()).ok());
+        let dir = dir.and_then(|fd| Dir::read_from(fd).ok());
+        let names = dir.into_iter().flatten().flatten().map(|entry| entry.file_name().to_owned());
+        names.filter(|name| !matches!(name.to_bytes(), b"." | b"..")).collect()
     }
 }
 
-impl State {
-    /// The number by which the guest knew what is gone.
-    pub(crate) fn tomb(&self, place: &Place) -> Option<u64> {
-        self.tombs.get(place).copied()
-    }
+/// How a reading ended.
+#[derive(Default)]
+struct Read {
+    /// There was no more.
+    is_all: bool,
+    /// The kernel could not keep all.
+    has_lost: bool,
+}
 
+fn joined(folder: &Path, place: &Place) -> PathBuf {
+    folder.join(OsStr::from_bytes(place.1.as_bytes()))
+}
+
+fn disappeared(state: &mut State, place: Place, folder: &Path, is_folder: bool) -> (Event, Act) {
+    let name = state.known.removed(&place);
+    let kind = if is_folder { EventKind::FolderRemoved } else { EventKind::Removed };
+    let event = Event { path: joined(folder, &place), kind };
+    let shape = name.map(|name| name.shape).filter(|shape| (*shape == Shape::Folder) == is_folder);
+    let node = name.and_then(|name| name.node);
+    (event, Act::Remove { place, shape: shape.unwrap_or(Shape::of(is_folder)), node })
+}
+
+fn now() -> Time {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(now.as_secs()).unwrap_or(0), i64::from(now.subsec_nanos()))
+}
+
+impl State {
     pub(crate) fn synthetic(&mut self) -> u64 {
         self.next_synthetic += 1;
         SYNTHETIC + self.next_synthetic
     }
 
-    /// The change that is to be acted out next at a name.
-    pub(crate) fn armed(&mut self, place: &Place) -> Option<Change> {
-        let now = Instant::now();
-        let changes = self.armed.get_mut(place)?;
-        changes.retain(|(_, until)| *until > now);
-        // A modification needs no preparation.
-        changes.iter().map(|(change, _)| *change).find(|change| *change != Change::Modified)
+    /// The guest does this itself, so it needs not be told.
+    pub(crate) fn expect(&mut self, place: &Place, kind: Kind) {
+        if let Some(watch) = self.folders.get(&place.0) {
+            self.queue.expect((*watch, place.1.clone()), kind);
+        }
     }
 
-    /// That change has been acted out.
-    pub(crate) fn acted(&mut self, place: &Place) {
-        if let Some(changes) = self.armed.get_mut(place) {
-            if let Some(at) = changes.iter().position(|(change, _)| *change != Change::Modified) {
-                changes.remove(at);
-            }
-            changes.retain(|(change, _)| *change != Change::Modified);
-            if changes.is_empty() {
-                self.armed.remove(place);
-                self.tombs.remove(place);
-            }
+    /// Whether the guest will be told that a name is new, so that it may not rely on what it knows of it.
+    pub(crate) fn is_untold(&self, place: &Place, stamp: Stamp) -> bool {
+        let is_told = self.known.name(place).is_some_and(|name| name.is_told);
+        self.acting.is_coming(place) || !is_told && now().0 - stamp.changed.0 < UNTOLD
+    }
+}
+
+impl From<Difference> for EventKind {
+    fn from(difference: Difference) -> Self {
+        match difference {
+            Difference::Content => EventKind::Modified,
+            Difference::Attributes => EventKind::AttributesChanged,
         }
     }
 }
 
-impl From<Change> for EventKind {
-    fn from(change: Change) -> Self {
-        match change {
-            Change::Created(Shape::File) => EventKind::Created,
-            Change::Created(Shape::Folder) => EventKind::FolderCreated,
-            Change::Created(Shape::Link) => EventKind::LinkCreated,
-            Change::Modified => EventKind::Modified,
-            Change::Removed(Shape::Folder) => EventKind::FolderRemoved,
-            Change::Removed(Shape::File | Shape::Link) => EventKind::Removed,
+impl Shape {
+    fn of(is_folder: bool) -> Shape {
+        if is_folder { Shape::Folder } else { Shape::File }
+    }
+
+    fn of_mode(mode: u32) -> Shape {
+        match FileType::from_raw_mode(mode) {
+            FileType::Directory => Shape::Folder,
+            FileType::Symlink => Shape::Link,
+            FileType::RegularFile => Shape::File,
+            _ => Shape::Special,
         }
     }
 }
@@ -339,23 +477,86 @@ impl From<&Attr> for Stamp {
             size: attr.size,
             modified: time(attr.mtime, attr.mtimensec),
             changed: time(attr.ctime, attr.ctimensec),
-            shape: match FileType::from_raw_mode(attr.mode) {
-                FileType::Directory => Shape::Folder,
-                FileType::Symlink => Shape::Link,
-                _ => Shape::File,
-            },
+            shape: Shape::of_mode(attr.mode),
+        }
+    }
+}
+
+impl From<Stat> for Stamp {
+    fn from(stat: Stat) -> Self {
+        Stamp {
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            changed: (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+            shape: Shape::of_mode(stat.st_mode),
         }
     }
 }
 
 /// Until the share is gone.
-fn run(watch: &Weak<Watch>) {
+fn take_in(watch: &Weak<Watch>) {
     let second = Timespec { tv_sec: 1, tv_nsec: 0 };
     while let Some(watch) = watch.upgrade() {
         let mut ready = [PollFd::new(&watch.inotify, PollFlags::IN)];
         if poll(&mut ready, Some(&second)).is_ok_and(|count| count > 0) {
             thread::sleep(GATHER);
-            watch.handle(watch.read());
+            watch.gather();
         }
+    }
+}
+
+/// Until the share is gone.
+fn pass_on(watch: &Weak<Watch>) {
+    while let Some(watch) = watch.upgrade() {
+        for (event, act) in watch.take() {
+            watch.tell(event, act);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_could_not_keep_is_found_by_looking() {
+        const FILES: usize = 20_000;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let watch = Watch::new(folder.path()).unwrap();
+        std::fs::write(at("changed"), "1").unwrap();
+        std::fs::write(at("removed"), "1").unwrap();
+        std::fs::write(at("never-seen"), "1").unwrap();
+        let (sender, told) = channel();
+        watch.listen(Arc::new(move |event: Event| sender.send(event).is_ok())).unwrap();
+        // Older than what comes next, whatever the clock's grain.
+        thread::sleep(Duration::from_millis(50));
+        let mut state = watch.lock();
+        (state.complete_until, state.taken_until) = (now(), now());
+        for (node, name) in [(2, c"changed"), (3, c"removed")] {
+            let stamp = watch.stamp(Path::new(""), name).unwrap();
+            state.known.looked_up((ROOT, name.to_owned()), node, stamp);
+        }
+        // More than the kernel keeps (fs.inotify.max_queued_events), while nobody takes them in.
+        for number in 0..FILES {
+            std::fs::write(at(&number.to_string()), "").unwrap();
+        }
+        std::fs::write(at("changed"), "22").unwrap();
+        std::fs::remove_file(at("removed")).unwrap();
+        drop(state);
+        let mut expected: BTreeMap<String, EventKind> =
+            (0..FILES).map(|number| (number.to_string(), EventKind::Created)).collect();
+        expected.insert("changed".to_owned(), EventKind::Modified);
+        expected.insert("removed".to_owned(), EventKind::Removed);
+        while !expected.is_empty() {
+            let event = told.recv_timeout(Duration::from_secs(20)).expect("all that was missed");
+            let name = event.path.display().to_string();
+            assert_eq!(expected.remove(&name), Some(event.kind), "{name}");
+        }
+        assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! QEMU: a minimal machine in a sandbox, its devices but disks and console served by us.
 
+pub mod state;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,7 +50,12 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     option("-cpu", if plan.acceleration == Acceleration::Kvm { "host" } else { "max" }.to_owned());
     option("-smp", plan.config.cpus.to_string());
     option("-m", format!("{}M", plan.config.memory >> 20));
-    option("-object", format!("memory-backend-memfd,id=mem,size={}M,share=on", plan.config.memory >> 20));
+    // A file of ours, so that we can save it; QEMU opens what it has inherited once more.
+    let memory = plan.memory.map_or_else(
+        || "memory-backend-memfd,id=mem".to_owned(),
+        |number| format!("memory-backend-file,id=mem,mem-path=/proc/self/fd/{number}"),
+    );
+    option("-object", format!("{memory},size={}M,share=on", plan.config.memory >> 20));
     option("-kernel", plan.image.file("kernel").display().to_string());
     option("-initrd", plan.image.file("initrd").display().to_string());
     option("-append", append(plan));
@@ -60,11 +67,18 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     let data = escaped(&plan.places.disk());
     option("-drive", format!("file={data},if=none,id=data,format=raw,discard=unmap,detect-zeroes=unmap"));
     option("-device", "virtio-blk-pci,drive=data".to_owned());
-    option("-chardev", format!("socket,id=vsock,path={}", escaped(&plan.vsock)));
-    option("-device", "vhost-user-vsock-pci,chardev=vsock".to_owned());
-    for (at, (tag, socket)) in plan.shares.iter().enumerate() {
-        option("-chardev", format!("socket,id=share{at},path={}", escaped(socket)));
-        option("-device", format!("vhost-user-fs-pci,chardev=share{at},tag={tag}"));
+    // Each at a port of its own, where it can be unplugged and plugged in: QEMU can't save their states.
+    for (at, device) in plugged(plan).iter().enumerate() {
+        option("-device", format!("pcie-root-port,id={},chassis={at},slot={at}", device.port));
+        if !plan.wakes {
+            option("-chardev", format!("socket,id={},path={}", device.id, escaped(&device.socket)));
+            let tag = device.tag.as_ref().map_or_else(String::new, |tag| format!(",tag={tag}"));
+            let Plugged { id, port, driver, .. } = device;
+            option("-device", format!("{driver},id={id},chardev={id},bus={port}{tag}"));
+        }
+    }
+    if plan.wakes {
+        option("-incoming", "defer".to_owned());
     }
     if let Some(socket) = &plan.network {
         let address = format!("addr.type=unix,addr.path={}", escaped(socket));
@@ -77,6 +91,40 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned());
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     Ok(command)
+}
+
+/// A device that we serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugged {
+    /// Its name, and its socket's.
+    pub id: String,
+    /// The port that it is plugged into.
+    pub port: String,
+    /// What it is.
+    pub driver: &'static str,
+    /// Where it is served.
+    pub socket: PathBuf,
+    /// The share that it is.
+    pub tag: Option<String>,
+}
+
+/// Those of a machine.
+#[must_use]
+pub fn plugged(plan: &Plan) -> Vec<Plugged> {
+    let device = |id: &str, at: usize, driver, socket: &Path, tag| Plugged {
+        id: id.to_owned(),
+        port: format!("port{at}"),
+        driver,
+        socket: socket.to_owned(),
+        tag,
+    };
+    let vsock = device("vsock", 0, "vhost-user-vsock-pci", &plan.vsock, None);
+    let shares = plan
+        .shares
+        .iter()
+        .enumerate()
+        .map(|(at, (tag, socket))| device(tag, at + 1, "vhost-user-fs-pci", socket, Some(tag.clone())));
+    std::iter::once(vsock).chain(shares).collect()
 }
 
 fn append(plan: &Plan) -> String {

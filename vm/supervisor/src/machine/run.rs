@@ -1,26 +1,34 @@
 //! One run of a machine: what there is from the hypervisor's stage to the end of its program.
 
-use std::sync::Arc;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use vm_manager::backend::{self, Acceleration, Plan};
+use vm_manager::backend::{self, Acceleration, Plan, qemu};
 use vm_manager::config::Config;
 use vm_manager::image::Image;
 use vm_manager::places::Places;
+use vm_manager::saved::Record;
 use vm_proto::message::{Configuration, Listener, Mode, Network};
+use vm_proto::port;
 
 use super::Event;
 use crate::devices::Devices;
 use crate::guest::{self, Guest};
 use crate::network::Passt;
 use crate::ports::Standing;
+use crate::saving::{self, Saving};
 use crate::vmm::Vmm;
 use crate::{acceleration, changes, clock, engine, network, ports, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
+/// How long a program that was killed may take to be gone.
+const GONE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Everything of a run; dropped when its program is gone.
 #[derive(Debug)]
@@ -33,7 +41,11 @@ pub(crate) struct Run {
     pub(crate) guest: Option<Guest>,
     /// What the guest listens on.
     pub(crate) listening: watch::Sender<Vec<Listener>>,
+    /// What it takes to save it, where that can be done.
+    pub(crate) saving: Option<Saving>,
     network: Option<Network>,
+    /// What serves the engine's clients, and the ports of containers.
+    open: Option<CancellationToken>,
     cancelled: CancellationToken,
     _passt: Option<Passt>,
 }
@@ -46,14 +58,39 @@ pub(crate) struct Prepared {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Serves the devices and starts the program. Blocks.
-pub(crate) fn start(
-    config: Config,
-    places: Places,
-    image: Image,
-    number: u64,
-    events: &mpsc::Sender<Event>,
-) -> Result<Prepared> {
+/// What a run begins with.
+#[derive(Debug, Clone)]
+pub(crate) struct Beginning {
+    pub(crate) config: Config,
+    pub(crate) places: Places,
+    pub(crate) image: Image,
+    pub(crate) number: u64,
+    /// What was saved of it, if it is to go on from there.
+    pub(crate) saved: Option<Record>,
+}
+
+/// Serves the devices and starts the program, from a saved state if there is one that fits. Blocks.
+pub(crate) fn start(mut beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared> {
+    if beginning.saved.is_none() {
+        return launch(beginning, events);
+    }
+    match launch(beginning.clone(), events) {
+        Ok(prepared) => Ok(prepared),
+        Err(error) => {
+            vm_manager::saved::forget(&beginning.places)?;
+            beginning.saved = None;
+            let mut prepared = launch(beginning, events)?;
+            let warning = format!(
+                "it could not go on from where it fell asleep, and started anew, as after a power cut: {error:#}"
+            );
+            prepared.warnings.push(warning);
+            Ok(prepared)
+        }
+    }
+}
+
+fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared> {
+    let Beginning { config, places, image, number, saved } = beginning;
     let mut warnings = Vec::new();
     let machines = places.data.parent().unwrap_or(&places.data).to_owned();
     let acceleration = acceleration::find(config.backend, &machines, &image.file("kernel"))?;
@@ -85,9 +122,25 @@ pub(crate) fn start(
             tokio::join!(converse, pass_on);
         }
     }));
+    let memory = match backend::capabilities(config.backend).saves {
+        true => Some(saving::memory(config.memory >> 20 << 20)?),
+        false => None,
+    };
+    let record = Record {
+        config: config.clone(),
+        image: image.manifest.digest.clone(),
+        acceleration,
+        program: if memory.is_some() { saving::program()? } else { String::new() },
+    };
+    if let (Some(saved), Some(memory)) = (&saved, &memory) {
+        saving::check(saved, &record)?;
+        saving::restore_memory(&places, memory)?;
+    }
     let plan = Plan {
         config,
         image,
+        memory: memory.as_ref().map(|memory| memory.as_raw_fd()),
+        wakes: saved.is_some(),
         vsock: devices.vsock_socket.clone(),
         network: devices.network_socket.clone(),
         shares: devices.share_sockets.clone(),
@@ -97,17 +150,54 @@ pub(crate) fn start(
     let command = backend::command(&plan)?;
     tracing::info!(?command, "starting the machine");
     let back = events.clone();
-    let ended = move |how| drop(back.blocking_send(Event::Ended { run: number, how }));
+    let (gone, is_gone) = std::sync::mpsc::channel();
+    // One that could not be woken was never this run's, and its end is not this run's end.
+    let counts = Arc::new(Mutex::new(saved.is_none()));
+    let counted = Arc::clone(&counts);
+    let ended = move |how| {
+        let counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if *counts {
+            let _ = back.blocking_send(Event::Ended { run: number, how });
+        }
+        let _ = gone.send(());
+    };
     // Each start's console is told apart from those before.
     let _ = std::fs::rename(plan.places.console(), plan.places.console().with_extension("log.old"));
-    let vmm = Vmm::start(command, plan.places.console(), ended)?;
+    let vmm = Vmm::start(command, memory.as_ref(), plan.places.console(), ended)?;
+    let (devices_of_qemu, qmp) = (qemu::plugged(&plan), qemu::qmp_socket(&plan));
+    if saved.is_some() {
+        let woken = runtime.block_on(saving::wake(&plan.places, &qmp, &devices_of_qemu));
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_ended = is_gone.try_recv().is_ok();
+        *counts = woken.is_ok() && !has_ended;
+        drop(counts);
+        let woken = if has_ended { woken.and_then(|()| bail!("it ended")) } else { woken };
+        if let Err(error) = woken {
+            vmm.kill();
+            if !has_ended {
+                // The disk is its until it is gone.
+                let _ = is_gone.recv_timeout(GONE_DEADLINE);
+            }
+            let said = crate::console::last_of(&plan.places.console(), 3);
+            return Err(if said.is_empty() { error } else { error.context(said) });
+        }
+    }
+    let saving = memory.map(|memory| Saving {
+        places: plan.places.clone(),
+        qmp,
+        memory,
+        devices: devices_of_qemu,
+        record,
+    });
     let run = Run {
         number,
         vmm,
         devices,
         guest: None,
         listening: watch::Sender::new(Vec::new()),
+        saving,
         network,
+        open: None,
         cancelled,
         _passt: passt,
     };
@@ -128,19 +218,32 @@ impl Run {
         }
     }
 
-    /// Opens the engine's socket on the host, and the ports of its containers.
-    pub(crate) fn open_engine(&self, places: &Places, events: &mpsc::Sender<Event>) -> Result<()> {
-        let listener = engine::listen(&places.engine())?;
-        let serve = engine::serve(listener, Arc::clone(&self.devices.vsock));
+    /// Serves the engine's socket on the host, and the ports of its containers.
+    pub(crate) fn open_engine(
+        &mut self,
+        listener: Arc<UnixListener>,
+        places: &Places,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<()> {
+        if self.open.is_some() {
+            return Ok(());
+        }
+        let own = places.device("own");
+        let listener_of_own = Arc::new(engine::listen(&own)?);
+        let open = self.open.insert(self.cancelled.child_token()).clone();
+        let serve = engine::serve(listener, Arc::clone(&self.devices.vsock), port::ENGINE);
         let runtime = tokio::runtime::Handle::current();
-        runtime.spawn(self.cancelled.clone().run_until_cancelled_owned(serve));
+        runtime.spawn(open.clone().run_until_cancelled_owned(serve));
+        // What we ask is no client that would keep the machine awake.
+        let serve = engine::serve(listener_of_own, Arc::clone(&self.devices.vsock), port::ENGINE_OWN);
+        runtime.spawn(open.clone().run_until_cancelled_owned(serve));
         let (standing, mut stands) = watch::channel(Standing::default());
         let carry = ports::carry(
-            places.engine(),
+            own,
             Arc::clone(&self.devices.vsock),
             self.listening.subscribe(),
             standing,
-            self.cancelled.clone(),
+            open.clone(),
         );
         runtime.spawn(carry);
         let events = events.clone();
@@ -150,8 +253,25 @@ impl Run {
                 let _ = events.send(Event::Ports { open, warnings }).await;
             }
         };
-        runtime.spawn(self.cancelled.clone().run_until_cancelled_owned(tell));
+        runtime.spawn(open.run_until_cancelled_owned(tell));
         Ok(())
+    }
+
+    /// Whether the engine's clients are served.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Accepts no more clients, who wait, and closes the ports of containers.
+    pub(crate) fn close_engine(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.cancel();
+        }
+    }
+
+    /// Has the guest hear of changes in its shares no more.
+    pub(crate) fn stop_telling_changes(&self) {
+        self.devices.changes.iter().for_each(|(sink, _)| sink.close());
     }
 
     /// Lets the guest hear of changes in its shares.

@@ -96,6 +96,10 @@ impl MachineForm {
             disk: amount(&self.disk),
             shares: self.read_shares(&mut preview),
             image: before.and_then(|before| before.image.clone()),
+            // One that can't be saved can't be told to do so by itself.
+            sleep_after: before
+                .filter(|before| before.backend == self.backend.into())
+                .and_then(|before| before.sleep_after),
         };
         self.check(&mut preview, &config, before);
         if before.is_none_or(|before| before.backend != config.backend) {

@@ -22,6 +22,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const BEGIN: Duration = Duration::from_secs(15);
 /// How long a machine may take to be gone: containers have ten seconds to end, the guest thirty.
 const STOP: Duration = Duration::from_secs(60);
+/// How long a machine may take to be saved: its memory is written to disk.
+const SLEEP: Duration = Duration::from_secs(120);
 /// How long a machine may take to be up: its stages have deadlines of their own, which are told by name.
 const UP: Duration = Duration::from_secs(420);
 /// How long emptying an engine may take.
@@ -60,6 +62,11 @@ pub enum MachineOrder {
     },
     /// Have it stopped, its containers first: its row tells how that goes.
     Stop {
+        /// Its name.
+        name: String,
+    },
+    /// Have its state saved, and wait until it sleeps.
+    Sleep {
         /// Its name.
         name: String,
     },
@@ -142,6 +149,7 @@ impl Machines {
             MachineOrder::Preview { form, is_new } => return Ok(Reply::Preview(self.preview(&form, is_new))),
             MachineOrder::Start { name } => self.begin(&self.find(&name)?, Mode::Normal).await?,
             MachineOrder::Stop { name } => self.stop(&name).await?,
+            MachineOrder::Sleep { name } => self.sleep(&name).await?,
             MachineOrder::Kill { name } => self.kill(&name).await?,
             MachineOrder::Restart { name } => self.restart(&name).await?,
             MachineOrder::Rescue { name } => self.rescue(&name).await?,
@@ -187,12 +195,24 @@ impl Machines {
 
     async fn stop(&self, name: &str) -> Result<(), UiError> {
         let machine = self.find(name)?;
-        machine.config()?;
+        let status = within(ANSWER, "asking the machine", machine.status()).await?;
+        if status.phase == Phase::Asleep {
+            // It is woken for it, so that its containers end as they should.
+            within(UP, "stopping the machine", machine.stop(false)).await?;
+            self.look.notify_one();
+            return Ok(());
+        }
         machine.ask(&Request::Stop, ANSWER).await?;
         Ok(())
     }
 
     /// Ends it as a power cut would; who looks after it too, where that does not answer.
+    async fn sleep(&self, name: &str) -> Result<(), UiError> {
+        within(SLEEP, "saving the machine", self.find(name)?.sleep()).await?;
+        self.look.notify_one();
+        Ok(())
+    }
+
     async fn kill(&self, name: &str) -> Result<(), UiError> {
         let machine = self.find(name)?;
         machine.config()?;

@@ -63,6 +63,10 @@ pub enum MachinePhase {
     Running,
     /// Up without an engine, its disk read-only.
     Rescue,
+    /// Its state is being saved.
+    FallingAsleep,
+    /// Its state is on disk: a start or a call of its engine wakes it.
+    Asleep,
     /// On its way down.
     Stopping,
     /// It did not come up, or went away by itself.
@@ -146,6 +150,10 @@ pub struct MachineSettings {
     pub shares: Vec<ShareLine>,
     /// The guest image it stays with: a digest, or `previous`.
     pub image: Option<String>,
+    /// Its state can be saved.
+    pub can_sleep: bool,
+    /// Seconds without clients and running containers after which it falls asleep.
+    pub sleep_after: Option<u32>,
 }
 
 /// What a machine uses.
@@ -227,6 +235,8 @@ impl From<Phase> for MachinePhase {
             Phase::Starting => Self::Starting,
             Phase::Running => Self::Running,
             Phase::Rescue => Self::Rescue,
+            Phase::FallingAsleep => Self::FallingAsleep,
+            Phase::Asleep => Self::Asleep,
             Phase::Stopping => Self::Stopping,
             Phase::Failed => Self::Failed,
         }
@@ -264,6 +274,8 @@ impl MachineSettings {
             disk: config.disk,
             shares: config.shares.iter().map(share).collect(),
             image: config.image.clone(),
+            can_sleep: vm_manager::backend::capabilities(config.backend).saves,
+            sleep_after: config.sleep_after.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)),
         }
     }
 }
@@ -329,7 +341,7 @@ impl MachineRow {
     /// What a status tells.
     #[must_use]
     pub(crate) fn of(status: &Status, known: Known<'_>) -> Self {
-        let is_on = !matches!(status.phase, Phase::Stopped | Phase::Failed);
+        let is_on = !matches!(status.phase, Phase::Stopped | Phase::Failed | Phase::Asleep);
         Self {
             name: status.name.clone(),
             phase: status.phase.into(),
@@ -386,7 +398,15 @@ mod tests {
     use super::*;
 
     fn config() -> Config {
-        Config { backend: Backend::Uml, cpus: 2, memory: 1 << 30, disk: 8 << 30, shares: vec![], image: None }
+        Config {
+            backend: Backend::Uml,
+            cpus: 2,
+            memory: 1 << 30,
+            disk: 8 << 30,
+            shares: vec![],
+            image: None,
+            sleep_after: None,
+        }
     }
 
     fn row(status: &Status, before: Option<&Report>, config: &Config) -> MachineRow {
@@ -446,6 +466,8 @@ mod tests {
             cpu_ms,
             clock_ns,
             engine_runs: true,
+            containers_run: false,
+            clients: 0,
         };
         let now = Status { report: Some(report(3_000_000_000, 1500)), ..status(Phase::Running) };
         let usage = row(&now, None, &config()).usage.unwrap();

@@ -1,0 +1,229 @@
+//! Changes of files on the host as programs in containers hear of them: each once, in their order, and soon.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use support::machine::Machine;
+
+/// How long the slowest machine may take for the next event of many.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Deeds of a burst; each is one to four events.
+const DEEDS: usize = 5004;
+
+/// One test at a time has the processors, for times are measured.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A watcher of a folder in a container, and what it says.
+struct Watcher {
+    client: Child,
+    lines: Receiver<String>,
+    folder: PathBuf,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.client.kill();
+        let _ = self.client.wait();
+    }
+}
+
+impl Watcher {
+    fn start(machine: &Machine, folder: &Path) -> Result<Self> {
+        let program = machine.compile(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/watcher.c")))?;
+        let mount = format!("{0}:{0}", machine.shared().display());
+        let (program, watched) = (program.display().to_string(), folder.display().to_string());
+        let run = ["run", "--rm", "--network", "none", "-v", &mount, "busybox", &program, &watched];
+        let mut client = machine.command(&run)?.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
+        let (told, lines) = channel();
+        let out = BufReader::new(client.stdout.take().context("its output")?);
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = told.send(line);
+            }
+        });
+        let watcher = Watcher { client, lines, folder: folder.to_owned() };
+        ensure!(watcher.next()? == "ready");
+        Ok(watcher)
+    }
+
+    fn next(&self) -> Result<String> {
+        self.lines.recv_timeout(PATIENCE).context("no further event")
+    }
+
+    /// What is seen until a file of this name, made now, appears.
+    fn until(&self, name: &str) -> Result<Vec<String>> {
+        std::fs::write(self.folder.join(name), "")?;
+        let mut seen = Vec::new();
+        loop {
+            let line = self.next().with_context(|| format!("after {} events", seen.len()))?;
+            if line == format!("create {name}") {
+                return Ok(seen);
+            }
+            seen.push(line);
+        }
+    }
+}
+
+fn append(path: &Path) -> Result<()> {
+    Ok(std::fs::File::options().append(true).open(path)?.write_all(b"more")?)
+}
+
+/// Does the deed of this number, and says what is to be seen of it.
+fn deed(folder: &Path, number: usize) -> Result<Vec<String>> {
+    let at = |name: &str| folder.join(name);
+    let (old, new) = (format!("old-{number}"), format!("new-{number}"));
+    let seen: &[(&str, &str)] = match number % 6 {
+        0 => {
+            std::fs::write(at(&new), "content")?;
+            &[("create", &new)]
+        }
+        1 => {
+            append(&at(&old))?;
+            &[("modify", &old)]
+        }
+        2 => {
+            std::fs::write(at(&new), "saved")?;
+            std::fs::rename(at(&new), at(&old))?;
+            &[("create", &new), ("from", &new), ("to", &old)]
+        }
+        3 => {
+            std::fs::rename(at(&old), at(&new))?;
+            &[("from", &old), ("to", &new)]
+        }
+        4 => {
+            std::fs::remove_file(at(&old))?;
+            &[("delete", &old)]
+        }
+        _ => {
+            // Gone before anybody can have looked.
+            std::fs::create_dir(at(&new))?;
+            std::fs::remove_dir(at(&new))?;
+            std::fs::write(at(&old), "")?;
+            std::fs::remove_file(at(&old))?;
+            &[("create", &new), ("delete", &new), ("create", &old), ("delete", &old)]
+        }
+    };
+    Ok(seen.iter().map(|(word, name)| format!("{word} {name}")).collect())
+}
+
+#[test]
+fn ten_thousand_changes_here_are_seen_in_a_container_once_each_and_in_order() -> Result<()> {
+    let _alone = alone();
+    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    let folder = machine.shared().join("watched");
+    std::fs::create_dir(&folder)?;
+    for number in (0..DEEDS).filter(|number| matches!(number % 6, 1..=4)) {
+        std::fs::write(folder.join(format!("old-{number}")), "as before")?;
+    }
+    let watcher = Watcher::start(&machine, &folder)?;
+    // The guest may still be hearing of what was there before.
+    watcher.until("the-beginning")?;
+    let mut expected = Vec::new();
+    let began = Instant::now();
+    for number in 0..DEEDS {
+        expected.extend(deed(&folder, number)?);
+    }
+    let done = began.elapsed();
+    // What was written to a file right after it was made may have been seen by itself.
+    let mut seen = watcher.until("the-end")?;
+    seen.retain(|line| !line.starts_with("modify new-"));
+    support::tell(&format!(
+        "{} events, made within {} ms, seen within {} ms",
+        expected.len(),
+        done.as_millis(),
+        began.elapsed().as_millis()
+    ));
+    ensure!(expected.len() >= 10_000);
+    compare(&seen, &expected)
+}
+
+#[test]
+fn a_change_here_is_seen_in_a_container_within_milliseconds() -> Result<()> {
+    let _alone = alone();
+    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    let folder = machine.shared().join("watched");
+    std::fs::create_dir(&folder)?;
+    std::fs::write(folder.join("file"), "")?;
+    let watcher = Watcher::start(&machine, &folder)?;
+    let mut medians = Vec::new();
+    // Others may have the processors meanwhile.
+    for _ in 0..5 {
+        let mut took = Vec::new();
+        for _ in 0..100 {
+            let began = Instant::now();
+            append(&folder.join("file"))?;
+            ensure!(watcher.next()? == "modify file");
+            // From the deed here over the event there to its word here.
+            took.push(began.elapsed());
+        }
+        took.sort_unstable();
+        let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
+        support::tell(&format!("an event takes {median:?} at the median, {worst:?} at most"));
+        if median <= Duration::from_millis(20) {
+            return Ok(());
+        }
+        medians.push(median);
+    }
+    anyhow::bail!("events take {medians:?} at the median")
+}
+
+#[test]
+fn what_a_container_does_itself_is_seen_by_another_once_each() -> Result<()> {
+    let _alone = alone();
+    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    let folder = machine.shared().join("watched");
+    std::fs::create_dir(&folder)?;
+    let watcher = Watcher::start(&machine, &folder)?;
+    watcher.until("the-beginning")?;
+    let script = format!(
+        "cd {}; for n in $(seq 100); do : > a-$n; echo more >> a-$n; mv a-$n b-$n; mkdir d-$n; rmdir d-$n; \
+         echo x > s; mv s b-$n; rm b-$n; done",
+        folder.display()
+    );
+    let mut expected = Vec::new();
+    for n in 1..=100 {
+        let (a, b, d) = (format!("a-{n}"), format!("b-{n}"), format!("d-{n}"));
+        let seen = [
+            ("create", &a),
+            ("modify", &a),
+            ("from", &a),
+            ("to", &b),
+            ("create", &d),
+            ("delete", &d),
+            ("create", &"s".to_owned()),
+            ("modify", &"s".to_owned()),
+            ("from", &"s".to_owned()),
+            ("to", &b),
+            ("delete", &b),
+        ];
+        expected.extend(seen.map(|(word, name)| format!("{word} {name}")));
+    }
+    let said = machine.run_in_share(&["sh", "-c", &script])?;
+    ensure!(said.code == 0, "{}", said.err);
+    let seen = watcher.until("the-end")?;
+    compare(&seen, &expected)
+}
+
+fn compare(seen: &[String], expected: &[String]) -> Result<()> {
+    let Some(at) = (0..expected.len().max(seen.len())).find(|at| expected.get(*at) != seen.get(*at)) else {
+        return Ok(());
+    };
+    let around =
+        |lines: &[String]| lines.iter().skip(at.saturating_sub(3)).take(8).cloned().collect::<Vec<_>>();
+    anyhow::bail!(
+        "{} events instead of {}; around the {at}th: {:?} instead of {:?}",
+        seen.len(),
+        expected.len(),
+        around(seen),
+        around(expected)
+    )
+}

@@ -1,0 +1,170 @@
+//! Folders that a machine shares, as programs use them: POSIX's rules, contents at random against a model, git, and trees of
+//! thousands of files, from both sides.
+//!
+//! `COVE_TEST_FUZZ` is how many operations at random (3000 unless given), `COVE_TEST_SEED` which.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use support::machine::Machine;
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+fn exerciser(machine: &Machine) -> Result<String> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exerciser.c");
+    Ok(machine.compile(Path::new(source))?.display().to_string())
+}
+
+/// A new folder in the shared one.
+fn folder(machine: &Machine, name: &str) -> Result<String> {
+    let dir = machine.shared().join(name);
+    std::fs::create_dir(&dir)?;
+    Ok(dir.display().to_string())
+}
+
+/// What a command here printed.
+fn here(program: &str, args: &[&str]) -> Result<String> {
+    let output = stdx::process::command(program).args(args).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    if !output.status.success() {
+        bail!(
+            "{program} {args:?} ended with {}: {text} {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(text)
+}
+
+/// What it printed in a container.
+fn there(machine: &Machine, args: &[&str]) -> Result<String> {
+    let said = machine.run_in_share(args)?;
+    ensure!(said.code == 0, "{args:?} ended with {} in a container: {} {}", said.code, said.out, said.err);
+    Ok(said.out)
+}
+
+#[test]
+fn a_share_keeps_the_rules_of_a_file_system() -> Result<()> {
+    for backend in ["uml", "qemu"] {
+        let Some(machine) = Machine::start(backend)? else { continue };
+        let exerciser = exerciser(&machine)?;
+        // The host's own file system proves the rules.
+        let holds = |said: &str| said.ends_with(" checks, 0 failed");
+        let said = here(&exerciser, &["rules", &folder(&machine, "here")?])?;
+        ensure!(holds(&said), "here: {said}");
+        let said = there(&machine, &[&exerciser, "rules", &folder(&machine, "there")?])
+            .with_context(|| format!("on {backend}"))?;
+        ensure!(holds(&said), "on {backend}: {said}");
+        // What was made there looks the same from both sides.
+        let made = machine.shared().join("there").display().to_string();
+        assert_eq!(there(&machine, &[&exerciser, "sum", &made])?, here(&exerciser, &["sum", &made])?);
+    }
+    Ok(())
+}
+
+#[test]
+fn random_reads_writes_and_mappings_of_a_share_agree_with_a_model() -> Result<()> {
+    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    let exerciser = exerciser(&machine)?;
+    let folder = folder(&machine, "fsx")?;
+    let count = number("COVE_TEST_FUZZ", 3000).to_string();
+    let seed = number("COVE_TEST_SEED", 1);
+    for seed in seed..seed + 2 {
+        let file = format!("{folder}/{seed}");
+        there(&machine, &[&exerciser, "fsx", &file, &seed.to_string(), &count])
+            .with_context(|| format!("COVE_TEST_SEED={seed}"))?;
+    }
+    // The same operations here leave the same files.
+    let sum = there(&machine, &[&exerciser, "sum", &folder])?;
+    assert_eq!(sum, here(&exerciser, &["sum", &folder])?);
+    for seed in seed..seed + 2 {
+        here(&exerciser, &["fsx", &format!("{folder}/{seed}"), &seed.to_string(), &count])?;
+    }
+    assert_eq!(sum, here(&exerciser, &["sum", &folder])?);
+    assert_eq!(sum, there(&machine, &[&exerciser, "sum", &folder])?);
+    Ok(())
+}
+
+#[test]
+fn trees_of_thousands_of_files_are_the_same_from_both_sides() -> Result<()> {
+    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    let exerciser = exerciser(&machine)?;
+    let (from_here, from_there) = (folder(&machine, "from-here")?, folder(&machine, "from-there")?);
+    here(&exerciser, &["grow", &from_here, "3000"])?;
+    let expected = here(&exerciser, &["sum", &from_here])?;
+    there(&machine, &[&exerciser, "grow", &from_there, "3000"])?;
+    assert_eq!(here(&exerciser, &["sum", &from_there])?, expected);
+    assert_eq!(there(&machine, &[&exerciser, "sum", &from_here])?, expected);
+    assert_eq!(there(&machine, &[&exerciser, "sum", &from_there])?, expected);
+    // Each side takes away what the other has made, and what the guest had cached of it is gone, too.
+    here(&exerciser, &["clear", &from_there])?;
+    there(&machine, &[&exerciser, "clear", &from_here])?;
+    ensure!(std::fs::read_dir(&from_here)?.next().is_none());
+    machine.wait_for("the end of what was removed here", || {
+        there(&machine, &["ls", "-A", &from_there]).is_ok_and(|left| left.is_empty())
+    })?;
+    // And again, in the place of what was there.
+    here(&exerciser, &["grow", &from_there, "500"])?;
+    let expected = here(&exerciser, &["sum", &from_there])?;
+    machine.wait_for("the new tree", || {
+        there(&machine, &[&exerciser, "sum", &from_there]).is_ok_and(|sum| sum == expected)
+    })
+}
+
+/// This computer's git with its libraries, as a folder for containers.
+fn portable_git(machine: &Machine) -> Result<PathBuf> {
+    let root = machine.shared().join("git");
+    std::fs::create_dir_all(&root)?;
+    let git = here("sh", &["-c", "readlink -f \"$(command -v git)\""])?;
+    std::fs::copy(&git, root.join("git"))?;
+    for word in here("ldd", &[&git])?.split_whitespace().filter(|word| word.starts_with('/')) {
+        let file = Path::new(word).file_name().context("a library")?;
+        std::fs::copy(word, root.join(file))?;
+    }
+    Ok(root)
+}
+
+#[test]
+fn a_repository_is_worked_on_by_git_from_both_sides() -> Result<()> {
+    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    let exerciser = exerciser(&machine)?;
+    let root = portable_git(&machine)?.display().to_string();
+    let repository = folder(&machine, "repository")?;
+    // `git` by its own loader, as busybox' image has no libraries; it starts itself by the name in PATH.
+    let script = format!(
+        "set -e; mkdir /lib64; ln -s {root}/* /lib64/; ln -s {root}/git /bin/git; export LD_LIBRARY_PATH={root} HOME=/; \
+         git config --global user.name t; git config --global user.email t@example.org; \
+         git config --global --add safe.directory '*'; cd {repository}; "
+    );
+    let in_guest = |commands: &str| there(&machine, &["sh", "-c", &format!("{script}{commands}")]);
+    let on_host = |args: &[&str]| {
+        let own = ["-C", &repository, "-c", "user.name=h", "-c", "user.email=h@example.org"];
+        here("git", &[&own, args].concat())
+    };
+    on_host(&["init", "-q", "-b", "main"])?;
+    here(&exerciser, &["grow", &repository, "400"])?;
+    on_host(&["add", "-A"])?;
+    on_host(&["commit", "-qm", "from the host"])?;
+    // In the guest nothing is changed, then a branch is worked on and the whole is packed anew.
+    assert_eq!(in_guest("git status --porcelain")?, "");
+    in_guest(
+        "git checkout -qb guest; echo changed > package-1/lib/file-0.js; rm package-2/lib/file-2.js; \
+         mv package-3 moved; git add -A; git commit -qm guest; git gc -q; git fsck --strict",
+    )?;
+    assert_eq!(on_host(&["status", "--porcelain"])?, "");
+    on_host(&["fsck", "--strict"])?;
+    assert_eq!(on_host(&["log", "--format=%s"])?, "guest\nfrom the host");
+    // What the host checks out the guest sees.
+    on_host(&["checkout", "-q", "main"])?;
+    std::fs::write(format!("{repository}/new"), "from the host")?;
+    machine.wait_for("the other branch", || {
+        in_guest("git status --porcelain").is_ok_and(|status| status == "?? new")
+    })?;
+    assert_eq!(in_guest("git merge -q guest; cat new package-1/lib/file-0.js")?, "from the hostchanged");
+    on_host(&["gc", "-q"])?;
+    in_guest("git fsck --strict; git diff --exit-code; git checkout -q guest")?;
+    assert_eq!(on_host(&["status", "--porcelain"])?, "?? new");
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! What a guest is told of changes on the host.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// What happened to a file of a share on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A file is there that was not.
+    Created,
+    /// A folder is there that was not.
+    FolderCreated,
+    /// A symbolic link is there that was not.
+    LinkCreated,
+    /// The content of a file is another.
+    Modified,
+    /// Permissions or times are others, or what is in a folder.
+    AttributesChanged,
+    /// A file or link is gone.
+    Removed,
+    /// A folder is gone.
+    FolderRemoved,
+    /// It has another name, in the place of what may have been there.
+    Renamed {
+        /// The new path from the share's root.
+        to: PathBuf,
+    },
+}
+
+/// A change on the host that the guest is to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// From the share's root.
+    pub path: PathBuf,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+impl Event {
+    /// As the guest's half reads it: a letter for the kind, the path, a zero byte; of a rename then the other path and
+    /// one more.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let letter = match self.kind {
+            EventKind::Created => b'c',
+            EventKind::FolderCreated => b'f',
+            EventKind::LinkCreated => b'l',
+            EventKind::Modified => b'm',
+            EventKind::AttributesChanged => b'a',
+            EventKind::Removed => b'r',
+            EventKind::FolderRemoved => b'd',
+            EventKind::Renamed { .. } => b'n',
+        };
+        let mut bytes = vec![letter];
+        bytes.extend(self.path.as_os_str().as_bytes());
+        bytes.push(0);
+        if let EventKind::Renamed { to } = &self.kind {
+            bytes.extend(to.as_os_str().as_bytes());
+            bytes.push(0);
+        }
+        bytes
+    }
+}

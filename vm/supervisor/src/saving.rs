@@ -1,0 +1,114 @@
+//! Sending a machine to sleep, and waking it: what is done with its program and its files. When, `machine` decides.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::fs::MemfdFlags;
+use vm_manager::backend::qemu::{self, Plugged, state};
+use vm_manager::places::Places;
+use vm_manager::qmp::Qmp;
+use vm_manager::saved::{self, Record};
+
+/// How long the program may take until it listens.
+const QMP_DEADLINE: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// What it takes to save a machine that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Saving {
+    pub(crate) places: Places,
+    pub(crate) qmp: PathBuf,
+    /// The guest's memory.
+    pub(crate) memory: Arc<File>,
+    /// Devices that are not saved.
+    pub(crate) devices: Vec<Plugged>,
+    /// What has to be the same when it wakes up.
+    pub(crate) record: Record,
+}
+
+/// A file without a name for a guest's memory, in bytes.
+pub(crate) fn memory(size: u64) -> Result<Arc<File>> {
+    let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).context("failed to make memory")?;
+    let file = File::from(file);
+    file.set_len(size).context("failed to make the guest's memory")?;
+    Ok(Arc::new(file))
+}
+
+impl Saving {
+    /// Writes the state of a guest that is ready for it; its program stands still then. After a failure the guest goes
+    /// on, and says hello again.
+    pub(crate) async fn save(&self) -> Result<()> {
+        let mut qmp = Qmp::connect(&self.qmp).await.context("failed to reach the machine's program")?;
+        let outcome = self.write(&mut qmp).await;
+        if outcome.is_err() {
+            let again = async {
+                state::go_on(&mut qmp).await?;
+                state::plug(&mut qmp, &self.devices).await
+            };
+            again.await.context("failed to have the guest go on")?;
+        }
+        outcome
+    }
+
+    async fn write(&self, qmp: &mut Qmp) -> Result<()> {
+        state::unplug(qmp, &self.devices).await.context("failed to unplug its devices")?;
+        let draft = Record::begin(&self.places)?;
+        let socket = self.places.device("state");
+        state::save(qmp, &socket, &draft.devices()).await.context("failed to save its devices")?;
+        let this = self.clone();
+        let rest = move || {
+            let memory = File::options().write(true).create_new(true).open(draft.memory())?;
+            saved::copy_sparse(&this.memory, &memory).context("failed to save its memory")?;
+            // The guest takes for written what the host has only in memory yet.
+            File::open(this.places.disk())?.sync_all().context("failed to write its disk")?;
+            Ok(draft.keep(&this.places, &this.record)?)
+        };
+        tokio::task::spawn_blocking(rest).await?
+    }
+}
+
+/// Fills the memory of a guest with what was saved.
+pub(crate) fn restore_memory(places: &Places, memory: &File) -> Result<()> {
+    let saved = File::open(saved::memory(&places.saved())).context("its memory is gone")?;
+    saved::copy_sparse(&saved, memory).context("failed to restore its memory")
+}
+
+/// Has a program that waits for it take over the state of the devices, and go on. What was saved is used up then.
+pub(crate) async fn wake(places: &Places, qmp: &std::path::Path, devices: &[Plugged]) -> Result<()> {
+    let mut qmp = connect(qmp).await?;
+    let state = saved::devices(&places.saved());
+    state::restore(&mut qmp, &places.device("state"), &state)
+        .await
+        .context("failed to restore its devices")?;
+    // From here on its disk changes.
+    saved::forget(places)?;
+    state::plug(&mut qmp, devices).await.context("failed to plug in its devices")?;
+    state::go_on(&mut qmp).await.context("failed to have it go on")
+}
+
+async fn connect(socket: &std::path::Path) -> Result<Qmp> {
+    let connected = async {
+        loop {
+            match Qmp::connect(socket).await {
+                Ok(qmp) => return qmp,
+                Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        }
+    };
+    tokio::time::timeout(QMP_DEADLINE, connected).await.context("the machine's program does not listen")
+}
+
+/// Whether what was saved can be gone on from with what there is now; the error says what differs.
+pub(crate) fn check(record: &Record, now: &Record) -> Result<()> {
+    anyhow::ensure!(record.program == now.program, "QEMU is another now");
+    anyhow::ensure!(record.acceleration == now.acceleration, "the processor's acceleration is another now");
+    Ok(())
+}
+
+/// The program that is the machine, told from newer ones.
+pub(crate) fn program() -> Result<String> {
+    Ok(saved::program_identity(&qemu::program()?)?)
+}
