@@ -9,3 +9,16 @@ pub(crate) const BACKENDS: &[Backend] = &[Backend::Qemu, Backend::Uml];
 /// nothing leads yet.
 #[cfg(not(target_os = "linux"))]
 pub(crate) const BACKENDS: &[Backend] = &[];
+
+/// Whether files of a file system may be executed.
+#[cfg(target_os = "linux")]
+pub(crate) fn may_execute_in(folder: &std::path::Path) -> bool {
+    let flags = rustix::fs::statvfs(folder).map(|fs| fs.f_flag);
+    flags.is_ok_and(|flags| !flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+}
+
+/// Whether files of a file system may be executed: there are no machines yet whose files are.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn may_execute_in(_: &std::path::Path) -> bool {
+    false
+}
