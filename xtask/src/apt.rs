@@ -187,7 +187,7 @@ impl Suite {
             full.with_context(|| format!("Debian's {} has no source of {name} {version}", self.name))?;
         println!("fetching the source of {name} {full}");
         let mut source = self.apt("apt-get");
-        source.args(["-qq", "-o", "Acquire::Retries=3", "source", "--download-only"]);
+        source.args(["-qq", "-o", "Acquire::Retries=3", "source", "--download-only", "--tar-only"]);
         source.arg(format!("{name}={full}")).current_dir(into);
         files::run_quietly(source).with_context(|| format!("failed to fetch the source of {name} {full}"))?;
         let found = files::list(into)?.into_iter().find(|path| path.to_string_lossy().ends_with(ending));

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vm-proto", &["tokio", "stdx", "model"]),
     ("vm-manager", &["engine", "api", "axum", "hyper", "vm-devices"]),
     ("vm-hyperv", &["tokio", "engine", "api", "vm-devices"]),
+    ("vm-vz", &["tokio", "engine", "api", "vm-devices"]),
     ("vm-agent", &["engine", "api", "hyper", "vm-manager", "vm-devices"]),
     ("vm-supervisor", &["engine", "image-store", "oci-runtime", "axum", "tauri"]),
 ];
@@ -38,11 +39,18 @@ const UNSAFE: &[&str] = &[
     "crates/host/src/sys/windows.rs",
     "crates/image-store/welcome/main.rs",
     "crates/ipc/src/sys/windows.rs",
+    "crates/ipc/src/sys/windows/security.rs",
     "crates/network/src/sys.rs",
     "crates/oci-runtime/src/sys.rs",
     "vm/agent/src/sys.rs",
     "vm/devices/src/sys.rs",
     "vm/hyperv/src/sys/windows.rs",
+    "vm/vz/src/macos/channel.rs",
+    "vm/vz/src/macos/configuration.rs",
+    "vm/vz/src/macos/events.rs",
+    "vm/vz/src/macos/machine.rs",
+    "vm/vz/src/macos/queue.rs",
+    "vm/vz/src/macos/rosetta.rs",
     "vm/supervisor/src/sys.rs",
 ];
 

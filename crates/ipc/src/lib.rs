@@ -5,6 +5,8 @@
 
 mod sys;
 
+#[cfg(windows)]
+pub use sys::user;
 pub use sys::{Listener, ReadHalf, Stream, WriteHalf, accept, address, bind, connect, peer, split};
 
 #[cfg(test)]
@@ -72,6 +74,12 @@ mod tests {
         accepted.unwrap();
         assert_eq!(peer(&connected.unwrap()).unwrap(), std::process::id());
     }
+    #[cfg(windows)]
+    #[test]
+    fn a_user_has_an_id() {
+        assert!(user().unwrap().starts_with("S-1-5-"), "{:?}", user());
+    }
+
     /// Wine 8 lets another begin a pipe that is there.
     #[cfg(unix)]
     #[tokio::test]

@@ -32,7 +32,7 @@ impl Backend {
     /// Whether its state can be saved and gone on from, on this computer.
     #[must_use]
     pub fn saves(self) -> bool {
-        crate::sys::saves(self)
+        crate::sys::BACKENDS.contains(&self) && crate::backend::capabilities(self).saves
     }
 
     /// As `--backend` writes it.

@@ -72,7 +72,8 @@ impl Draft {
     /// The disk's.
     pub fn keep(self, places: &Places, what: &Record) -> Result<(), Error> {
         for path in [self.memory(), self.devices()] {
-            let synced = File::open(&path).and_then(|file| file.sync_all());
+            // Windows flushes only what may be written.
+            let synced = File::options().write(true).open(&path).and_then(|file| file.sync_all());
             synced.map_err(Error::file("write", &path))?;
         }
         let path = record(&self.folder);

@@ -1,7 +1,9 @@
 //! Named pipes.
 //!
-//! They are of messages, read as bytes, so that an empty message can say what closing one direction of a socket says:
-//! the same as Docker's own pipe and its clients do.
+//! They are of messages, so that an empty one can say what closing one direction of a socket says: the same as Docker's
+//! own pipe and its clients do.
+
+mod security;
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,6 +13,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use security::Descriptor;
+pub use security::user;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::windows::named_pipe::{
     ClientOptions, NamedPipeClient, NamedPipeServer, PipeMode, ServerOptions,
@@ -64,8 +68,7 @@ fn is(error: &io::Error, code: u32) -> bool {
     error.raw_os_error().and_then(|raw| u32::try_from(raw).ok()) == Some(code)
 }
 
-/// Listens at `path`. By the system's own rule this user and administrators may ask, others of this computer may only
-/// look, and nobody from elsewhere gets in.
+/// Listens at `path`: for this user, administrators and the system, and for nobody from another computer.
 ///
 /// # Errors
 /// Somebody listens there, or it can't be a pipe's name.
@@ -74,11 +77,14 @@ pub fn bind(path: &Path) -> io::Result<Listener> {
     Ok(Listener { path: path.to_owned(), next })
 }
 
+#[expect(unsafe_code, reason = "tokio asks its callers to vouch for the rule of who may")]
 fn instance(path: &Path, is_first: bool) -> io::Result<NamedPipeServer> {
     let mut options = ServerOptions::new();
     options.pipe_mode(PipeMode::Message).first_pipe_instance(is_first).reject_remote_clients(true);
-    // The kind is of the pipe; how it is read, of this end.
-    options.create(path)
+    Descriptor::of_this_user()?.with(|attributes| {
+        // SAFETY: the attributes are complete, and live until the call returns.
+        unsafe { options.create_with_security_attributes_raw(path, attributes) }
+    })
 }
 
 /// Waits for somebody to connect.
