@@ -201,10 +201,12 @@ impl Machine {
                 Some(event) = heard.recv() => self.hear(event),
                 () = sleep_until(self.deadline) => self.is_late(),
                 _ = look.tick() => {
-                    if watch.has_jumped() {
+                    let stands_still = self.run.as_ref().is_some_and(|run| run.vmm.stands_still());
+                    if watch.has_jumped(stands_still) {
                         self.say(FromHost::SetTime { nanoseconds: clock::now() });
                     }
                     self.look_at_room();
+                    self.look_at_resolver();
                 }
                 _ = reports.tick(), if self.status.receiver_count() > 1 => self.say(FromHost::Report),
                 () = sleep_until(answer_by) => self.answer_waiting(),
@@ -231,6 +233,14 @@ impl Machine {
             }
         }
         self.tell_warnings();
+    }
+
+    fn look_at_resolver(&mut self) {
+        let State::Running { .. } = self.state else { return };
+        if let Some(resolver) = self.run.as_mut().and_then(|run| run.resolver.look()) {
+            tracing::info!(?resolver, "the host's resolvers changed");
+            self.say(FromHost::SetResolver(resolver));
+        }
     }
 
     /// QEMU stops a guest itself whose write found no room, and then waits to be told.

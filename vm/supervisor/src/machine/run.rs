@@ -23,7 +23,7 @@ use crate::network::Passt;
 use crate::ports::Standing;
 use crate::saving::{self, Saving};
 use crate::vmm::Vmm;
-use crate::{acceleration, changes, clock, engine, network, ports, trust};
+use crate::{acceleration, changes, clock, engine, network, ports, resolver, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
@@ -46,6 +46,8 @@ pub(crate) struct Run {
     network: Option<Network>,
     /// What serves the engine's clients, and the ports of containers.
     open: Option<CancellationToken>,
+    /// Which resolver the guest is to ask.
+    pub(crate) resolver: resolver::Watch,
     cancelled: CancellationToken,
     _passt: Option<Passt>,
 }
@@ -94,6 +96,7 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     let mut warnings = Vec::new();
     let machines = places.data.parent().unwrap_or(&places.data).to_owned();
     let acceleration = acceleration::find(config.backend, &machines, &image.file("kernel"))?;
+    let resolver = resolver::Watch::new();
     let (passt, way_out, network) = match network::start(&places) {
         Ok((passt, socket, network)) => (Some(passt), Some(socket), Some(network)),
         Err(error) => {
@@ -198,6 +201,7 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
         saving,
         network,
         open: None,
+        resolver,
         cancelled,
         _passt: passt,
     };
