@@ -145,7 +145,9 @@ pub(crate) struct LogsArgs {
 Examples:
   cove machine set --memory 4G --cpus 4
   cove machine set dev --share ~/src
-  cove machine set dev --image previous")]
+  cove machine set dev --image previous
+  cove machine set dev --ssh-agent on       then: cove --host machine://dev run \\
+    -v /run/host-services/ssh-auth.sock:/agent -e SSH_AUTH_SOCK=/agent IMAGE ssh-add -l")]
 pub(crate) struct SetArgs {
     #[command(flatten)]
     name: Name,
@@ -173,6 +175,9 @@ pub(crate) struct SetArgs {
     /// Fall asleep when nothing has run in it for so long (30s, 10m, 1h), or off
     #[arg(long, value_name = "TIME")]
     sleep_after: Option<String>,
+    /// Let programs in it use your SSH agent, at /run/host-services/ssh-auth.sock: on or off
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    ssh_agent: Option<bool>,
 }
 
 /// Flags of `machine reset`.
@@ -266,6 +271,7 @@ fn init(args: &InitArgs) -> Outcome {
         },
         image: None,
         sleep_after: None,
+        ssh_agent: false,
     };
     machine.places().create(&config).map_err(|error| machine_error(error.into()))?;
     printer::line(&args.name.name);
@@ -386,6 +392,9 @@ async fn set(args: &SetArgs) -> Outcome {
         let parsed = host::machine::config::parse_sleep_after(text);
         config.sleep_after = parsed.map_err(|error| machine_error(error.into()))?;
     }
+    if let Some(ssh_agent) = args.ssh_agent {
+        config.ssh_agent = ssh_agent;
+    }
     match args.image.as_deref() {
         Some("newest") => {
             config.image = None;
@@ -404,6 +413,14 @@ async fn set(args: &SetArgs) -> Outcome {
     }
     printer::line(&args.name.name);
     Ok(0)
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
+    }
 }
 
 async fn reset(args: &ResetArgs) -> Outcome {

@@ -395,3 +395,42 @@ fn a_newer_image_that_does_not_start_is_rolled_back_and_said_so() -> Result<()> 
     assert_eq!(machine.cove_ok(&["volume", "ls", "-q"])?, "kept");
     Ok(())
 }
+
+#[test]
+fn the_users_ssh_agent_is_had_only_where_the_user_says_so() -> Result<()> {
+    let Some(machine) = Machine::init("uml")? else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("agent");
+    let agent = std::os::unix::net::UnixListener::bind(&socket)?;
+    std::thread::spawn(move || {
+        for stream in agent.incoming().flatten() {
+            let mut stream = stream;
+            let mut heard = [0; 4];
+            let _ = stream.read_exact(&mut heard);
+            let _ = stream.write_all(b"this is the agent");
+        }
+    });
+    let start = || -> Result<()> {
+        let mut start = machine.command(&["machine", "start", "test"])?;
+        let status = start.env("SSH_AUTH_SOCK", &socket).stderr(std::process::Stdio::null()).status()?;
+        ensure!(status.success(), "it did not start");
+        Ok(())
+    };
+    start()?;
+    let there = "/run/host-services/ssh-auth.sock";
+    let has = || machine.cove(&["machine", "shell", "test", "--", "test", "-S", there]);
+    assert_eq!(has()?.code, 1, "nobody said so");
+    machine.cove_ok(&["machine", "stop", "test"])?;
+    machine.cove_ok(&["machine", "set", "test", "--ssh-agent", "on"])?;
+    start()?;
+    machine.load_busybox()?;
+    assert_eq!(has()?.code, 0);
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ping.c");
+    let program = machine.compile(&source)?.display().to_string();
+    let (socket, program) = (format!("{there}:/agent"), format!("{program}:/ping:ro"));
+    let run =
+        ["run", "--rm", "--network", "none", "--user", "1000", "-v", &socket, "-v", &program, "busybox"];
+    let median = machine.cove_ok(&[&run[..], &["/ping", "/agent", "20"]].concat())?;
+    ensure!(median.trim().parse::<u64>().is_ok(), "{median}");
+    Ok(())
+}

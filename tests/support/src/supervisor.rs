@@ -54,6 +54,7 @@ pub fn config() -> Config {
         shares: vec![],
         image: None,
         sleep_after: None,
+        ssh_agent: false,
     }
 }
 

@@ -38,6 +38,9 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
     let Some((mut host, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
     beside("the engine's port", streams::serve_engine());
     beside("the streams' port", streams::serve_streams(guest.children.clone()));
+    if configuration.ssh_agent {
+        beside("the SSH agent's socket", streams::serve_ssh_agent());
+    }
     guest.become_what(&configuration, &booted).await;
     guest.tell_listeners();
     guest.tell_of_clock();

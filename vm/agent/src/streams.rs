@@ -1,15 +1,17 @@
 //! Streams that the host opens: the engine's API, connections to ports, programs.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
-use tokio::net::{TcpStream, UdpSocket, UnixStream};
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
+use tokio::net::{TcpStream, UdpSocket, UnixListener, UnixStream};
+use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
 
@@ -51,6 +53,9 @@ async fn serve_clients() -> Result<()> {
     }
 }
 
+/// Where the host's SSH agent is found, as with Docker Desktop: its folder and its name.
+const SSH_AGENT: (&str, &str) = ("/run/host-services", "ssh-auth.sock");
+
 /// Connections to the engine.
 static CLIENTS: AtomicU32 = AtomicU32::new(0);
 
@@ -65,6 +70,25 @@ pub(crate) async fn serve_streams(children: Children) -> Result<()> {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => begin(carry(stream, children.clone())),
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+/// Accepts programs of this guest that want the host's SSH agent, for as long as it runs.
+pub(crate) async fn serve_ssh_agent() -> Result<()> {
+    fs::create_dir_all(SSH_AGENT.0)?;
+    let path = format!("{}/{}", SSH_AGENT.0, SSH_AGENT.1);
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| format!("failed to listen on {path}"))?;
+    // Whoever was given the socket may use it, whatever user that is.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    loop {
+        match listener.accept().await {
+            Ok((mut program, _)) => begin(async move {
+                let mut host = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::SSH_AGENT)).await?;
+                copy_bidirectional_with_sizes(&mut program, &mut host, BUFFER, BUFFER).await.map(drop)
+            }),
             Err(error) => refused(&error).await,
         }
     }

@@ -116,6 +116,9 @@ pub struct Config {
     /// Seconds without clients and running containers after which it goes to sleep; `None` for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep_after: Option<u64>,
+    /// Programs in it may use the user's SSH agent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ssh_agent: bool,
 }
 
 impl Config {

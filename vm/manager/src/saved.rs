@@ -147,6 +147,7 @@ mod tests {
             shares: vec![],
             image: None,
             sleep_after: None,
+            ssh_agent: false,
         };
         Record { config, image: "sha256:1".into(), acceleration: Acceleration::Tcg, program: "q".into() }
     }

@@ -12,12 +12,14 @@ pub mod message;
 pub mod stream;
 
 /// The version of this contract. Sides of different versions tell each other so and part.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Where each side listens (vsock(7) ports).
 pub mod port {
     /// On the host: the guest's agent says hello here.
     pub const CONTROL: u32 = 1;
+    /// On the host: the user's SSH agent, where the user lets the machine have it.
+    pub const SSH_AGENT: u32 = 5;
     /// In the guest: the engine's API.
     pub const ENGINE: u32 = 2;
     /// In the guest: the same, for what the host asks of its own accord: who asks there is no client.

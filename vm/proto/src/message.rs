@@ -172,6 +172,8 @@ pub struct Configuration {
     pub network: Option<Network>,
     /// Certificates (PEM) that the host trusts beside those in the image; empty for none.
     pub certificates: String,
+    /// The host's SSH agent is to be had ([`crate::port::SSH_AGENT`]).
+    pub ssh_agent: bool,
     /// `HTTP_PROXY` and the like, for the engine.
     pub proxies: Vec<(String, String)>,
 }

@@ -22,6 +22,7 @@ mod resolver;
 mod room;
 mod saving;
 mod sparse;
+mod ssh_agent;
 mod sys;
 mod trust;
 mod vmm;

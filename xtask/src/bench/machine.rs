@@ -1,8 +1,6 @@
 //! Machines: how long they take to start, what a call, an edit of a file and idling cost, and what is given back.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -16,6 +14,8 @@ use crate::shell::{command, root};
 const RUNS: usize = 200;
 /// How often a machine is started.
 const STARTS: usize = 3;
+/// How long an idle guest is watched.
+const IDLE: Duration = Duration::from_secs(20);
 /// By when what is freed must be back.
 const GIVEN_BACK: Duration = Duration::from_secs(15);
 
@@ -101,22 +101,19 @@ fn wake(table: &mut Table, machine: &Machine, cold: Duration) -> Result<()> {
     Ok(())
 }
 
-/// A request on a connection of its own, from here to the engine in the machine and back.
+/// A request on a connection of its own, by the same program here and in the guest.
 fn call(table: &mut Table, machine: &Machine) -> Result<()> {
+    let ping = machine.compile(&root().join("tests/e2e/tests/ping.c"))?.display().to_string();
+    let runs = RUNS.to_string();
     let socket = machine.address();
-    let socket = Path::new(socket.trim_start_matches("unix://"));
-    let mut times = Vec::new();
-    for _ in 0..RUNS {
-        let began = Instant::now();
-        let mut stream = UnixStream::connect(socket)?;
-        stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        times.push(began.elapsed());
-        ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
+    let output = command(&ping, &[socket.trim_start_matches("unix://"), &runs]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let here = String::from_utf8_lossy(&output.stdout).trim().parse().context("a time")?;
+    let inside = ["machine", "shell", "test", "--", &ping, "/run/cove/cove.sock", &runs];
+    let inside = machine.cove_ok(&inside)?.trim().parse().context("a time")?;
     let what = format!("{}: a call of the engine, all of it", machine.backend());
-    table.alone(&what, median(times).into(), "≤ 2 ms more than in the guest");
+    let (here, inside) = (Duration::from_micros(here), Duration::from_micros(inside));
+    table.compare(&what, here, "in the guest", Some(inside), "≤ 2 ms more");
     Ok(())
 }
 
@@ -160,6 +157,22 @@ fn idle(table: &mut Table, machine: &Machine) -> Result<()> {
         &format!("{}: used in the idle guest", machine.backend()),
         Figure::Bytes(used),
         "≤ 122880 KiB",
+    );
+    // Each is a wake-up of a processor that had nothing to do.
+    let interrupts = || -> Result<u64> {
+        let stat = machine.cove_ok(&["machine", "shell", "test", "--", "cat", "/proc/stat"])?;
+        let line = stat.lines().find_map(|line| line.strip_prefix("intr "));
+        line.and_then(|rest| rest.split(' ').next()?.parse().ok()).context("interrupts")
+    };
+    let before = interrupts()?;
+    std::thread::sleep(IDLE);
+    let count = interrupts()?.saturating_sub(before);
+    #[expect(clippy::cast_precision_loss, reason = "it is shown with one digit")]
+    let rate = count as f64 / IDLE.as_secs_f64();
+    table.alone(
+        &format!("{}: interrupts in the idle guest", machine.backend()),
+        Figure::Rate(rate),
+        "≤ 20 /s",
     );
     let supervisor = machine.processes("cove-machine run").into_iter().next().context("a supervisor")?;
     // The guest's memory is mapped there too, as shared memory, and is not counted.

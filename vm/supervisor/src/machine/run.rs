@@ -24,7 +24,7 @@ use crate::network::Passt;
 use crate::ports::Standing;
 use crate::saving::{self, Saving};
 use crate::vmm::Vmm;
-use crate::{acceleration, changes, clock, engine, network, ports, resolver, trust};
+use crate::{acceleration, changes, clock, engine, network, ports, resolver, ssh_agent, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
@@ -45,6 +45,7 @@ pub(crate) struct Run {
     /// What it takes to save it, where that can be done.
     pub(crate) saving: Option<Saving>,
     network: Option<Network>,
+    has_ssh_agent: bool,
     /// What serves the engine's clients, and the ports of containers.
     open: Option<CancellationToken>,
     /// Which resolver the guest is to ask.
@@ -115,6 +116,14 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     let runtime = tokio::runtime::Handle::current();
     let hear = hear(greeted, number, events.clone(), cancelled.clone());
     runtime.spawn(cancelled.clone().run_until_cancelled_owned(hear));
+    let has_ssh_agent = config.ssh_agent && {
+        let serve = ssh_agent::serve(&devices.vsock);
+        match serve {
+            Ok(serve) => drop(runtime.spawn(cancelled.clone().run_until_cancelled_owned(serve))),
+            Err(error) => warnings.push(format!("the machine has no SSH agent: {error:#}")),
+        }
+        true
+    };
     let memory = match backend::capabilities(config.backend).saves {
         true => Some(saving::memory(config.memory >> 20 << 20)?),
         false => None,
@@ -166,6 +175,7 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
         listening: watch::Sender::new(Vec::new()),
         saving,
         network,
+        has_ssh_agent,
         open: None,
         resolver,
         cancelled,
@@ -250,6 +260,7 @@ impl Run {
             shares: self.devices.shares.clone(),
             network: self.network.clone(),
             certificates: trust::certificates(),
+            ssh_agent: self.has_ssh_agent,
             proxies: trust::proxies(self.network.as_ref().map(|network| network.gateway)),
         }
     }

@@ -99,6 +99,7 @@ impl MachineForm {
             shares: self.read_shares(&mut preview),
             image: before.and_then(|before| before.image.clone()),
             sleep_after: self.read_sleep_after(&mut preview),
+            ssh_agent: before.is_some_and(|before| before.ssh_agent),
         };
         self.check(&mut preview, &config, before);
         if before.is_none_or(|before| before.backend != config.backend) {

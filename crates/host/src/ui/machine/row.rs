@@ -406,6 +406,7 @@ mod tests {
             shares: vec![],
             image: None,
             sleep_after: None,
+            ssh_agent: false,
         }
     }
 
