@@ -8,9 +8,8 @@ pub mod uml;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde::{Deserialize, Serialize};
-
 use crate::Error;
+pub use crate::acceleration::Acceleration;
 use crate::config::{Backend, Config};
 use crate::image::Image;
 use crate::places::Places;
@@ -53,30 +52,6 @@ pub struct Plan {
     pub memory: Option<i32>,
     /// It goes on from a saved state: it waits for that, and devices that are not saved are plugged in afterwards.
     pub wakes: bool,
-}
-
-/// What runs the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Acceleration {
-    /// The processor, by the kernel's KVM.
-    Kvm,
-    /// A translator: several times slower.
-    Tcg,
-    /// The processor: the guest's kernel is a program.
-    Native,
-}
-
-impl Acceleration {
-    /// As people read it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "KVM",
-            Self::Tcg => "TCG: emulated, because KVM does not work here; several times slower",
-            Self::Native => "User Mode Linux: a convenience, and no wall against hostile code",
-        }
-    }
 }
 
 /// How a backend's network card reaches the way out.

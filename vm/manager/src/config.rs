@@ -29,6 +29,12 @@ impl Backend {
     /// All there are.
     pub const ALL: [Self; 2] = [Self::Qemu, Self::Uml];
 
+    /// Whether its state can be saved and gone on from, on this computer.
+    #[must_use]
+    pub fn saves(self) -> bool {
+        crate::sys::saves(self)
+    }
+
     /// As `--backend` writes it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -133,7 +139,7 @@ impl Config {
         if self.memory < MEMORY_MIN {
             return wrong("memory", crate::size::show(self.memory), "at least 256 MiB are needed");
         }
-        if self.sleep_after.is_some() && !crate::backend::capabilities(self.backend).saves {
+        if self.sleep_after.is_some() && !self.backend.saves() {
             let backend = self.backend.to_string();
             return wrong("sleep after a while", backend, "its state can't be saved; qemu's can");
         }

@@ -3,23 +3,17 @@
 //! The folder appears whole or not at all, and is used once: as soon as the guest goes on, its disk changes, and what
 //! was saved would no longer fit it.
 
-#[cfg(target_os = "linux")]
-mod sparse;
-
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 use stdx::fs::{Durability, sync_dir, write_atomic};
 
 use crate::Error;
-use crate::backend::Acceleration;
+use crate::acceleration::Acceleration;
 use crate::config::Config;
 use crate::places::{Places, make_private};
-#[cfg(target_os = "linux")]
-pub use sparse::copy_sparse;
 
 /// What has to be the same when it wakes up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +24,7 @@ pub struct Record {
     pub image: String,
     /// What ran its instructions.
     pub acceleration: Acceleration,
-    /// The program that was the machine ([`program_identity`]): another one reads what this one wrote wrongly.
+    /// The program that was the machine, told from newer ones: another one reads what this one wrote wrongly.
     pub program: String,
 }
 
@@ -129,17 +123,6 @@ fn remove(folder: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", folder)(error)),
         _ => Ok(()),
     }
-}
-
-/// Tells a program from a newer one under the same path.
-///
-/// # Errors
-/// It is not there.
-pub fn program_identity(path: &Path) -> Result<String, Error> {
-    let metadata = fs::metadata(path).map_err(Error::file("look at", path))?;
-    let changed = metadata.modified().map_err(Error::file("look at", path))?;
-    let changed = changed.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Ok(format!("{} {} {changed}", path.display(), metadata.len()))
 }
 
 #[cfg(test)]

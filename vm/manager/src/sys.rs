@@ -10,15 +10,13 @@ pub(crate) const BACKENDS: &[Backend] = &[Backend::Qemu, Backend::Uml];
 #[cfg(not(target_os = "linux"))]
 pub(crate) const BACKENDS: &[Backend] = &[];
 
-/// Whether files of a file system may be executed.
+/// Whether a machine's state can be saved here.
 #[cfg(target_os = "linux")]
-pub(crate) fn may_execute_in(folder: &std::path::Path) -> bool {
-    let flags = rustix::fs::statvfs(folder).map(|fs| fs.f_flag);
-    flags.is_ok_and(|flags| !flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+pub(crate) fn saves(backend: Backend) -> bool {
+    crate::backend::capabilities(backend).saves
 }
-
-/// Whether files of a file system may be executed: there are no machines yet whose files are.
+/// Whether a machine's state can be saved here.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn may_execute_in(_: &std::path::Path) -> bool {
+pub(crate) fn saves(_: Backend) -> bool {
     false
 }

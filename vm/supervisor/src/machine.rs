@@ -356,7 +356,7 @@ impl Machine {
     }
 
     fn can_sleep(&self) -> bool {
-        vm_manager::backend::capabilities(self.config.backend).saves
+        self.config.backend.saves()
     }
 
     fn has_saved(&mut self, outcome: Result<()>) {

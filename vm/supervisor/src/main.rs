@@ -20,6 +20,7 @@ mod ports;
 mod preparation;
 mod room;
 mod saving;
+mod sparse;
 mod sys;
 mod trust;
 mod vmm;

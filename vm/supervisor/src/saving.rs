@@ -1,6 +1,7 @@
 //! Sending a machine to sleep, and waking it: what is done with its program and its files. When, `machine` decides.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use vm_manager::backend::qemu::{self, Plugged, state};
 use vm_manager::places::Places;
 use vm_manager::qmp::Qmp;
 use vm_manager::saved::{self, Record};
+
+use crate::sparse::copy_sparse;
 
 /// How long the program may take until it listens.
 const QMP_DEADLINE: Duration = Duration::from_secs(10);
@@ -61,7 +64,7 @@ impl Saving {
         let this = self.clone();
         let rest = move || {
             let memory = File::options().write(true).create_new(true).open(draft.memory())?;
-            saved::copy_sparse(&this.memory, &memory).context("failed to save its memory")?;
+            copy_sparse(&this.memory, &memory).context("failed to save its memory")?;
             // The guest takes for written what the host has only in memory yet.
             File::open(this.places.disk())?.sync_all().context("failed to write its disk")?;
             Ok(draft.keep(&this.places, &this.record)?)
@@ -73,7 +76,7 @@ impl Saving {
 /// Fills the memory of a guest with what was saved.
 pub(crate) fn restore_memory(places: &Places, memory: &File) -> Result<()> {
     let saved = File::open(saved::memory(&places.saved())).context("its memory is gone")?;
-    saved::copy_sparse(&saved, memory).context("failed to restore its memory")
+    copy_sparse(&saved, memory).context("failed to restore its memory")
 }
 
 /// Has a program that waits for it take over the state of the devices, and go on. What was saved is used up then.
@@ -108,7 +111,9 @@ pub(crate) fn check(record: &Record, now: &Record) -> Result<()> {
     Ok(())
 }
 
-/// The program that is the machine, told from newer ones.
+/// The program that is the machine, told from a newer one under the same path.
 pub(crate) fn program() -> Result<String> {
-    Ok(saved::program_identity(&qemu::program()?)?)
+    let path = qemu::program()?;
+    let metadata = path.metadata().with_context(|| format!("failed to look at {}", path.display()))?;
+    Ok(format!("{} {} {}", path.display(), metadata.size(), metadata.mtime()))
 }

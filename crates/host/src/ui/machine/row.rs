@@ -274,7 +274,7 @@ impl MachineSettings {
             disk: config.disk,
             shares: config.shares.iter().map(share).collect(),
             image: config.image.clone(),
-            can_sleep: vm_manager::backend::capabilities(config.backend).saves,
+            can_sleep: config.backend.saves(),
             sleep_after: config.sleep_after.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)),
         }
     }

@@ -1,4 +1,4 @@
-//! Copies of large files that are mostly holes or zeros.
+//! Copies of a guest's memory, most of which is zero.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +11,7 @@ const PIECE: usize = 1 << 20;
 const PAGE: usize = 4096;
 
 /// Copies what is in a file, without its holes and without what is zero, to an empty one of the same length.
-///
-/// # Errors
-/// The disk's.
-pub fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
+pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
     let mut buffer = vec![0; PIECE];

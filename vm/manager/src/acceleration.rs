@@ -1,0 +1,27 @@
+//! What runs a guest's instructions.
+
+use serde::{Deserialize, Serialize};
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Acceleration {
+    /// The processor, by the kernel's KVM.
+    Kvm,
+    /// A translator: several times slower.
+    Tcg,
+    /// The processor: the guest's kernel is a program.
+    Native,
+}
+
+impl Acceleration {
+    /// As people read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG: emulated, because KVM does not work here; several times slower",
+            Self::Native => "User Mode Linux: a convenience, and no wall against hostile code",
+        }
+    }
+}
