@@ -383,7 +383,8 @@ async fn set(args: &SetArgs) -> Outcome {
         config.shares = shares(&args.share)?;
     }
     if let Some(text) = &args.sleep_after {
-        config.sleep_after = sleep_after(text)?;
+        let parsed = host::machine::config::parse_sleep_after(text);
+        config.sleep_after = parsed.map_err(|error| machine_error(error.into()))?;
     }
     match args.image.as_deref() {
         Some("newest") => {
@@ -403,24 +404,6 @@ async fn set(args: &SetArgs) -> Outcome {
     }
     printer::line(&args.name.name);
     Ok(0)
-}
-
-fn sleep_after(text: &str) -> Outcome<Option<u64>> {
-    if text == "off" {
-        return Ok(None);
-    }
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let unit = match unit {
-        "s" | "" => Some(1),
-        "m" => Some(60),
-        "h" => Some(60 * 60),
-        _ => None,
-    };
-    let seconds =
-        unit.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(unit)).filter(|time| *time > 0);
-    seconds.map(Some).ok_or_else(|| {
-        Failure::new(format!("--sleep-after can't be {text:?}: write it as 30s, 10m, 1h or off"))
-    })
 }
 
 async fn reset(args: &ResetArgs) -> Outcome {

@@ -7,6 +7,7 @@
 //     exerciser sum DIR                 a number for all names, modes, links and contents below DIR
 //     exerciser clear DIR               removes all that is below DIR
 //     exerciser fill FILE MIB           writes so much and flushes it
+//     exerciser clock SECONDS           what time it is, after having set the clock so far ahead if that is not 0
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -589,6 +590,13 @@ int main(int argc, char **argv) {
         printf("%d %016" PRIx64 "\n", checks, total);
     } else if (!strcmp(verb, "clear")) {
         return nftw(argv[2], clear_one, 32, FTW_PHYS | FTW_DEPTH) ? 1 : 0;
+    } else if (!strcmp(verb, "clock")) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        now.tv_sec += atoi(argv[2]);
+        if (atoi(argv[2]) && clock_settime(CLOCK_REALTIME, &now))
+            die("set the clock");
+        printf("%" PRIu64 "\n", (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec);
     } else if (!strcmp(verb, "fill") && argc > 3) {
         static char block[1 << 24];
         int fd = open(argv[2], O_WRONLY | O_CREAT, 0644);

@@ -1,6 +1,7 @@
 //! What goes wrong around a machine: power cuts in mid-write, a full disk, a guest that floods. Nothing that was acknowledged
 //! is lost, and what is told a person understands.
 
+use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -247,4 +248,105 @@ fn a_full_disk_of_the_host_refuses_writes_says_so_and_loses_nothing() -> Result<
         assert_eq!(in_volume(&["sum", "/d"])?.out, sum);
     }
     Ok(())
+}
+
+fn nanoseconds() -> Result<i128> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    Ok(i128::try_from(now.as_nanos())?)
+}
+
+#[test]
+fn the_clock_is_the_hosts_again_a_second_after_it_was_not() -> Result<()> {
+    const CLOSE: i128 = 100_000_000;
+    for backend in ["uml", "qemu"] {
+        let Some(machine) = Machine::start(backend)? else { continue };
+        let exerciser =
+            machine.compile(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exerciser.c")))?;
+        let exerciser = exerciser.display().to_string();
+        let clock =
+            |ahead: &str| machine.cove_ok(&["machine", "shell", "test", "--", &exerciser, "clock", ahead]);
+        let is_right = |what: &str| {
+            // Nobody asks meanwhile.
+            std::thread::sleep(Duration::from_secs(1));
+            let before = nanoseconds()?;
+            let there: i128 = clock("0")?.trim().parse()?;
+            let after = nanoseconds()?;
+            let wrong = (before - there).max(there - after).max(0);
+            support::tell(&format!("{what} on {backend}: {} ms off at least", wrong / 1_000_000));
+            ensure!(wrong < CLOSE, "{what} on {backend}: {} ms off", wrong / 1_000_000);
+            Ok(())
+        };
+        is_right("after the start")?;
+        clock("-86400")?;
+        is_right("after it was set a day back")?;
+        clock("3600")?;
+        is_right("after it was set an hour ahead")?;
+        // As when the computer sleeps, or has no time for it.
+        signal(&machine, Signal::STOP)?;
+        std::thread::sleep(Duration::from_secs(4));
+        signal(&machine, Signal::CONT)?;
+        is_right("after it stood still")?;
+    }
+    Ok(())
+}
+
+/// A resolver to which every name is this address.
+fn serve_names(socket: UdpSocket, answer: [u8; 4]) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+            let Some(query) = buffer.get(..length).filter(|query| query.len() > 16) else { continue };
+            let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap_or(0) + 5;
+            let is_a = query.get(end - 4..end - 2) == Some(&[0, 1]);
+            // RFC 1035, section 4: the question, and where one of version 4 is asked for, an answer that lives for no time.
+            let mut message = query[..end].to_vec();
+            message[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+            if is_a {
+                message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                message.extend(answer);
+            }
+            let _ = socket.send_to(&message, client);
+        }
+    });
+}
+
+#[test]
+fn another_resolver_of_the_host_is_asked_from_then_on() -> Result<()> {
+    if !support::is_root()? {
+        support::skip("another resolv.conf is mounted by root only");
+        return Ok(());
+    }
+    // The address by which others reach this computer; nothing is sent.
+    let outward = UdpSocket::bind("0.0.0.0:0")?;
+    if outward.connect("192.0.2.1:9").is_err() {
+        support::absent("this computer has no network: resolvers that change");
+        return Ok(());
+    }
+    let (first, second) = ("127.83.0.1", outward.local_addr()?.ip().to_string());
+    serve_names(UdpSocket::bind((first, 53))?, [192, 0, 2, 11]);
+    serve_names(UdpSocket::bind((second.as_str(), 53))?, [192, 0, 2, 22]);
+    let Some(machine) = Machine::init("uml")? else { return Ok(()) };
+    let file = machine.shared().join("resolv.conf");
+    std::fs::write(&file, format!("nameserver {first}\n"))?;
+    // The supervisor sees a file of the test's in the place of this computer's.
+    let mut start = stdx::process::command("unshare");
+    start.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    start.arg("mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"").arg(&file);
+    let cove = machine.command(&["machine", "start", "test"])?;
+    start.arg(cove.get_program()).args(cove.get_args());
+    start.envs(cove.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    ensure!(start.status()?.success());
+    machine.load_busybox()?;
+    let asks = |answer: &str| {
+        let ask = ["machine", "shell", "test", "--", "nslookup", "name.test"];
+        machine.cove(&ask).is_ok_and(|said| said.out.contains(answer))
+    };
+    machine.wait_for("the first resolver's answer", || asks("192.0.2.11"))?;
+    std::fs::write(&file, format!("nameserver {second}\n"))?;
+    machine.wait_for("the second resolver's answer", || asks("192.0.2.22"))?;
+    let file_there =
+        machine.cove_ok(&["run", "--rm", "--network", "host", "busybox", "cat", "/etc/resolv.conf"])?;
+    ensure!(file_there.contains(&second), "{file_there}");
+    std::fs::write(&file, format!("nameserver {first}\n"))?;
+    machine.wait_for("the first resolver's answer again", || asks("192.0.2.11"))
 }

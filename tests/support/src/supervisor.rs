@@ -261,6 +261,7 @@ impl Shared {
                         status.phase = Phase::Stopping;
                         status.stage = None;
                     }),
+                    Request::Sleep => self.tell(|status| status.phase = Phase::FallingAsleep),
                     Request::Kill => self.tell(|status| {
                         status.phase = Phase::Stopped;
                         status.report = None;

@@ -8,6 +8,7 @@ use vm_manager::config::{Backend, Config};
 use vm_manager::control::Request;
 use vm_manager::places::Folders;
 use vm_manager::stage::Stage;
+use vm_manager::status::Phase;
 
 use crate::sight::{click, fill, gone, picture, see};
 use crate::wait_for;
@@ -38,6 +39,7 @@ pub async fn machines(window: &Client, folders: &Folders) -> anyhow::Result<()> 
     fail_everywhere(window, &machine).await?;
     help(window, &machine, folders).await?;
     look_at_figures(window, &machine).await?;
+    sleep(window, &machine).await?;
     change(window, folders).await?;
     reset_says_what_goes(window).await?;
     fall_silent(window, machine).await?;
@@ -171,6 +173,27 @@ async fn look_at_figures(window: &Client, machine: &Supervisor) -> anyhow::Resul
     click(window, &button("Give back")).await?;
     wait_for("it to be asked", 10, async || Ok(machine.asked().contains(&Request::GiveBack).then_some(())))
         .await
+}
+
+async fn sleep(window: &Client, machine: &Supervisor) -> anyhow::Result<()> {
+    click(window, &format!("{PAGE}//button[@title='More']")).await?;
+    click(window, "//*[@role='menuitem'][contains(., 'Sleep')]").await?;
+    see(window, &page("fallingAsleep")).await?;
+    ensure!(machine.asked().contains(&Request::Sleep), "{:?}", machine.asked());
+    machine.tell(|status| {
+        status.phase = Phase::Asleep;
+        status.report = None;
+        status.memory_here = None;
+    });
+    see(window, &format!("{}[contains(., 'the first call wakes it')]", page("asleep"))).await?;
+    picture(window, "10-asleep").await?;
+    let asked = machine.asked().len();
+    click(window, &button("Wake")).await?;
+    see(window, &page("starting")).await?;
+    ensure!(matches!(machine.asked()[asked..], [Request::Start { .. }]), "{:?}", machine.asked());
+    machine.run();
+    see(window, &page("running")).await?;
+    Ok(())
 }
 
 async fn change(window: &Client, folders: &Folders) -> anyhow::Result<()> {

@@ -25,6 +25,7 @@ export const icons = {
   restart: '<path d="M21 12a9 9 0 1 1-9-9c2.5 0 4.9 1 6.7 2.7L21 8"/><path d="M21 3v5h-5"/>',
   right: '<path d="m9 18 6-6-6-6"/>',
   search: '<circle cx="11" cy="11" r="7.5"/><path d="m21 21-4.5-4.5"/>',
+  moon: '<path d="M20.5 14.5A8.5 8.5 0 1 1 9.5 3.5a7 7 0 0 0 11 11Z"/>',
   sliders: '<path d="M21 4h-7M10 4H3M21 12h-9M8 12H3M21 20h-5M12 20H3M14 2v4M8 10v4M16 18v4"/>',
   stop: '<rect x="5" y="5" width="14" height="14" rx="2"/>',
   terminal: '<path d="m4 17 6-6-6-6"/><path d="M12 19h8"/>',

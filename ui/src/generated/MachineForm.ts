@@ -29,4 +29,8 @@ disk: string,
 /**
  * Folders of this computer that it sees.
  */
-shares: Array<ShareLine>, };
+shares: Array<ShareLine>, 
+/**
+ * Without clients and running containers for so long, such as `10 min`, it falls asleep; nothing for never.
+ */
+sleepAfter: string, };

@@ -28,6 +28,10 @@ name: string, } | { "do": "stop",
 /**
  * Its name.
  */
+name: string, } | { "do": "sleep", 
+/**
+ * Its name.
+ */
 name: string, } | { "do": "kill", 
 /**
  * Its name.

@@ -3,4 +3,4 @@
 /**
  * How a machine stands.
  */
-export type MachinePhase = "stopped" | "starting" | "running" | "rescue" | "stopping" | "failed" | "silent";
+export type MachinePhase = "stopped" | "starting" | "running" | "rescue" | "fallingAsleep" | "asleep" | "stopping" | "failed" | "silent";

@@ -29,4 +29,12 @@ shares: Array<ShareLine>,
 /**
  * The guest image it stays with: a digest, or `previous`.
  */
-image: string | null, };
+image: string | null, 
+/**
+ * Its state can be saved.
+ */
+canSleep: boolean, 
+/**
+ * Seconds without clients and running containers after which it falls asleep.
+ */
+sleepAfter: number | null, };

@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest';
 import type { MachineRow } from '../generated/MachineRow';
-import { describe, exactSize, givenBack, ofSize, size, took } from './words';
+import { describe, exactSize, givenBack, isOn, ofSize, size, took, whileOf } from './words';
 
 const row: MachineRow = {
   name: 'dev', phase: 'running', stages: [], stageSince: null, startedAt: 0, endedAt: null, detail: '', acceleration: '', kernel: '',
-  settings: { backend: 'uml', cpus: 2, memory: 2 ** 30, disk: 2 ** 33, shares: [], image: null }, restartNeeded: false, usage: null,
+  settings: { backend: 'uml', cpus: 2, memory: 2 ** 30, disk: 2 ** 33, shares: [], image: null, canSleep: false, sleepAfter: null }, restartNeeded: false, usage: null,
   diskHere: 0, ports: [], warnings: [], failure: null, engine: 'machine://dev',
 };
 
@@ -17,6 +17,12 @@ test('a machine is told in a few words', () => {
   expect(text({ phase: 'starting', stages, stageSince: 3 * 3_600_000 - 1500 })).toBe('Booting Linux');
   expect(text({ phase: 'starting', stages, stageSince: 3 * 3_600_000 - 12_000 })).toBe('Booting Linux, 12 s');
   expect(describe(row, 5000, { what: 'Restarting', since: 0 }).text).toBe('Restarting, 5 s');
+});
+
+test('one that sleeps takes nothing and is woken', () => {
+  expect(describe({ ...row, phase: 'asleep' }, 0)).toEqual({ shape: 'paused', text: 'Asleep: the first call wakes it' });
+  expect(isOn({ ...row, phase: 'asleep' })).toBe(false);
+  expect([45, 600, 7200].map(whileOf)).toEqual(['45 s', '10 min', '2 h']);
 });
 
 test('sizes are those that were typed', () => {

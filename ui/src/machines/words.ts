@@ -43,6 +43,10 @@ export function describe(row: MachineRow, now: number, doing?: Doing): Words {
         : { shape: 'unhealthy', text: `Running${since}, with ${problems} problem${problems === 1 ? '' : 's'}` };
     case 'rescue':
       return { shape: 'paused', text: 'Rescue: its disk is read-only, its engine off' };
+    case 'fallingAsleep':
+      return { shape: 'starting', text: 'Falling asleep' };
+    case 'asleep':
+      return { shape: 'paused', text: 'Asleep: the first call wakes it' };
     case 'stopping':
       return { shape: 'starting', text: 'Stopping' };
     case 'failed': {
@@ -58,7 +62,7 @@ export function describe(row: MachineRow, now: number, doing?: Doing): Words {
 
 /** Whether there is something to stop. */
 export function isOn(row: MachineRow): boolean {
-  return row.phase !== 'stopped' && row.phase !== 'failed';
+  return row.phase !== 'stopped' && row.phase !== 'failed' && row.phase !== 'asleep';
 }
 
 /** The stage as people read it, with the kernel that boots. */
@@ -75,6 +79,12 @@ export function took(millis: number): string {
 /** All that is done. */
 export function total(stages: readonly StageRow[]): number {
   return stages.reduce((sum, stage) => sum + (stage.took ?? 0), 0);
+}
+
+/** A time as it is typed: `10 min` */
+export function whileOf(seconds: number): string {
+  if (seconds % 3600 === 0) return `${seconds / 3600} h`;
+  return seconds % 60 === 0 ? `${seconds / 60} min` : `${seconds} s`;
 }
 
 const UNITS: [number, string][] = [[2 ** 40, 'TB'], [2 ** 30, 'GB'], [2 ** 20, 'MB'], [2 ** 10, 'kB']];

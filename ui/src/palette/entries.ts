@@ -122,9 +122,11 @@ function ofMachine(row: MachineRow, now: number): Entry[] {
   const list: Entry[] = [
     { id: `machine ${name}`, group: 'Machines', label: name, note: words.text.toLowerCase(), dot: words.shape, command: `cove machine status ${name}`, verb: 'show', run: () => app.openMachine(name) },
   ];
-  if (!isOn(row)) list.push(act(`Start ${name}`, 'play', `cove machine start ${name}`, () => void machines.start(name)));
+  if (row.phase === 'asleep') list.push(act(`Wake ${name}`, 'play', `cove machine start ${name}`, () => void machines.wake(name)));
+  else if (!isOn(row)) list.push(act(`Start ${name}`, 'play', `cove machine start ${name}`, () => void machines.start(name)));
   else {
     list.push(act(`Stop ${name}`, 'stop', `cove machine stop ${name}`, () => void machines.stop(name)));
+    if (row.settings.canSleep && row.phase === 'running') list.push(act(`Sleep ${name}`, 'moon', `cove machine sleep ${name}`, () => void machines.sleep(name)));
     list.push(act(`Restart ${name}`, 'restart', `cove machine stop ${name} && cove machine start ${name}`, () => void machines.restart(name)));
   }
   list.push(act(`Settings of ${name}…`, 'sliders', `cove machine set ${name}`, () => (app.machineDialog = { kind: 'settings', name })));

@@ -83,6 +83,8 @@ class Machines {
 
   start = (name: string) => this.act(name, 'Starting', { do: 'start', name });
   stop = (name: string) => this.act(name, 'Stopping', { do: 'stop', name });
+  sleep = (name: string) => this.act(name, 'Falling asleep', { do: 'sleep', name });
+  wake = (name: string) => this.act(name, 'Waking', { do: 'start', name });
   kill = (name: string) => this.act(name, 'Ending', { do: 'kill', name });
   restart = (name: string) => this.act(name, 'Restarting', { do: 'restart', name });
   rescue = (name: string) => this.act(name, 'Starting the rescue', { do: 'rescue', name });

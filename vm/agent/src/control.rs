@@ -16,12 +16,14 @@ use vm_proto::{frame, port};
 use crate::boot::Booted;
 use crate::children::Children;
 use crate::engine::{self, Event};
-use crate::{disk, listeners, network, report, resolver, room, shares, streams, system, tell};
+use crate::{clock, disk, listeners, network, report, resolver, room, shares, streams, system, tell};
 
 /// How often sockets that listen are looked for.
 const LISTENERS_EVERY: Duration = Duration::from_secs(1);
 /// How long the host is waited for: a device may appear late.
 const HOST_DEADLINE: Duration = Duration::from_secs(30);
+/// How often the host is told that the clock was set.
+const CLOCK_EVERY: Duration = Duration::from_millis(100);
 /// Words on their way to the host.
 const WAITING: usize = 64;
 
@@ -38,6 +40,7 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
     beside("the streams' port", streams::serve_streams(guest.children.clone()));
     guest.become_what(&configuration, &booted).await;
     guest.tell_listeners();
+    guest.tell_of_clock();
     while guest.listen_to(&mut host, &configuration).await == Heard::Slept {
         // The host comes back when somebody wakes it: no time passes here until then.
         let Some(met) = meet(&connected, Duration::MAX).await? else { return Ok(()) };
@@ -269,6 +272,21 @@ impl Guest {
                     // The host knows of none any more.
                     () = woken.notified() => known.clear(),
                 }
+            }
+        });
+    }
+
+    /// Shows the host each clock that was set; it sets a wrong one right.
+    fn tell_of_clock(&self) {
+        let tell_host = self.tell_host.clone();
+        beside("watching the clock", async move {
+            let watch = Arc::new(clock::Watch::new()?);
+            loop {
+                let waiting = Arc::clone(&watch);
+                tokio::task::spawn_blocking(move || waiting.wait()).await??;
+                tell_host.send(FromGuest::Report(report::look(engine::runs().await))).await?;
+                // Somebody who sets it all the time is no flood.
+                tokio::time::sleep(CLOCK_EVERY).await;
             }
         });
     }

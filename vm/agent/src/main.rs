@@ -5,6 +5,7 @@
 
 mod boot;
 mod children;
+mod clock;
 mod control;
 mod disk;
 mod engine;

@@ -32,7 +32,7 @@ impl Backend {
     /// Whether its state can be saved and gone on from, on this computer.
     #[must_use]
     pub fn saves(self) -> bool {
-        crate::sys::saves(self)
+        crate::sys::BACKENDS.contains(&self) && crate::backend::capabilities(self).saves
     }
 
     /// As `--backend` writes it.
@@ -177,6 +177,41 @@ impl Config {
     }
 }
 
+/// A time as `--sleep-after` takes it: `30s`, `10m`, `1h`, or `off`; in seconds.
+///
+/// # Errors
+/// [`Error::Value`].
+pub fn parse_sleep_after(text: &str) -> Result<Option<u64>, Error> {
+    let text = text.trim();
+    if text == "off" {
+        return Ok(None);
+    }
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit.trim() {
+        "s" => Some(1),
+        "m" | "min" => Some(60),
+        "h" => Some(60 * 60),
+        _ => None,
+    };
+    let seconds =
+        unit.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(unit)).filter(|time| *time > 0);
+    seconds.map(Some).ok_or_else(|| Error::Value {
+        what: "a time",
+        value: format!("{text:?}"),
+        reason: "write it as 30s, 10m, 1h or off".to_owned(),
+    })
+}
+
+/// The same the other way round.
+#[must_use]
+pub fn show_sleep_after(seconds: u64) -> String {
+    match (seconds % 3600, seconds % 60) {
+        (0, _) => format!("{}h", seconds / 3600),
+        (_, 0) => format!("{}m", seconds / 60),
+        _ => format!("{seconds}s"),
+    }
+}
+
 /// Refuses what can't be a machine's name.
 ///
 /// # Errors
@@ -218,6 +253,19 @@ mod tests {
         let file = path.join("file");
         std::fs::write(&file, "").unwrap();
         assert!(file.display().to_string().parse::<Share>().is_err());
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_shown() {
+        for (text, seconds) in [("45s", 45), ("10m", 600), ("90m", 5400), ("1h", 3600)] {
+            assert_eq!(parse_sleep_after(text).unwrap(), Some(seconds));
+            assert_eq!(show_sleep_after(seconds), text);
+        }
+        assert_eq!(parse_sleep_after("10 min").unwrap(), Some(600));
+        assert_eq!(parse_sleep_after("off").unwrap(), None);
+        for bad in ["", "0m", "m", "10", "1d", "99999999999999999999h"] {
+            assert!(parse_sleep_after(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

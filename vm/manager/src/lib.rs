@@ -2,10 +2,9 @@
 //!
 //! Nothing runs in here but what QEMU is told by its own protocol ([`qmp`]): `cove-machine` (vm/supervisor) owns a
 //! running machine and acts on what [`lifecycle`] decides. Start with [`config`] for what a machine is, [`lifecycle`]
-//! for its states, `backend` (on Linux) for the programs that can be one, and [`control`] for what `cove` and a window ask.
+//! for its states, [`backend`] for the programs that can be one, and [`control`] for what `cove` and a window ask.
 
 pub mod acceleration;
-#[cfg(target_os = "linux")]
 pub mod backend;
 pub mod config;
 pub mod control;

@@ -10,13 +10,15 @@ pub(crate) const BACKENDS: &[Backend] = &[Backend::Qemu, Backend::Uml];
 #[cfg(not(target_os = "linux"))]
 pub(crate) const BACKENDS: &[Backend] = &[];
 
-/// Whether a machine's state can be saved here.
+/// Whether files of a file system may be executed.
 #[cfg(target_os = "linux")]
-pub(crate) fn saves(backend: Backend) -> bool {
-    crate::backend::capabilities(backend).saves
+pub(crate) fn may_execute_in(folder: &std::path::Path) -> bool {
+    let flags = rustix::fs::statvfs(folder).map(|fs| fs.f_flag);
+    flags.is_ok_and(|flags| !flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
 }
-/// Whether a machine's state can be saved here.
+
+/// Whether files of a file system may be executed: there are no machines yet whose files are.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn saves(_: Backend) -> bool {
+pub(crate) fn may_execute_in(_: &std::path::Path) -> bool {
     false
 }

@@ -16,21 +16,26 @@ pub(crate) fn now() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Notices that the clock moved otherwise than time passed: it was set, or the computer slept.
+/// Notices that the clock moved otherwise than time passed for the guest: it was set, or the computer or the machine slept.
 #[derive(Debug)]
 pub(crate) struct Watch {
     wall: u64,
     steady: std::time::Instant,
+    stood_still: bool,
 }
 
 impl Watch {
     pub(crate) fn new() -> Self {
-        Self { wall: now(), steady: std::time::Instant::now() }
+        Self { wall: now(), steady: std::time::Instant::now(), stood_still: false }
     }
 
-    /// Whether it jumped since the last look.
-    pub(crate) fn has_jumped(&mut self) -> bool {
-        let before = std::mem::replace(self, Self::new());
+    /// Whether it jumped since the last look; a guest that stands still can't be told yet.
+    pub(crate) fn has_jumped(&mut self, stands_still: bool) -> bool {
+        let new = Self { stood_still: stands_still, ..Self::new() };
+        let before = std::mem::replace(self, new);
+        if before.stood_still || stands_still {
+            return !stands_still;
+        }
         // Instant does not count what the computer sleeps; the wall clock does.
         let passed = u64::try_from((self.steady - before.steady).as_nanos()).unwrap_or(u64::MAX);
         let moved = self.wall.abs_diff(before.wall.saturating_add(passed));

@@ -1,6 +1,7 @@
 //! The one task that owns a machine's state: it hears, has `vm_manager::lifecycle` decide, and acts.
 
 mod run;
+mod sleep;
 #[cfg(test)]
 mod tests;
 
@@ -42,8 +43,6 @@ const READY_DEADLINE: Duration = Duration::from_secs(20);
 const WAKE_DEADLINE: Duration = Duration::from_secs(120);
 /// How often a machine that sleeps when nothing runs is looked at.
 const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Clients that may wait for one that is being woken.
-const CALLERS_MAX: usize = 1024;
 /// How often figures are asked for while somebody follows.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// How long whoever asks for the status waits for new figures.
@@ -201,10 +200,12 @@ impl Machine {
                 Some(event) = heard.recv() => self.hear(event),
                 () = sleep_until(self.deadline) => self.is_late(),
                 _ = look.tick() => {
-                    if watch.has_jumped() {
+                    let stands_still = self.run.as_ref().is_some_and(|run| run.vmm.stands_still());
+                    if watch.has_jumped(stands_still) {
                         self.say(FromHost::SetTime { nanoseconds: clock::now() });
                     }
                     self.look_at_room();
+                    self.look_at_resolver();
                 }
                 _ = reports.tick(), if self.status.receiver_count() > 1 => self.say(FromHost::Report),
                 () = sleep_until(answer_by) => self.answer_waiting(),
@@ -231,6 +232,14 @@ impl Machine {
             }
         }
         self.tell_warnings();
+    }
+
+    fn look_at_resolver(&mut self) {
+        let State::Running { .. } = self.state else { return };
+        if let Some(resolver) = self.run.as_mut().and_then(|run| run.resolver.look()) {
+            tracing::info!(?resolver, "the host's resolvers changed");
+            self.say(FromHost::SetResolver(resolver));
+        }
     }
 
     /// QEMU stops a guest itself whose write found no room, and then waits to be told.
@@ -345,60 +354,6 @@ impl Machine {
         } else {
             // It was given up while it was being started.
             run.vmm.kill();
-        }
-    }
-
-    /// After a sleep that was not to be: a start tells them by itself.
-    fn tell_changes_again(&self) {
-        if let (Some(run), State::Running { .. }) = (&self.run, &self.state) {
-            run.tell_changes();
-        }
-    }
-
-    fn can_sleep(&self) -> bool {
-        self.config.backend.saves()
-    }
-
-    fn has_saved(&mut self, outcome: Result<()>) {
-        match outcome {
-            Ok(()) => self.fact(Fact::Saved),
-            Err(error) => {
-                tracing::warn!("the machine can't sleep: {error:#}");
-                self.status.send_modify(|status| status.detail = format!("it can't sleep: {error:#}"));
-                self.fact(Fact::NotSaved);
-            }
-        }
-    }
-
-    fn is_not_ready(&mut self, cause: &str) {
-        tracing::warn!(cause, "the guest can't sleep");
-        self.status.send_modify(|status| status.detail = format!("it can't sleep: {cause}"));
-        self.fact(Fact::GuestIsNot);
-    }
-
-    fn called(&mut self, client: UnixStream) {
-        match &self.run {
-            // It was on its way when the engine was opened.
-            Some(run) if run.is_open() => return engine::connect(&run.devices.vsock, client, port::ENGINE),
-            // Whoever calls beyond that is hung up on.
-            _ if self.callers.len() >= CALLERS_MAX => {}
-            _ => self.callers.push(client),
-        }
-        // One that is woken already is on its way.
-        let _ = self.feed(Input::Request(Request::Start(Mode::Normal)));
-    }
-
-    /// Sends it to sleep once nothing has run in it for as long as it is to take.
-    fn look_idle(&mut self, is_busy: bool) {
-        let Some(after) = self.config.sleep_after.map(Duration::from_secs) else { return };
-        if is_busy || !matches!(self.state, State::Running { mode: Mode::Normal }) {
-            self.idle_since = None;
-            return;
-        }
-        let since = *self.idle_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= after {
-            self.idle_since = None;
-            let _ = self.feed(Input::Request(Request::Sleep));
         }
     }
 
@@ -695,40 +650,6 @@ impl Machine {
         }
         let listener = Arc::new(engine::listen(&self.places.engine())?);
         Ok(Arc::clone(self.engine.insert(listener)))
-    }
-
-    /// Waits for somebody to call the engine of a machine that sleeps.
-    fn await_call(&mut self) {
-        let listener = match self.listener() {
-            Ok(listener) => listener,
-            Err(error) => return tracing::error!("nobody can wake the machine by a call: {error:#}"),
-        };
-        let events = self.events.clone();
-        let called = async move |client| drop(events.send(Event::Called(client)).await);
-        let asleep = self.asleep.insert(CancellationToken::new()).clone();
-        let waiting = engine::await_calls(listener, called);
-        #[expect(clippy::disallowed_methods, reason = "it ends with the sleep")]
-        tokio::spawn(asleep.run_until_cancelled_owned(waiting));
-    }
-
-    /// Writes the state of a guest that is ready for it.
-    fn save(&mut self) {
-        // Each of its steps has its own.
-        self.deadline = None;
-        let events = self.events.clone();
-        let Some(run) = &mut self.run else { return };
-        run.close_engine();
-        let (number, saving) = (run.number, run.saving.clone());
-        let save = async move {
-            let outcome = match saving {
-                Some(saving) => saving.save().await,
-                None => Err(anyhow::anyhow!("it can't be saved")),
-            };
-            // The machine may be over.
-            let _ = events.send(Event::Saved { run: number, outcome }).await;
-        };
-        #[expect(clippy::disallowed_methods, reason = "the machine's task hears how it ended")]
-        tokio::spawn(save);
     }
 
     fn keep_image(&mut self) {

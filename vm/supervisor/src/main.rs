@@ -18,6 +18,7 @@ mod machine;
 mod network;
 mod ports;
 mod preparation;
+mod resolver;
 mod room;
 mod saving;
 mod sparse;

@@ -52,9 +52,14 @@ pub(crate) fn start(places: &Places) -> Result<(Passt, PathBuf, Network)> {
         prefix: PREFIX,
         gateway: GATEWAY.into(),
         address6: None,
-        resolver: Resolver { servers: vec![std::net::Ipv4Addr::from(RESOLVER).into()], search: vec![] },
+        resolver: resolver(),
     };
     Ok((passt, socket, network))
+}
+
+/// What the guest asks as long as the host's resolver is the one that passt knows.
+pub(crate) fn resolver() -> Resolver {
+    Resolver { servers: vec![std::net::Ipv4Addr::from(RESOLVER).into()], search: vec![] }
 }
 
 fn find() -> Option<PathBuf> {

@@ -93,6 +93,13 @@ impl Vmm {
         let _ = kill_process_group(self.pid, Signal::CONT);
     }
 
+    /// Whether it stands still: by us, or by whoever may send it signals.
+    pub(crate) fn stands_still(&self) -> bool {
+        // The state follows the name, which may hold anything (proc_pid_stat(5)).
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
     /// Bytes of memory that it takes, its share of what it shares counted (PSS).
     pub(crate) fn memory(&self) -> Option<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).ok()?;

@@ -1,5 +1,6 @@
 //! QEMU: a minimal machine in a sandbox, its devices but disks and console served by us.
 
+#[cfg(target_os = "linux")]
 pub mod state;
 
 use std::path::{Path, PathBuf};

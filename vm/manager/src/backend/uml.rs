@@ -58,10 +58,5 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
 /// A memory file system whose files may be executed, else the machine's own folder.
 fn memory_folder(run: &Path) -> PathBuf {
     let shared = Path::new("/dev/shm");
-    let flags = rustix::fs::statvfs(shared).map(|fs| fs.f_flag);
-    if flags.is_ok_and(|flags| !flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC)) {
-        shared.to_owned()
-    } else {
-        run.to_owned()
-    }
+    if crate::sys::may_execute_in(shared) { shared.to_owned() } else { run.to_owned() }
 }

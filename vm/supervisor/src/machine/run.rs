@@ -1,6 +1,7 @@
 //! One run of a machine: what there is from the hypervisor's stage to the end of its program.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::network::Passt;
 use crate::ports::Standing;
 use crate::saving::{self, Saving};
 use crate::vmm::Vmm;
-use crate::{acceleration, changes, clock, engine, network, ports, trust};
+use crate::{acceleration, changes, clock, engine, network, ports, resolver, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
@@ -46,6 +47,8 @@ pub(crate) struct Run {
     network: Option<Network>,
     /// What serves the engine's clients, and the ports of containers.
     open: Option<CancellationToken>,
+    /// Which resolver the guest is to ask.
+    pub(crate) resolver: resolver::Watch,
     cancelled: CancellationToken,
     _passt: Option<Passt>,
 }
@@ -94,6 +97,7 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     let mut warnings = Vec::new();
     let machines = places.data.parent().unwrap_or(&places.data).to_owned();
     let acceleration = acceleration::find(config.backend, &machines, &image.file("kernel"))?;
+    let resolver = resolver::Watch::new();
     let (passt, way_out, network) = match network::start(&places) {
         Ok((passt, socket, network)) => (Some(passt), Some(socket), Some(network)),
         Err(error) => {
@@ -102,26 +106,15 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
         }
     };
     let cancelled = CancellationToken::new();
-    let (greetings, mut greeted) = mpsc::channel(4);
+    let (greetings, greeted) = mpsc::channel(4);
     let devices = Devices::serve(&config, &places, way_out.as_deref(), move |stream| {
         // A guest that greets many times at once is not heard more often.
         let _ = greetings.try_send(stream);
     })?;
     warnings.extend(devices.warnings.iter().cloned());
     let runtime = tokio::runtime::Handle::current();
-    let (listen_until, back) = (cancelled.clone(), events.clone());
-    runtime.spawn(listen_until.clone().run_until_cancelled_owned(async move {
-        while let Some(stream) = greeted.recv().await {
-            let (sender, mut heard) = mpsc::channel(WAITING);
-            let converse = guest::converse(stream, sender, listen_until.clone());
-            let pass_on = async {
-                while let Some(heard) = heard.recv().await {
-                    let _ = back.send(Event::Heard { run: number, heard }).await;
-                }
-            };
-            tokio::join!(converse, pass_on);
-        }
-    }));
+    let hear = hear(greeted, number, events.clone(), cancelled.clone());
+    runtime.spawn(cancelled.clone().run_until_cancelled_owned(hear));
     let memory = match backend::capabilities(config.backend).saves {
         true => Some(saving::memory(config.memory >> 20 << 20)?),
         false => None,
@@ -149,38 +142,14 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     };
     let command = backend::command(&plan)?;
     tracing::info!(?command, "starting the machine");
-    let back = events.clone();
-    let (gone, is_gone) = std::sync::mpsc::channel();
-    // One that could not be woken was never this run's, and its end is not this run's end.
-    let counts = Arc::new(Mutex::new(saved.is_none()));
-    let counted = Arc::clone(&counts);
-    let ended = move |how| {
-        let counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if *counts {
-            let _ = back.blocking_send(Event::Ended { run: number, how });
-        }
-        let _ = gone.send(());
-    };
+    let (ended, end) = End::watch(number, events.clone(), saved.is_none());
     // Each start's console is told apart from those before.
     let _ = std::fs::rename(plan.places.console(), plan.places.console().with_extension("log.old"));
     let vmm = Vmm::start(command, memory.as_ref(), plan.places.console(), ended)?;
     let (devices_of_qemu, qmp) = (qemu::plugged(&plan), qemu::qmp_socket(&plan));
     if saved.is_some() {
         let woken = runtime.block_on(saving::wake(&plan.places, &qmp, &devices_of_qemu));
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_ended = is_gone.try_recv().is_ok();
-        *counts = woken.is_ok() && !has_ended;
-        drop(counts);
-        let woken = if has_ended { woken.and_then(|()| bail!("it ended")) } else { woken };
-        if let Err(error) = woken {
-            vmm.kill();
-            if !has_ended {
-                // The disk is its until it is gone.
-                let _ = is_gone.recv_timeout(GONE_DEADLINE);
-            }
-            let said = crate::console::last_of(&plan.places.console(), 3);
-            return Err(if said.is_empty() { error } else { error.context(said) });
-        }
+        end.count_if(woken, &vmm, &plan.places)?;
     }
     let saving = memory.map(|memory| Saving {
         places: plan.places.clone(),
@@ -198,10 +167,77 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
         saving,
         network,
         open: None,
+        resolver,
         cancelled,
         _passt: passt,
     };
     Ok(Prepared { run, acceleration, warnings })
+}
+
+/// Hears out whoever greets, one after another.
+async fn hear(
+    mut greeted: mpsc::Receiver<UnixStream>,
+    run: u64,
+    events: mpsc::Sender<Event>,
+    cancelled: CancellationToken,
+) {
+    while let Some(stream) = greeted.recv().await {
+        let (sender, mut heard) = mpsc::channel(WAITING);
+        let converse = guest::converse(stream, sender, cancelled.clone());
+        let pass_on = async {
+            while let Some(heard) = heard.recv().await {
+                let _ = events.send(Event::Heard { run, heard }).await;
+            }
+        };
+        tokio::join!(converse, pass_on);
+    }
+}
+
+/// The end of a program. That of one which could not be woken is not its run's: there is another try.
+struct End {
+    counts: Arc<Mutex<bool>>,
+    is_gone: std::sync::mpsc::Receiver<()>,
+}
+
+impl End {
+    /// What is to be told when the program ends, and in how far that counts.
+    fn watch(
+        run: u64,
+        events: mpsc::Sender<Event>,
+        counts: bool,
+    ) -> (impl FnOnce(String) + Send + 'static, Self) {
+        let (gone, is_gone) = std::sync::mpsc::channel();
+        let counts = Arc::new(Mutex::new(counts));
+        let counted = Arc::clone(&counts);
+        let ended = move |how| {
+            let counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
+            if *counts {
+                let _ = events.blocking_send(Event::Ended { run, how });
+            }
+            let _ = gone.send(());
+        };
+        (ended, Self { counts, is_gone })
+    }
+
+    /// Has it count from now on, if the program was woken. Else it is gone when this returns.
+    fn count_if(&self, woken: Result<()>, vmm: &Vmm, places: &Places) -> Result<()> {
+        let has_ended = {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let has_ended = self.is_gone.try_recv().is_ok();
+            *counts = woken.is_ok() && !has_ended;
+            has_ended
+        };
+        let woken = if has_ended { woken.and_then(|()| bail!("it ended")) } else { woken };
+        woken.map_err(|error| {
+            vmm.kill();
+            if !has_ended {
+                // The disk is its until it is gone.
+                let _ = self.is_gone.recv_timeout(GONE_DEADLINE);
+            }
+            let said = crate::console::last_of(&places.console(), 3);
+            if said.is_empty() { error } else { error.context(said) }
+        })
+    }
 }
 
 impl Run {

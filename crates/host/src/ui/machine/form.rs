@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vm_manager::config::{Config, Share, check_name};
+use vm_manager::config::{Backend, Config, Share, check_name, parse_sleep_after, show_sleep_after};
 
 use super::row::MachineBackend;
 use crate::ui::error::UiError;
@@ -37,6 +37,8 @@ pub struct MachineForm {
     pub disk: String,
     /// Folders of this computer that it sees.
     pub shares: Vec<ShareLine>,
+    /// Without clients and running containers for so long, such as `10 min`, it falls asleep; nothing for never.
+    pub sleep_after: String,
 }
 
 /// What a form is for.
@@ -96,10 +98,7 @@ impl MachineForm {
             disk: amount(&self.disk),
             shares: self.read_shares(&mut preview),
             image: before.and_then(|before| before.image.clone()),
-            // One that can't be saved can't be told to do so by itself.
-            sleep_after: before
-                .filter(|before| before.backend == self.backend.into())
-                .and_then(|before| before.sleep_after),
+            sleep_after: self.read_sleep_after(&mut preview),
         };
         self.check(&mut preview, &config, before);
         if before.is_none_or(|before| before.backend != config.backend) {
@@ -118,6 +117,10 @@ impl MachineForm {
             }
         }
         self.say_shares(&mut preview, before, &config.shares);
+        if before.is_some_and(|before| before.sleep_after != config.sleep_after) {
+            let time = config.sleep_after.map_or_else(|| "off".to_owned(), show_sleep_after);
+            preview.option("--sleep-after", &time);
+        }
         (preview, config)
     }
 
@@ -133,6 +136,18 @@ impl MachineForm {
         } else if before.is_some_and(|before| config.disk < before.disk) {
             preview.problem("disk", "a disk only grows: a reset makes a smaller one");
         }
+    }
+
+    /// One that can't be saved does not sleep.
+    fn read_sleep_after(&self, preview: &mut Preview) -> Option<u64> {
+        let text = self.sleep_after.trim();
+        if text.is_empty() || !Backend::from(self.backend).saves() {
+            return None;
+        }
+        parse_sleep_after(text).unwrap_or_else(|_| {
+            preview.problem("sleepAfter", "write a time such as 10 min, or nothing for never");
+            None
+        })
     }
 
     fn read_shares(&self, preview: &mut Preview) -> Vec<Share> {
@@ -190,6 +205,7 @@ pub(crate) fn defaults() -> MachineForm {
         memory: "2 GB".to_owned(),
         disk: "64 GB".to_owned(),
         shares: home.map(|path| ShareLine { path, read_only: false }).into_iter().collect(),
+        sleep_after: String::new(),
     }
 }
 
@@ -205,6 +221,7 @@ mod tests {
             memory: "512 MB".into(),
             disk: "8 GB".into(),
             shares: vec![],
+            sleep_after: String::new(),
         }
     }
 
@@ -221,6 +238,11 @@ mod tests {
         let change = MachineForm { cpus: "4".into(), memory: "1 GB".into(), ..form() };
         assert_eq!(change.preview_of_change(&before).words.join(" "), "machine set dev --cpus 4 --memory 1g");
         assert_eq!(change.change_of(&before).unwrap().cpus, 4);
+        let sleeps = MachineForm { backend: MachineBackend::Qemu, sleep_after: "10 min".into(), ..form() };
+        let words = "machine set dev --backend qemu --sleep-after 10m";
+        assert_eq!(sleeps.preview_of_change(&before).words.join(" "), words);
+        let never = MachineForm { sleep_after: "soon".into(), ..sleeps };
+        assert_eq!(fields(&never.preview_of_change(&before)), ["sleepAfter"]);
     }
 
     #[test]
