@@ -1,10 +1,11 @@
 //! `cargo xtask cross`: what a user of macOS or Windows runs, from Linux: types and lints are checked for both, `cove` is
-//! linked for both, and under Wine it runs, and so do tests.
+//! linked for both, and under Wine it runs, and so do tests; the guest's agent and runtime are linked for aarch64.
 //!
 //! Nothing here runs a program of macOS'. Which packages there are for which system stands in their `Cargo.toml`
 //! ([`platforms`]).
 
 mod darwin;
+mod guest;
 mod platforms;
 mod windows;
 mod wine;
@@ -21,8 +22,10 @@ use platforms::{Member, Platform};
 
 /// Every part, or those that are named.
 pub(crate) fn cross(parts: &[String]) -> Result<()> {
-    if let Some(unknown) = parts.iter().find(|part| !["macos", "windows", "wine"].contains(&part.as_str())) {
-        bail!("{unknown} is unknown: cross [macos] [windows] [wine]");
+    if let Some(unknown) =
+        parts.iter().find(|part| !["macos", "windows", "wine", "guest"].contains(&part.as_str()))
+    {
+        bail!("{unknown} is unknown: cross [macos] [windows] [wine] [guest]");
     }
     let is_wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| part == name);
     packages::ensure(Purpose::Cross, false)?;
@@ -30,7 +33,12 @@ pub(crate) fn cross(parts: &[String]) -> Result<()> {
     if !root().join("ui/dist/index.html").is_file() {
         build_ui()?;
     }
-    sysroot::ask_rustup(&[Platform::Macos.triple(), Platform::Windows.triple(), windows::TRIPLE]);
+    sysroot::ask_rustup(&[
+        Platform::Macos.triple(),
+        Platform::Windows.triple(),
+        windows::TRIPLE,
+        guest::TRIPLE,
+    ]);
     let members = platforms::members()?;
     let began = Instant::now();
     let told = |what: &str| println!("cross: {what} after {} s", began.elapsed().as_secs());
@@ -51,6 +59,10 @@ pub(crate) fn cross(parts: &[String]) -> Result<()> {
         let target = Target::prepare(windows::TRIPLE, Depth::Code, None)?;
         windows::run(&target, &members)?;
         told("linked for Windows and run under Wine");
+    }
+    if is_wanted("guest") {
+        guest::run()?;
+        told("the guest for aarch64");
     }
     Ok(())
 }

@@ -30,8 +30,9 @@ Usage: cargo xtask COMMAND
   guest-image [--machine uml|qemu] [--kernel debian|own]
                               make what a machine boots, in target/guest; both machines, and our own
                               kernel if it was built before, unless said otherwise
-  cross [macos] [windows] [wine]
-                              check what is for macOS and Windows from here, link it, and run it under Wine
+  cross [macos] [windows] [wine] [guest]
+                              check what is for macOS and Windows from here, link it, and run it under Wine;
+                              link what a guest needs for aarch64
   musl                        build what ships for Linux, in target/ship
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
                               only runtimes, commands or networks; machine: machines

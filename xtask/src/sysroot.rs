@@ -90,7 +90,18 @@ pub(crate) fn ask_rustup(triples: &[&str]) {
     }
 }
 
-fn is_installed(triple: &str) -> bool {
+/// The linker that the toolchain brings along, of all formats.
+pub(crate) fn lld() -> Result<PathBuf> {
+    let sysroot = output("rustc", &["--print", "sysroot"]).context("rustc does not tell its sysroot")?;
+    let host = output("rustc", &["-vV"]).unwrap_or_default();
+    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
+    let path = Path::new(&sysroot).join("lib/rustlib").join(host).join("bin/rust-lld");
+    ensure!(path.exists(), "the toolchain has no rust-lld at {}", path.display());
+    Ok(path)
+}
+
+/// Whether the toolchain has it.
+pub(crate) fn is_installed(triple: &str) -> bool {
     let libraries = output("rustc", &["--print", "target-libdir", "--target", triple]);
     let libraries = libraries.and_then(|dir| files::list(Path::new(&dir)).ok()).unwrap_or_default();
     libraries.iter().any(|path| path.to_string_lossy().contains("/libstd-"))

@@ -15,6 +15,12 @@ use tokio::io::unix::AsyncFd;
 
 /// `FITRIM` of linux/fs.h: _IOWR('X', 121, struct fstrim_range).
 const FITRIM: libc::Ioctl = 0xc018_5879_u32 as libc::Ioctl;
+/// Requests of netdevice(7) and route(7), of the type that the C library's ioctl takes: glibc's and musl's differ.
+const SIOCSIFADDR: libc::Ioctl = libc::SIOCSIFADDR as libc::Ioctl;
+const SIOCSIFNETMASK: libc::Ioctl = libc::SIOCSIFNETMASK as libc::Ioctl;
+const SIOCSIFFLAGS: libc::Ioctl = libc::SIOCSIFFLAGS as libc::Ioctl;
+const SIOCGIFINDEX: libc::Ioctl = libc::SIOCGIFINDEX as libc::Ioctl;
+const SIOCADDRT: libc::Ioctl = libc::SIOCADDRT as libc::Ioctl;
 
 /// `AF_INET` as sockaddr_in has it, and `IFF_UP | IFF_RUNNING` as ifreq does (netdevice(7)).
 const FAMILY: libc::sa_family_t = 2;
@@ -130,10 +136,10 @@ pub(crate) fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> io:
     let socket = control(AddressFamily::INET)?;
     let mut wanted = request(interface)?;
     wanted.ifr_ifru.ifru_addr = address4(address);
-    send(&socket, libc::SIOCSIFADDR, &mut wanted)?;
+    send(&socket, SIOCSIFADDR, &mut wanted)?;
     let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
     wanted.ifr_ifru.ifru_netmask = address4(Ipv4Addr::from_bits(mask));
-    send(&socket, libc::SIOCSIFNETMASK, &mut wanted)?;
+    send(&socket, SIOCSIFNETMASK, &mut wanted)?;
     bring_up(interface)
 }
 
@@ -142,7 +148,7 @@ pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
     let socket = control(AddressFamily::INET)?;
     let mut wanted = request(interface)?;
     wanted.ifr_ifru.ifru_flags = UP;
-    send(&socket, libc::SIOCSIFFLAGS, &mut wanted)
+    send(&socket, SIOCSIFFLAGS, &mut wanted)
 }
 
 /// The way to everywhere else.
@@ -155,7 +161,7 @@ pub(crate) fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
     route.rt_gateway = address4(gateway);
     route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
     // SAFETY: SIOCADDRT on an AF_INET socket takes one rtentry; its only pointer, the device's name, is null, as allowed.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw mut route) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCADDRT, &raw mut route) };
     check(result)
 }
 
@@ -165,7 +171,7 @@ fn address6(address: Ipv6Addr) -> libc::in6_addr {
 
 fn index_of(socket: &OwnedFd, interface: &str) -> io::Result<libc::c_int> {
     let mut wanted = request(interface)?;
-    send(socket, libc::SIOCGIFINDEX, &mut wanted)?;
+    send(socket, SIOCGIFINDEX, &mut wanted)?;
     // SAFETY: SIOCGIFINDEX has just filled this member in.
     Ok(unsafe { wanted.ifr_ifru.ifru_ifindex })
 }
@@ -176,7 +182,7 @@ pub(crate) fn set_address6(interface: &str, address: Ipv6Addr, prefix: u8) -> io
     let index = index_of(&socket, interface)?;
     let mut wanted = Address6Request { address: address6(address), prefix: prefix.into(), index };
     // SAFETY: SIOCSIFADDR on an AF_INET6 socket takes one in6_ifreq, which `wanted` is in size and layout.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &raw mut wanted) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFADDR, &raw mut wanted) };
     check(result)
 }
 
@@ -198,7 +204,7 @@ pub(crate) fn add_default_route6(interface: &str, gateway: Ipv6Addr) -> io::Resu
         index,
     };
     // SAFETY: SIOCADDRT on an AF_INET6 socket takes one in6_rtmsg, which `route` is in size and layout.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw mut route) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCADDRT, &raw mut route) };
     check(result)
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::files;
-use crate::shell::{command, output, root, run_command};
-use crate::sysroot::Target;
+use crate::shell::{command, root, run_command};
+use crate::sysroot::{self, Target};
 
 /// A compiler on PyPI that brings along a list of what macOS' system library exports, and the digest of its file.
 const PACKAGE: &str = "ziglang==0.15.2";
@@ -33,7 +33,7 @@ impl Linker {
     pub(super) fn prepare() -> Result<Self> {
         let sdk = files::cache().join(format!("macos/{}", files::key(&[RECIPE, DIGEST])));
         files::cached(&sdk, make_stubs)?;
-        Ok(Self { sdk, program: lld()? })
+        Ok(Self { sdk, program: sysroot::lld()? })
     }
 
     /// Links `cove` and looks at what came out.
@@ -48,16 +48,6 @@ impl Linker {
         println!("cross: {} is a program of macOS, for arm64", program.display());
         Ok(())
     }
-}
-
-/// The linker that the toolchain brings along, of all formats.
-fn lld() -> Result<PathBuf> {
-    let sysroot = output("rustc", &["--print", "sysroot"]).context("rustc does not tell its sysroot")?;
-    let host = output("rustc", &["-vV"]).unwrap_or_default();
-    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
-    let path = Path::new(&sysroot).join("lib/rustlib").join(host).join("bin/rust-lld");
-    ensure!(path.exists(), "the toolchain has no rust-lld at {}", path.display());
-    Ok(path)
 }
 
 fn make_stubs(into: &Path) -> Result<()> {
