@@ -34,7 +34,10 @@ fn main() -> std::process::ExitCode {
     }
     let outcome = boot::boot().and_then(|booted| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(control::run(booted))
+        let outcome = runtime.block_on(control::run(booted));
+        // Threads that wait for what may never come, such as a clock that is set, are not waited for.
+        runtime.shutdown_background();
+        outcome
     });
     if let Err(error) = outcome {
         tell(format_args!("cove-agent: {error:#}"));
