@@ -331,8 +331,14 @@ impl Machine {
         self.config()?;
         self.wait_until_asleep().await?;
         self.ask_to_start(mode).await?;
-        let mut follower = Supervisor::connect(&self.places).await?.follow().await?;
-        while let Some(status) = follower.next().await? {
+        // One whose start failed at once may be gone before it is followed; it has left its last word, too.
+        let mut follower = match Supervisor::connect(&self.places).await {
+            Ok(supervisor) => Some(supervisor.follow().await?),
+            Err(_) => None,
+        };
+        while let Some(follower) = &mut follower
+            && let Some(status) = follower.next().await?
+        {
             told(&status);
             match status.phase {
                 Phase::Running | Phase::Rescue => return Ok(status),
