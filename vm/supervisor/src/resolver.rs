@@ -13,7 +13,7 @@ const FILE: &str = "/etc/resolv.conf";
 #[derive(Debug)]
 pub(crate) struct Watch {
     at_start: Vec<Ipv4Addr>,
-    last: Resolver,
+    last: Option<Resolver>,
     modified: Option<SystemTime>,
 }
 
@@ -21,22 +21,23 @@ impl Watch {
     /// From when the way out is opened on.
     pub(crate) fn new() -> Self {
         let text = std::fs::read_to_string(FILE).unwrap_or_default();
-        Self { at_start: servers(&text), last: network::resolver(), modified: modified() }
+        Self { at_start: servers(&text), last: None, modified: None }
     }
 
-    /// What the guest is to ask from now on, if that changed.
+    /// What the guest is to ask from now on, if that changed; at first in any case, for one that slept has what was then.
     pub(crate) fn look(&mut self) -> Option<Resolver> {
         let modified = modified();
-        if modified == self.modified {
+        if self.last.is_some() && modified == self.modified {
             return None;
         }
         self.modified = modified;
-        let text = std::fs::read_to_string(FILE).ok()?;
-        let now = decide(&self.at_start, &text);
-        (now != self.last).then(|| {
-            self.last = now.clone();
-            now
-        })
+        let text = std::fs::read_to_string(FILE).unwrap_or_default();
+        let now = Some(decide(&self.at_start, &text));
+        if now == self.last {
+            return None;
+        }
+        self.last.clone_from(&now);
+        now
     }
 }
 
