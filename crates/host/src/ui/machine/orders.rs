@@ -195,14 +195,17 @@ impl Machines {
 
     async fn stop(&self, name: &str) -> Result<(), UiError> {
         let machine = self.find(name)?;
-        let status = within(ANSWER, "asking the machine", machine.status()).await?;
-        if status.phase == Phase::Asleep {
-            // It is woken for it, so that its containers end as they should.
-            within(UP, "stopping the machine", machine.stop(false)).await?;
-            self.look.notify_one();
-            return Ok(());
+        let asked = machine.ask(&Request::Stop, ANSWER).await;
+        if let Ok(Some(())) | Err(machine::Error::Silent { .. }) = asked {
+            return Ok(asked.map(drop)?);
         }
-        machine.ask(&Request::Stop, ANSWER).await?;
+        let status = within(ANSWER, "asking the machine", machine.status()).await?;
+        if status.phase != Phase::Asleep {
+            return Ok(asked.map(drop)?);
+        }
+        // It is woken for it, so that its containers end as they should.
+        within(UP, "stopping the machine", machine.stop(false)).await?;
+        self.look.notify_one();
         Ok(())
     }
 
