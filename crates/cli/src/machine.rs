@@ -404,11 +404,21 @@ async fn set(args: &SetArgs) -> Outcome {
         None => {}
     }
     machine.change(&config).map_err(machine_error)?;
+    let has_sizes = machine.apply_sizes().await.map_err(machine_error)?;
     let status = machine.status().await.map_err(machine_error)?;
-    if config != before && !matches!(status.phase, Phase::Stopped | Phase::Failed) {
+    let only_sizes = Config { memory: before.memory, disk: before.disk, ..config.clone() } == before;
+    if config != before
+        && !(only_sizes && has_sizes)
+        && !matches!(status.phase, Phase::Stopped | Phase::Failed)
+    {
         printer::note(format_args!(
-            "This holds from the next start on: cove machine stop {0} && cove machine start {0}",
-            args.name.name
+            "{}from the next start on: cove machine stop {name} && cove machine start {name}",
+            if has_sizes && !only_sizes && (config.memory, config.disk) != (before.memory, before.disk) {
+                "Memory and disk hold now, the rest holds "
+            } else {
+                "This holds "
+            },
+            name = args.name.name
         ));
     }
     printer::line(&args.name.name);

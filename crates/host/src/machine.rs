@@ -308,6 +308,24 @@ impl Machine {
         Ok(config.write(&self.places)?)
     }
 
+    /// Has one that runs take the sizes of its configuration, as far as it can now. Whether nothing is left for its next
+    /// start, if only sizes were changed.
+    ///
+    /// # Errors
+    /// Its supervisor does not answer.
+    pub async fn apply_sizes(&self) -> Result<bool, Error> {
+        let config = self.config()?;
+        let Ok(supervisor) = Supervisor::connect(&self.places).await else { return Ok(true) };
+        let request = Request::Resize { memory: config.memory, disk: config.disk };
+        match supervisor.ask(&request).await {
+            Ok(Answer::Resized { memory, disk }) => Ok(memory && disk),
+            Ok(other) => other.done().map(|()| false),
+            // It was just ending: what starts next has them.
+            Err(error) if error.is_cut_off() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes everything but volumes from its engine, which must run, as the engine's clients would.
     ///
     /// # Errors

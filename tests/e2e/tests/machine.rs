@@ -434,3 +434,22 @@ fn the_users_ssh_agent_is_had_only_where_the_user_says_so() -> Result<()> {
     ensure!(median.trim().parse::<u64>().is_ok(), "{median}");
     Ok(())
 }
+
+#[test]
+fn sizes_change_while_it_runs_where_they_can_and_else_say_when() -> Result<()> {
+    let Some(machine) = Machine::init("qemu")? else { return Ok(()) };
+    machine.bring_up()?;
+    let total = |name: &str| machine.status().map(|status| status["report"][name].as_u64().unwrap_or(0));
+    // The guest may take back what a balloon holds before it runs out, so its total stays.
+    let (memory, disk) = (total("memory_available")?, total("disk_total")?);
+    let said = machine.cove(&["machine", "set", "test", "--memory", "384M", "--disk", "4G"])?;
+    ensure!(said.code == 0 && said.err.is_empty(), "{}", said.err);
+    machine.wait_for("less memory and a larger disk", || {
+        let has = |name, is_so: &dyn Fn(u64) -> bool| total(name).is_ok_and(is_so);
+        has("memory_available", &|now| now < memory - (100 << 20)) && has("disk_total", &|now| now > disk * 3 / 2)
+    })?;
+    // More than it was started with, it has only at the next start.
+    let said = machine.cove(&["machine", "set", "test", "--memory", "768M"])?;
+    ensure!(said.code == 0 && said.err.contains("from the next start on"), "{}", said.err);
+    Ok(())
+}

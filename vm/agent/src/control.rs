@@ -311,6 +311,10 @@ impl Guest {
                 Ok(Some(FromHost::Report)) => {
                     self.say(FromGuest::Report(report::look(engine::runs().await))).await;
                 }
+                Ok(Some(FromHost::Grow)) => {
+                    let children = self.children.clone();
+                    beside("growing", async move { disk::grow(&children).await });
+                }
                 Ok(Some(FromHost::Sleep)) => is_ready = self.prepare_to_sleep(configuration).await,
                 // As if it had been saved; it may never have been ready.
                 Ok(Some(FromHost::Wake)) if is_ready => return Heard::Slept,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount};
@@ -10,6 +11,8 @@ use vm_proto::message::Mode;
 use crate::boot;
 use crate::children::Children;
 
+/// How long it may take until a device's new size is seen.
+const GROW_DEADLINE: Duration = Duration::from_secs(5);
 /// Where it is mounted; the engine's files are below it.
 pub(crate) const DATA: &str = "/var/lib/cove";
 /// Where ext4's super block is, and its magic number within it.
@@ -53,6 +56,22 @@ pub(crate) async fn mount_data(device: &str, mode: Mode, children: &Children) ->
         tool(children, "/usr/sbin/resize2fs", &[device], 0).await?;
     }
     Ok(done)
+}
+
+/// Uses all of a device that has grown; it may take a moment until that is seen.
+pub(crate) async fn grow(children: &Children) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mut lines = mounts.lines().map(|line| line.split(' ').take(2));
+    let device = lines.find_map(|mut fields| fields.next().filter(|_| fields.next() == Some(DATA)));
+    let device = device.context("the data disk is not mounted")?;
+    let begin = Instant::now();
+    while !is_larger(device)? {
+        if begin.elapsed() > GROW_DEADLINE {
+            bail!("{device} has not grown");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tool(children, "/usr/sbin/resize2fs", &[device], 0).await
 }
 
 /// Whether the device has room that its file system does not know of.

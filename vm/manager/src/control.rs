@@ -35,6 +35,14 @@ pub enum Request {
         /// Rows and columns.
         terminal: Option<(u16, u16)>,
     },
+    /// Make it as large as its configuration says now, as far as that can be done while it runs. Answered by
+    /// [`Answer::Resized`].
+    Resize {
+        /// Bytes of memory.
+        memory: u64,
+        /// Bytes of the disk.
+        disk: u64,
+    },
     /// Have the guest give back memory and disk that it does not use.
     GiveBack,
 }
@@ -51,6 +59,13 @@ pub enum Answer {
         cause: String,
         /// What to do about it.
         hint: Option<String>,
+    },
+    /// Whether it has these sizes now; else it has at its next start.
+    Resized {
+        /// Its memory is that.
+        memory: bool,
+        /// Its disk is that.
+        disk: bool,
     },
     /// How it stands.
     Status(Box<Status>),

@@ -149,6 +149,8 @@ pub enum FromHost {
     },
     /// The host's resolvers changed.
     SetResolver(Resolver),
+    /// The data disk has grown: use all of it.
+    Grow,
     /// Prepare to be saved; answered by [`FromGuest::Ready`] or [`FromGuest::NotReady`].
     Sleep,
     /// Go on after all: nothing was saved.

@@ -92,6 +92,7 @@ impl Desk {
             | Request::Stop
             | Request::Sleep
             | Request::Kill
+            | Request::Resize { .. }
             | Request::GiveBack) => {
                 let (answer, answered) = oneshot::channel();
                 self.asked.send(Asked { request, answer }).await?;

@@ -1,6 +1,7 @@
 //! The one task that owns a machine's state: it hears, has `vm_manager::lifecycle` decide, and acts.
 
 mod run;
+mod size;
 mod sleep;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,8 @@ pub(crate) enum Event {
     Heard { run: u64, heard: Heard },
     /// Its state is on disk, or can't be had.
     Saved { run: u64, outcome: Result<()> },
+    /// Its sizes were changed, or some were; whoever asked is to be told.
+    Resized { run: u64, memory: Option<u64>, disk: Option<u64>, answer: oneshot::Sender<Answer> },
     /// Somebody calls the engine while it sleeps.
     Called(UnixStream),
     /// Ports changed.
@@ -289,6 +292,7 @@ impl Machine {
                 self.say(FromHost::GiveBack);
                 Answer::Done
             }
+            Asking::Resize { memory, disk } => return self.resize(memory, disk, asked.answer),
             Asking::Follow | Asking::Execute { .. } => return,
         };
         // Whoever asked may be gone.
@@ -329,6 +333,9 @@ impl Machine {
             Event::Heard { run, heard } if of_run == Some(run) => self.hear_guest(heard),
             Event::Saved { run, outcome } if of_run == Some(run) => self.has_saved(outcome),
             Event::Ended { .. } | Event::Heard { .. } | Event::Saved { .. } => {}
+            Event::Resized { run, memory, disk, answer } => {
+                self.resized(of_run == Some(run), memory, disk, answer);
+            }
             Event::Called(client) => self.called(client),
             Event::Ports { open, warnings } => {
                 self.port_warnings = warnings;

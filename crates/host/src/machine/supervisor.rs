@@ -119,7 +119,7 @@ impl Follower {
             Ok(Some(Answer::Status(status))) => Ok(Some(*status)),
             Ok(Some(Answer::Refused { cause, hint })) => Err(Error::Refused { cause, hint }),
             // Its end may break the connection.
-            Ok(None | Some(Answer::Done)) | Err(_) => Ok(None),
+            Ok(None | Some(Answer::Done | Answer::Resized { .. })) | Err(_) => Ok(None),
         }
     }
 }
@@ -134,7 +134,7 @@ pub(super) trait Done {
 impl Done for Answer {
     fn done(self) -> Result<(), Error> {
         match self {
-            Self::Done | Self::Status(_) => Ok(()),
+            Self::Done | Self::Resized { .. } | Self::Status(_) => Ok(()),
             Self::Refused { cause, hint } => Err(Error::Refused { cause, hint }),
         }
     }

@@ -145,7 +145,7 @@ impl Machines {
         match order {
             MachineOrder::Defaults => return Ok(Reply::Machine { form: defaults() }),
             MachineOrder::Init { form } => return self.init(&form),
-            MachineOrder::Set { form } => self.set(&form)?,
+            MachineOrder::Set { form } => self.set(&form).await?,
             MachineOrder::Preview { form, is_new } => return Ok(Reply::Preview(self.preview(&form, is_new))),
             MachineOrder::Start { name } => self.begin(&self.find(&name)?, Mode::Normal).await?,
             MachineOrder::Stop { name } => self.stop(&name).await?,
@@ -179,10 +179,12 @@ impl Machines {
         Ok(Reply::Made { id: name.to_owned() })
     }
 
-    fn set(&self, form: &MachineForm) -> Result<(), UiError> {
+    async fn set(&self, form: &MachineForm) -> Result<(), UiError> {
         let machine = self.find(form.name.trim())?;
         let config = form.change_of(&machine.config()?)?;
         machine.change(&config)?;
+        // What is not so yet is at its next start: its row says that.
+        within(ANSWER, "asking the machine", machine.apply_sizes()).await?;
         self.look.notify_one();
         Ok(())
     }

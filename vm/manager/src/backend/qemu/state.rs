@@ -135,6 +135,22 @@ pub async fn restore(qmp: &mut Qmp, socket: &Path, file: &Path) -> io::Result<()
     outcome?
 }
 
+/// Has the guest keep to so many bytes of its memory.
+///
+/// # Errors
+/// QEMU's, in its words.
+pub async fn limit_memory(qmp: &mut Qmp, bytes: u64) -> io::Result<()> {
+    qmp.execute("balloon", json!({ "value": bytes })).await.map(drop)
+}
+
+/// Has the guest see that the data disk's file has grown to so many bytes.
+///
+/// # Errors
+/// QEMU's, in its words.
+pub async fn grow_disk(qmp: &mut Qmp, bytes: u64) -> io::Result<()> {
+    qmp.execute("block_resize", json!({ "device": "data", "size": bytes })).await.map(drop)
+}
+
 /// Has the guest go on.
 ///
 /// # Errors
