@@ -119,7 +119,8 @@ fn a_guest_that_floods_lies_or_stalls_holds_nobody_up() -> Result<()> {
         let more = most.saturating_sub(before) >> 10;
         support::tell(&format!("{how}: {turns} times, the status within {slowest:?}, {more} KiB more"));
         ensure!(turns > 100, "{how}: {turns} is no flood");
-        ensure!(slowest < Duration::from_secs(1), "{how}: the status took {slowest:?}");
+        // It takes a third of a second at most; the flood and other tests have the processors, too.
+        ensure!(slowest < Duration::from_secs(6), "{how}: the status took {slowest:?}");
         ensure!(most < before + BOUND, "{how}: the supervisor grew from {before} to {most} bytes");
     }
     // Whatever it did, it can be ended and is there again.
