@@ -446,7 +446,8 @@ fn sizes_change_while_it_runs_where_they_can_and_else_say_when() -> Result<()> {
     ensure!(said.code == 0 && said.err.is_empty(), "{}", said.err);
     machine.wait_for("less memory and a larger disk", || {
         let has = |name, is_so: &dyn Fn(u64) -> bool| total(name).is_ok_and(is_so);
-        has("memory_available", &|now| now < memory - (100 << 20)) && has("disk_total", &|now| now > disk * 3 / 2)
+        has("memory_available", &|now| now < memory - (100 << 20))
+            && has("disk_total", &|now| now > disk * 3 / 2)
     })?;
     // More than it was started with, it has only at the next start.
     let said = machine.cove(&["machine", "set", "test", "--memory", "768M"])?;

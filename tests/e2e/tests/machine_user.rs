@@ -51,7 +51,7 @@ fn an_ordinary_user_has_a_machine_and_its_files_are_theirs() -> Result<()> {
         cove(&["load", "-i", &at("busybox.tar").display().to_string()])?;
         let mount = format!("{share}:{share}");
         let script = format!("id -u; echo made > {share}/file; chown 5:5 {share}/file");
-        let said = cove(&["run", "--rm", "-v", &mount, "busybox", "sh", "-c", &script])?;
+        let said = cove(&["run", "--rm", "--network", "none", "-v", &mount, "busybox", "sh", "-c", &script])?;
         assert_eq!(said, "0");
         let file = std::fs::metadata(at("share/file")).context("the guest's file")?;
         assert_eq!((file.uid(), file.gid()), (user.uid, user.gid));
