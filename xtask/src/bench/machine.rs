@@ -70,7 +70,8 @@ fn bare_kernel() -> Result<Duration> {
     let folder = folder.into_iter().find(|folder| folder.is_dir()).context("a guest image")?;
     let kernel = folder.join("kernel").display().to_string();
     let append = "console=ttyS0 quiet loglevel=4 panic=-1 init_on_alloc=1";
-    let machine = ["-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "512M"];
+    let machine =
+        ["-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max,xsave=off", "-smp", "2", "-m", "512M"];
     let rest = ["-kernel", &kernel, "-append", append, "-serial", "null", "-nodefaults", "-no-user-config"];
     let mut qemu =
         command("qemu-system-x86_64", &[&machine[..], &rest, &["-display", "none", "-no-reboot"]].concat());
