@@ -372,7 +372,8 @@ async fn set(args: &SetArgs) -> Outcome {
     let before = machine.config().map_err(machine_error)?;
     let mut config = before.clone();
     if let Some(backend) = &args.backend {
-        config.backend = backend.parse().map_err(|error: vm_manager::Error| machine_error(error.into()))?;
+        let parsed = backend.parse().map_err(|error: vm_manager::Error| machine_error(error.into()));
+        config.set_backend(parsed?);
     }
     if let Some(cpus) = args.cpus {
         config.cpus = cpus;

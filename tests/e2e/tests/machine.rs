@@ -1,11 +1,10 @@
 //! Machines from outside: real boots of User Mode Linux and QEMU, with what crosses, and what goes wrong.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::net::TcpListener;
 
 use anyhow::{Context, Result, ensure};
-use support::machine::Machine;
+use support::machine::{Machine, fetch};
 
 /// Runs a test on each kind of machine that can be had here.
 fn on_each(test: impl Fn(&Machine) -> Result<()>) -> Result<()> {
@@ -87,16 +86,6 @@ fn folders_of_the_host_are_seen_under_the_same_path() -> Result<()> {
                 .is_ok_and(|out| out == "changed")
         })
     })
-}
-
-/// The answer of a web server on this computer's loopback.
-fn fetch(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! Machines that sleep: their state is saved, and they go on from it as if no time had passed.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use support::machine::Machine;
+use support::machine::{Machine, fetch};
 
 fn on_qemu(test: impl Fn(&Machine) -> Result<()>) -> Result<()> {
     Machine::start("qemu")?.map_or(Ok(()), |machine| test(&machine))
@@ -28,15 +27,6 @@ fn difference(machine: &Machine) -> Result<f64> {
     let clock = clock as f64 / 1e9;
     // It was read at some time between.
     Ok(if clock < before { before - clock } else { (clock - after).max(0.0) })
-}
-
-fn fetch(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 #[test]

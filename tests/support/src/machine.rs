@@ -1,6 +1,7 @@
 //! A machine of a test's own, with `cove` and Docker's command line pointed at it.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -41,6 +42,19 @@ pub fn images(backend: &str) -> Option<PathBuf> {
 pub fn fast_backends() -> &'static [&'static str] {
     let is_all = std::env::var("COVE_TEST_MACHINES").is_ok_and(|which| which == "all");
     if is_all { &["uml", "qemu"] } else { &["uml"] }
+}
+
+/// The answer of a web server on this computer's loopback.
+///
+/// # Errors
+/// Nobody answers.
+pub fn fetch(port: u16) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 impl Machine {

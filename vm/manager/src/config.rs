@@ -122,6 +122,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Becomes a machine of another kind; one whose state can't be saved does not sleep by itself.
+    pub fn set_backend(&mut self, backend: Backend) {
+        self.backend = backend;
+        self.sleep_after = self.sleep_after.filter(|_| backend.saves());
+    }
+
     /// Refuses what no machine can be.
     ///
     /// # Errors
@@ -256,6 +262,15 @@ mod tests {
         let file = path.join("file");
         std::fs::write(&file, "").unwrap();
         assert!(file.display().to_string().parse::<Share>().is_err());
+    }
+
+    #[test]
+    fn one_that_sleeps_by_itself_may_become_one_that_can_not() {
+        let text = r#"{"backend":"qemu","cpus":1,"memory":1073741824,"disk":1073741824,"shares":[],"sleep_after":60}"#;
+        let mut config: Config = serde_json::from_str(text).unwrap();
+        config.set_backend(Backend::Uml);
+        assert_eq!((config.backend, config.sleep_after), (Backend::Uml, None));
+        config.check().unwrap();
     }
 
     #[test]

@@ -589,6 +589,8 @@ impl Machine {
             Stage::Image => {
                 self.runs += 1;
                 self.is_stranger = false;
+                // A machine that sleeps and wakes has many starts.
+                self.start_warnings.clear();
                 self.status.send_modify(|status| status.took.clear());
                 let (images, saved) = (self.images.clone(), self.saved.clone());
                 let choose = move || match saved {

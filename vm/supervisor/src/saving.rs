@@ -47,6 +47,10 @@ impl Saving {
         let mut qmp = Qmp::connect(&self.qmp).await.context("failed to reach the machine's program")?;
         let outcome = self.write(&mut qmp).await;
         if outcome.is_err() {
+            // Half of it would take room that may be what is missing.
+            if let Err(error) = saved::forget(&self.places) {
+                tracing::warn!(%error, "what was saved in part is left");
+            }
             let again = async {
                 state::go_on(&mut qmp).await?;
                 state::plug(&mut qmp, &self.devices).await

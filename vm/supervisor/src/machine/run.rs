@@ -117,12 +117,10 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     let hear = hear(greeted, number, events.clone(), cancelled.clone());
     runtime.spawn(cancelled.clone().run_until_cancelled_owned(hear));
     let has_ssh_agent = config.ssh_agent && {
-        let serve = ssh_agent::serve(&devices.vsock);
-        match serve {
-            Ok(serve) => drop(runtime.spawn(cancelled.clone().run_until_cancelled_owned(serve))),
-            Err(error) => warnings.push(format!("the machine has no SSH agent: {error:#}")),
-        }
-        true
+        let serve = ssh_agent::serve(&devices.vsock)
+            .map(|serve| drop(runtime.spawn(cancelled.clone().run_until_cancelled_owned(serve))))
+            .map_err(|error| warnings.push(format!("the machine has no SSH agent: {error:#}")));
+        serve.is_ok()
     };
     let memory = match backend::capabilities(config.backend).saves {
         true => Some(saving::memory(config.memory >> 20 << 20)?),

@@ -293,7 +293,7 @@ impl Machines {
                 machine.change(&config)?;
             }
             Some(Deed::Backend(backend)) => {
-                config.backend = backend;
+                config.set_backend(backend);
                 machine.change(&config)?;
             }
             Some(Deed::Rescue) => {
