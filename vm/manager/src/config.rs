@@ -270,7 +270,9 @@ mod tests {
         let mut config: Config = serde_json::from_str(text).unwrap();
         config.set_backend(Backend::Uml);
         assert_eq!((config.backend, config.sleep_after), (Backend::Uml, None));
-        config.check().unwrap();
+        if crate::sys::BACKENDS.contains(&Backend::Uml) {
+            config.check().unwrap();
+        }
     }
 
     #[test]
