@@ -49,16 +49,31 @@ struct Only<T: ClapArgs> {
 /// The verbs that somebody waits for most are tried by themselves first: the grammar of all verbs takes half a
 /// millisecond to build. What they don't take, help and mistakes among it, is the whole grammar's to answer.
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Args, clap::Error> {
-    fn only<T: ClapArgs>(args: &[OsString], verb: impl FnOnce(T) -> Verb) -> Option<Args> {
-        let Only { host, args } = Only::<T>::try_parse_from(args.get(1..)?).ok()?;
+    fn only<T: ClapArgs>(args: &[OsString], verb_at: usize, verb: impl FnOnce(T) -> Verb) -> Option<Args> {
+        // The verb stands for the program's name, and what was before it belongs to its own grammar too.
+        let words = [args.get(verb_at..=verb_at)?, args.get(1..verb_at)?, args.get(verb_at + 1..)?].concat();
+        let Only { host, args } = Only::<T>::try_parse_from(words).ok()?;
         Some(Args { host, verb: verb(args) })
     }
-    let hot = match args.get(1).and_then(|word| word.to_str()) {
-        Some("run") => only(&args, |run| Verb::Run(Box::new(run))),
-        Some("exec") => only(&args, Verb::Exec),
+    let at = verb_at(&args);
+    let hot = match args.get(at).and_then(|word| word.to_str()) {
+        Some("run") => only(&args, at, |run| Verb::Run(Box::new(run))),
+        Some("exec") => only(&args, at, Verb::Exec),
         _ => None,
     };
     hot.map_or_else(|| Args::try_parse_from(args), Ok)
+}
+
+/// Where the verb is: behind the program's name and the one flag that comes before verbs.
+fn verb_at(args: &[OsString]) -> usize {
+    let mut at = 1;
+    loop {
+        at += match args.get(at).and_then(|arg| arg.to_str()) {
+            Some("-H" | "--host") => 2,
+            Some(flag) if flag.starts_with("-H") || flag.starts_with("--host=") => 1,
+            _ => return at,
+        };
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -201,11 +216,7 @@ const KEPT: &[(&str, &[&str])] = &[
 /// Writes Docker's long forms (`container ls`) as the short ones (`ps`).
 pub(crate) fn expand(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.collect();
-    // The word may stand behind the one flag that comes before verbs.
-    let mut at = 1;
-    while let Some(flag) = args.get(at).and_then(|arg| arg.to_str()).filter(|arg| arg.starts_with('-')) {
-        at += if matches!(flag, "-H" | "--host") { 2 } else { 1 };
-    }
+    let at = verb_at(&args);
     let word = |at: usize| args.get(at).and_then(|arg| arg.to_str()).unwrap_or_default().to_owned();
     let (group, verb) = (word(at), word(at + 1));
     let long = LONG_FORMS.iter().find(|(known, long, _)| *known == group && *long == verb);
@@ -314,13 +325,17 @@ mod tests {
             "cove run --rm -it -e A=b -v /a:/b --name x image sh -c true",
             "cove run -H unix:///x image -H y",
             "cove run --no-such image",
+            "cove -H unix:///x run --rm image -H y",
+            "cove --host=unix:///x exec box ls",
             "cove exec -it --user 1:1 box ls -l --color",
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             let whole = Args::try_parse_from(&words).unwrap();
             assert_eq!(format!("{:?}", parse(words).unwrap()), format!("{whole:?}"));
         }
-        for line in ["cove run", "cove run --help", "cove exec --no-such box ls"] {
+        for line in
+            ["cove run", "cove run --help", "cove -H", "cove --rm run image", "cove exec --no-such box ls"]
+        {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             let whole = Args::try_parse_from(&words).unwrap_err().to_string();
             assert_eq!(parse(words).unwrap_err().to_string(), whole);

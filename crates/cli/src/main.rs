@@ -24,6 +24,11 @@ mod terminal;
 mod units;
 mod volumes;
 
+/// musl's own asks the kernel for each few pages, which takes a command half a millisecond.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> std::process::ExitCode {
     let args = match args::parse(args::expand(std::env::args_os())) {
         Ok(args) => args,

@@ -11,7 +11,7 @@ use oci_runtime::monitor::protocol::Streams;
 use tokio::sync::watch;
 
 use crate::error::Result;
-use crate::exec::ExecProcess;
+use crate::exec::{Ended, ExecProcess};
 use crate::health::Health;
 use crate::info::ContainerInfo;
 use crate::lifecycle::State;
@@ -107,6 +107,7 @@ pub(crate) struct Dynamic {
     /// Clients that attached before the start.
     pub(crate) waiting: Vec<(OwnedFd, Streams)>,
     pub(crate) execs: HashMap<String, Arc<ExecProcess>>,
+    pub(crate) ended_execs: Ended,
     pub(crate) health: Option<Health>,
     /// Whether the image has been taken away from a running start.
     pub(crate) restart_delay: std::time::Duration,
@@ -144,6 +145,7 @@ impl Container {
                 network: Live::default(),
                 waiting: Vec::new(),
                 execs: HashMap::new(),
+                ended_execs: Ended::default(),
                 health: None,
                 restart_delay: std::time::Duration::ZERO,
                 cancel_restart: None,

@@ -1,9 +1,10 @@
 //! Further processes in a running container.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use oci_runtime::monitor::protocol::ExecRequest;
 use oci_runtime::spec::ConsoleSize;
@@ -67,6 +68,26 @@ pub(crate) struct ExecProcess {
 /// Processes by id.
 #[derive(Debug, Default)]
 pub(crate) struct Execs(Mutex<HashMap<String, Arc<ExecProcess>>>);
+
+/// Ids of a container's ended processes, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Ended(VecDeque<(Instant, String)>);
+
+impl Ended {
+    /// How many are kept, however young.
+    const KEPT: usize = 256;
+    /// How long one is kept; Docker's daemon looks for those to forget as often.
+    const AGE: Duration = Duration::from_secs(5 * 60);
+
+    /// Adds one that ended just now. Returns those that are to be forgotten.
+    fn add(&mut self, id: String, now: Instant) -> Vec<String> {
+        self.0.push_back((now, id));
+        let is_young = |ended: &Instant| now.duration_since(*ended) < Self::AGE;
+        let old = self.0.iter().take_while(|(ended, _)| !is_young(ended)).count();
+        let gone = old.max(self.0.len().saturating_sub(Self::KEPT));
+        self.0.drain(..gone).map(|(_, id)| id).collect()
+    }
+}
 
 impl Execs {
     fn get(&self, id: &str) -> Result<Arc<ExecProcess>> {
@@ -192,6 +213,7 @@ impl Engine {
                     127
                 };
                 process.state.send_replace(ExecState::Exited { code });
+                self.expire(&container, id);
                 Err(Error::Start {
                     id: container.short_id().to_owned(),
                     message: failure.message,
@@ -256,22 +278,19 @@ impl Engine {
         process.state.send_replace(ExecState::Exited { code });
         process.terminal.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.container_event(container, "exec_die", &[("execID", id), ("exitCode", &code.to_string())]);
-        self.expire(container);
+        self.expire(container, id);
     }
 
-    /// Forgets the oldest ends: clients ask for an exit code soon or never.
-    fn expire(&self, container: &Container) {
-        const KEPT: usize = 32;
+    /// Notes that a process has ended, and forgets those that ended long before: clients ask for an exit code
+    /// soon or never.
+    fn expire(&self, container: &Container, ended: &str) {
         let mut dynamic = container.dynamic();
-        let is_over =
-            |process: &Arc<ExecProcess>| matches!(*process.state.borrow(), ExecState::Exited { .. });
-        let ended: Vec<String> =
-            dynamic.execs.iter().filter(|(_, process)| is_over(process)).map(|(id, _)| id.clone()).collect();
-        if ended.len() <= KEPT * 2 {
+        let gone = dynamic.ended_execs.add(ended.to_owned(), Instant::now());
+        if gone.is_empty() {
             return;
         }
         let mut all = self.execs.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for id in ended.iter().take(ended.len() - KEPT) {
+        for id in &gone {
             dynamic.execs.remove(id);
             all.remove(id);
         }
@@ -279,19 +298,28 @@ impl Engine {
 
     /// The container has ended, and with it every process in it.
     pub(crate) fn end_execs(&self, container: &Container) {
-        for process in container.dynamic().execs.values() {
+        let was_running = |process: &Arc<ExecProcess>| {
             process.state.send_if_modified(|state| {
                 let was_running = matches!(state, ExecState::Running { .. });
                 if was_running {
                     *state = ExecState::Exited { code: 137 };
                 }
                 was_running
-            });
+            })
+        };
+        let ended: Vec<_> =
+            container.dynamic().execs.values().filter(|one| was_running(one)).cloned().collect();
+        for process in ended {
+            self.expire(container, &process.id);
         }
     }
 
     pub(crate) fn forget_execs(&self, container: &Container) {
-        let gone = std::mem::take(&mut container.dynamic().execs);
+        let gone = {
+            let mut dynamic = container.dynamic();
+            dynamic.ended_execs = Ended::default();
+            std::mem::take(&mut dynamic.execs)
+        };
         let mut all = self.execs.0.lock().unwrap_or_else(PoisonError::into_inner);
         for process in gone.values() {
             all.remove(&process.id);
@@ -386,5 +414,23 @@ impl ExecStreams {
     /// write(2)'s; `EPIPE` when the process has closed its input.
     pub async fn write(fd: &AsyncFd<OwnedFd>, bytes: &[u8]) -> io::Result<usize> {
         fd.async_io(tokio::io::Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, bytes)?)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_ends_are_forgotten_first() {
+        let mut ended = Ended::default();
+        let start = Instant::now();
+        for at in 0..Ended::KEPT {
+            assert_eq!(ended.add(at.to_string(), start), Vec::<String>::new());
+        }
+        assert_eq!(ended.add("one more".to_owned(), start), ["0"]);
+        let gone = ended.add("late".to_owned(), start + Ended::AGE);
+        assert_eq!(gone.len(), Ended::KEPT);
+        assert_eq!(gone.last().map(String::as_str), Some("one more"));
     }
 }
