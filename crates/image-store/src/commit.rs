@@ -18,7 +18,7 @@ use tar::{Builder, EntryType, Header};
 use crate::config::{ConfigFile, History, ImageConfig, RootFs};
 use crate::error::{Doing, Error, Result};
 use crate::snapshot::{Snapshot, attributes, is_mount_point};
-use crate::store::{ImageRecord, ImageStore};
+use crate::store::{ImageRecord, ImageStore, Origin};
 
 /// What the new image is to be.
 #[derive(Debug, Clone, Default)]
@@ -72,7 +72,8 @@ impl ImageStore {
         layers.push(layer);
         let raw = config_file(base.as_deref(), diff_id, options);
         let names = options.reference.iter().map(ToString::to_string).collect();
-        self.add_image(serde_json::to_vec(&raw).unwrap_or_default(), layers, names)
+        let origin = Origin { parent: base.map(|base| base.id), ..Origin::default() };
+        self.add_image_from(serde_json::to_vec(&raw).unwrap_or_default(), layers, names, &origin)
     }
 }
 

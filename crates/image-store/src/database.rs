@@ -26,6 +26,8 @@ pub(crate) struct Database {
 pub(crate) struct ImageRow {
     pub(crate) id: Digest,
     pub(crate) config: Vec<u8>,
+    /// The image it was made from here, as long as that is there.
+    pub(crate) parent: Option<Digest>,
 }
 
 /// A layer as it is kept.
@@ -48,6 +50,8 @@ pub(crate) struct NewImage<'a> {
     pub(crate) config: &'a [u8],
     pub(crate) layers: &'a [LayerRow],
     pub(crate) names: &'a [String],
+    /// The image it was made from here.
+    pub(crate) parent: Option<Digest>,
     /// The manifest it came with, byte for byte.
     pub(crate) manifest: Option<&'a [u8]>,
     /// What its names lead to, where that is more than one manifest.
@@ -72,6 +76,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS manifests (image TEXT PRIMARY KEY, manifest BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS contents (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS origins (name TEXT PRIMARY KEY, root TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS parents (image TEXT PRIMARY KEY, parent TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS packed (diff_id TEXT PRIMARY KEY, blob TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
 ";
 const VERSION: i64 = 1;
@@ -147,11 +152,17 @@ impl Database {
 
     pub(crate) fn images(&self) -> Result<Vec<ImageRow>> {
         let rows = self.with("read the images", |connection| {
-            let mut statement = connection.prepare("SELECT id, config FROM images")?;
-            let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(String, Vec<u8>)>>>()
+            let mut statement = connection.prepare(
+                "SELECT id, config, parent FROM images LEFT JOIN parents ON parents.image = images.id",
+            )?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, Vec<u8>, Option<String>)>>>()
         })?;
-        rows.into_iter().map(|(id, config)| Ok(ImageRow { id: digest(&id)?, config })).collect()
+        let row = |(id, config, parent): (String, _, Option<String>)| {
+            let parent = parent.map(|parent| digest(&parent)).transpose()?;
+            Ok(ImageRow { id: digest(&id)?, config, parent })
+        };
+        rows.into_iter().map(row).collect()
     }
 
     pub(crate) fn names(&self) -> Result<Vec<NameRow>> {
@@ -251,6 +262,12 @@ impl Database {
             let id = id.to_string();
             transaction
                 .execute("INSERT OR REPLACE INTO images VALUES (?1, ?2)", params![id, image.config])?;
+            if let Some(parent) = image.parent {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO parents VALUES (?1, ?2)",
+                    params![id, parent.to_string()],
+                )?;
+            }
             if let Some(manifest) = image.manifest {
                 transaction
                     .execute("INSERT OR REPLACE INTO manifests VALUES (?1, ?2)", params![id, manifest])?;
@@ -334,6 +351,10 @@ impl Database {
                 transaction.execute("DELETE FROM origins WHERE name = ?1", params![id.to_string()])?;
                 transaction.execute("DELETE FROM images WHERE id = ?1", params![id.to_string()])?;
                 transaction.execute("DELETE FROM manifests WHERE image = ?1", params![id.to_string()])?;
+                transaction.execute(
+                    "DELETE FROM parents WHERE image = ?1 OR parent = ?1",
+                    params![id.to_string()],
+                )?;
             }
             transaction.commit()
         })

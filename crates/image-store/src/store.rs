@@ -60,6 +60,8 @@ pub struct Inner {
 pub struct ImageRecord {
     /// The digest of its configuration.
     pub id: Digest,
+    /// The image it was made from here, as long as that is there.
+    pub parent: Option<Digest>,
     /// Names, short: `alpine:latest`.
     pub repo_tags: Vec<String>,
     /// Names at a registry's digest: `alpine@sha256:…`.
@@ -308,9 +310,14 @@ impl ImageStore {
             })
             .collect();
         entries.reverse();
-        if let Some(newest) = entries.first_mut() {
-            newest.id = Some(image.id);
-            newest.tags.clone_from(&image.repo_tags);
+        // Its own steps come first, then those of the image it was made from, as far as that is known.
+        let made_from = |image: &Arc<ImageRecord>| index.images.get(&image.parent?).cloned();
+        for image in std::iter::successors(Some(image), made_from) {
+            let at = entries.len().checked_sub(image.history.len());
+            if let Some(entry) = at.and_then(|at| entries.get_mut(at)) {
+                entry.id = Some(image.id);
+                entry.tags.clone_from(&image.repo_tags);
+            }
         }
         Ok(entries)
     }
@@ -535,6 +542,7 @@ impl ImageStore {
             config: &raw,
             layers: &layers,
             names: &names,
+            parent: origin.parent,
             manifest: origin.manifest.as_deref(),
             root: origin.root,
             contents: &origin.contents,
@@ -544,7 +552,7 @@ impl ImageStore {
         for layer in layers {
             index.layers.entry(layer.diff_id).or_insert(layer);
         }
-        index.add(id, raw)?;
+        index.add(id, raw, origin.parent)?;
         for name in names {
             index.set_name(name, id, origin.root);
         }

@@ -286,6 +286,10 @@ fn only_what_a_container_changed_is_a_change() -> Result<()> {
         ok(&["run", "--rm", "--network", "none", "made", "sh", "-c", "echo $GREETING; pwd"])?,
         "hello there\n/tmp"
     );
+    let id = |image: &str| daemon.docker_ok(&["image", "inspect", "-f", "{{.Id}}", image]);
+    assert_eq!(ok(&["image", "inspect", "-f", "{{.Parent}}", "made"])?, id("busybox")?);
+    let history = ok(&["history", "-q", "--no-trunc", "made"])?;
+    assert_eq!(history.lines().take(2).collect::<Vec<_>>(), [id("made")?, id("busybox")?]);
     let said = daemon.docker(&["commit", "-c", "RUN true", "other", "bad"])?;
     assert!(said.code != 0 && said.err.contains("RUN is not a valid change command"), "{said:?}");
     Ok(())

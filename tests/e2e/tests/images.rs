@@ -219,9 +219,18 @@ fn directories_a_layer_only_implies_look_as_below() -> Result<()> {
     let name = ["create", "--name", "box", "--network", "none", "red", "sh", "-c"];
     daemon.docker_ok(&[name.as_slice(), &["touch /a/b/more; stat -c '%a %u' / /a /a/b"]].concat())?;
     daemon.docker_ok(&["commit", "box", "made"])?;
-    daemon.docker_ok(&["rmi", "--force", "red"])?;
+    let inspect = |daemon: &Daemon, what: &str, image: &str| {
+        daemon.docker_ok(&["image", "inspect", "-f", &format!("{{{{{what}}}}}"), image])
+    };
+    let red = inspect(&daemon, ".Id", "red")?;
     daemon.crash()?;
     daemon.launch()?;
+    assert_eq!(inspect(&daemon, ".Parent", "made")?, red);
+    daemon.docker_ok(&["rmi", "--force", "red"])?;
+    assert_eq!(inspect(&daemon, ".Parent", "made")?, "");
+    daemon.crash()?;
+    daemon.launch()?;
+    assert_eq!(inspect(&daemon, ".Parent", "made")?, "");
     assert_eq!(daemon.docker_ok(&["start", "-a", "box"])?, "711 0\n750 7\n2775 50");
     assert_eq!(daemon.docker_ok(&["diff", "box"])?, "C /a\nC /a/b\nA /a/b/more");
     // So does an image made of one, and all of it goes with the last that needs it.

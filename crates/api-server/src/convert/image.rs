@@ -19,6 +19,7 @@ pub(crate) fn image_summary(
     let created = image.created.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
     ImageSummary {
         id: image.id.to_string(),
+        parent_id: parent(image),
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
         created,
@@ -73,6 +74,7 @@ pub(crate) fn image_inspect(image: &ImageRecord) -> ImageInspect {
         id: image.id.to_string(),
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
+        parent: parent(image),
         comment: image.comment.clone(),
         created: (!image.created.is_empty()).then(|| image.created.clone()),
         docker_version: image.docker_version.clone(),
@@ -90,6 +92,11 @@ pub(crate) fn image_inspect(image: &ImageRecord) -> ImageInspect {
         metadata: ImageMetadata { last_tag_time: "0001-01-01T00:00:00Z".into() },
         ..ImageInspect::default()
     }
+}
+
+/// The id of the image it was made from; empty where it was not made here.
+fn parent(image: &ImageRecord) -> String {
+    image.parent.map(|parent| parent.to_string()).unwrap_or_default()
 }
 
 fn config(config: &ImageConfig) -> ContainerConfig {

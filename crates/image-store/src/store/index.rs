@@ -25,7 +25,7 @@ impl Index {
             index.layers.insert(layer.diff_id, layer);
         }
         for image in database.images()? {
-            index.add(image.id, image.config)?;
+            index.add(image.id, image.config, image.parent)?;
         }
         for row in database.names()? {
             index.set_name(row.name, row.image, None);
@@ -34,7 +34,8 @@ impl Index {
         Ok(index)
     }
 
-    pub(super) fn add(&mut self, id: Digest, raw: Vec<u8>) -> Result<()> {
+    /// Adds an image; one that is there keeps its parent unless it gets another.
+    pub(super) fn add(&mut self, id: Digest, raw: Vec<u8>, parent: Option<Digest>) -> Result<()> {
         let config = parse_config(&raw)?;
         let size = config
             .rootfs
@@ -43,8 +44,10 @@ impl Index {
             .filter_map(|diff_id| self.layers.get(diff_id))
             .map(|l| l.size)
             .sum();
+        let parent = parent.or_else(|| self.images.get(&id)?.parent);
         let record = ImageRecord {
             id,
+            parent,
             repo_tags: Vec::new(),
             repo_digests: Vec::new(),
             created: config.created.unwrap_or_default(),
@@ -102,6 +105,9 @@ impl Index {
 
     pub(super) fn remove_image(&mut self, id: &Digest) {
         self.images.remove(id);
+        for child in self.images.values_mut().filter(|image| image.parent == Some(*id)) {
+            Arc::make_mut(child).parent = None;
+        }
         self.origins.remove(&id.to_string());
         let origins = &mut self.origins;
         self.names.retain(|name, image| {

@@ -26,6 +26,8 @@ const MAX_BYTES: u64 = 32 << 20;
 /// What an image came with beside its configuration and layers.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
+    /// The image it was made from here.
+    pub(crate) parent: Option<Digest>,
     /// Its manifest.
     pub(crate) manifest: Option<Vec<u8>>,
     /// The index that its names lead to.
