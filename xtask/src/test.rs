@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use crate::files;
 use crate::packages::{self, Purpose};
 use crate::run::{build_ui, npm};
-use crate::shell::{command, root, run, run_command};
+use crate::shell::{command, output, root, run, run_command};
 use crate::tidy;
 
 /// The UI's own checks, the house rules, and every Rust test: unit, daemon, window.
@@ -21,13 +22,29 @@ pub(crate) fn test() -> Result<()> {
     let clients = root().join("tests/e2e/node");
     let folder = clients.display().to_string();
     run("npm", &["ci", "--prefix", &folder, "--ignore-scripts", "--no-audit", "--no-fund"])?;
+    let python = python_clients()?;
     let image = build()?;
     let mut tests = command("cargo", &["test", "--workspace", "--no-fail-fast"]);
     tests.env("COVE_TEST_IMAGE_TAR", &image).env("NODE_PATH", clients.join("node_modules"));
-    tests.env("COVE_GUEST_IMAGES", root().join("target/guest"));
+    tests.env("COVE_GUEST_IMAGES", root().join("target/guest")).env("COVE_TEST_PYTHON", &python);
     run_command(tests)?;
     crate::machine_suite::run(&image)?;
     crate::cross::cross(&[])
+}
+
+/// Where the clients are that come by PyPI, cached by their list and the Python they are for.
+fn python_clients() -> Result<PathBuf> {
+    let list = root().join("tests/e2e/python/requirements.txt");
+    let version = output("python3", &["--version"]).context("python3 is missing: install it")?;
+    let place = files::cache().join("python").join(files::key(&[&version, &files::read_text(&list)?]));
+    files::cached(&place, |into| {
+        println!("fetching clients of others from PyPI");
+        let mut install = command("python3", &["-m", "pip", "install", "--quiet", "--no-deps"]);
+        install.args(["--require-hashes", "--only-binary", ":all:", "--disable-pip-version-check"]);
+        install.arg("--target").arg(into).arg("--requirement").arg(&list);
+        files::run_quietly(install).context("failed to fetch packages from PyPI: is there a network?")
+    })?;
+    Ok(place)
 }
 
 /// What tests start: programs of the workspace, what machines boot, and the tests' image, whose file this is.

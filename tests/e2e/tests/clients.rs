@@ -147,6 +147,35 @@ fn docker_py_takes_its_ordinary_paths() -> Result<()> {
     Ok(())
 }
 
+/// Clients that come by PyPI, by `COVE_TEST_PYTHON`.
+fn python_client(name: &str, script: &str) -> Result<()> {
+    if !support::is_root()? {
+        support::skip("a bridge needs root");
+        return Ok(());
+    }
+    let Some(folder) = std::env::var_os("COVE_TEST_PYTHON") else {
+        support::skip(&format!("COVE_TEST_PYTHON leads to no {name} (tests/e2e/python/requirements.txt)"));
+        return Ok(());
+    };
+    let daemon = Daemon::start()?;
+    let mut command = stdx::process::command("python3");
+    // Its helper is an image of its own, which is not at hand.
+    command.env("TESTCONTAINERS_RYUK_DISABLED", "true").env("PYTHONPATH", folder);
+    let output = command.env("DOCKER_HOST", daemon.address()).args(["-c", script]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn docker_py_of_today_takes_its_ordinary_paths() -> Result<()> {
+    python_client("docker", include_str!("docker_py.py"))
+}
+
+#[test]
+fn testcontainers_for_python_take_their_ordinary_paths() -> Result<()> {
+    python_client("testcontainers", include_str!("testcontainers.py"))
+}
+
 /// Clients that come by npm, by `NODE_PATH`.
 fn node_client(name: &str) -> Result<()> {
     if !support::is_root()? {
