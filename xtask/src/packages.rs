@@ -38,6 +38,8 @@ const TEST: &[&str] = &[
     "xz-utils",
     "debian-archive-keyring",
 ];
+/// Servers of others' making that tests speak to, which nobody wants on a computer of their own: in CI alone.
+const SERVERS: &[&str] = &["nfs-ganesha", "nfs-ganesha-vfs"];
 /// To check and link what is for macOS and Windows.
 const CROSS: &[&str] = &[
     "build-essential",
@@ -72,6 +74,9 @@ pub(crate) fn ensure(purpose: Purpose, is_agreed: bool) -> Result<()> {
         Purpose::Cross => CROSS.to_vec(),
         Purpose::Kernel => KERNEL.to_vec(),
     };
+    if purpose == Purpose::Test && in_ci() {
+        wanted.extend(SERVERS);
+    }
     // Any of Docker's clients will do; Debian's package brings one along with a daemon.
     if purpose == Purpose::Test && !has("docker") {
         wanted.push("docker.io");

@@ -1,5 +1,6 @@
 //! `coved`: the engine behind its API, in the foreground.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -67,6 +68,10 @@ struct Args {
     /// A mirror of Docker Hub
     #[arg(long, value_name = "URL")]
     registry_mirror: Vec<String>,
+    /// What --add-host …:host-gateway stands for, and host.docker.internal in every container: the computer around
+    /// the virtual machine that this runs in
+    #[arg(long, value_name = "IP")]
+    host_gateway_ip: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -179,6 +184,7 @@ async fn run(args: Args) -> Result<()> {
         insecure_registries: args.insecure_registry,
         registry_certs: args.registry_certs,
         mirrors: args.registry_mirror,
+        host_gateway: args.host_gateway_ip,
     })
     .await
     .map_err(|error| anyhow::anyhow!(error.chain()))?;

@@ -1,5 +1,6 @@
 //! The engine: what all of it shares.
 
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,9 @@ pub struct Config {
     pub registry_certs: Option<PathBuf>,
     /// Mirrors of Docker Hub.
     pub mirrors: Vec<String>,
+    /// The address of the computer that people mean by `host-gateway` and `host.docker.internal`, where that is
+    /// not the one this runs on: an engine in a machine.
+    pub host_gateway: Option<IpAddr>,
 }
 
 /// A container engine. Copies are handles to the same one.

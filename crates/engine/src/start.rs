@@ -468,6 +468,7 @@ impl Engine {
             let own = host_names(&dynamic.network, &hostname, &spec.domainname);
             let kernel = self.networks.kernel.as_ref();
             let host = gateway.and_then(|gateway| kernel.and_then(|kernel| kernel.host_address(gateway)));
+            let host = self.config.host_gateway.or(host);
             (own, host.map(|host| host.to_string()), resolv_conf(spec, &dynamic.network))
         };
         for entry in &spec.host.extra_hosts {
@@ -484,6 +485,11 @@ impl Engine {
                 (address, _) => address.trim_start_matches('[').trim_end_matches(']'),
             };
             hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        // In the engine's own network they are in its /etc/hosts.
+        let is_apart = !shares_host && spec.host.network_mode != "none";
+        if let Some(host) = self.config.host_gateway.filter(|_| is_apart) {
+            hosts.push_str(&format!("{host}\thost.docker.internal gateway.docker.internal\n"));
         }
         hosts.push_str(&own);
         write(&files.hosts, &hosts)?;

@@ -233,17 +233,21 @@ impl Guest {
         }
         self.tell_step(Step::Network, Ok(())).await;
         match wanted.mode {
-            Mode::Normal => self.start_engine(wanted.proxies.clone()),
+            Mode::Normal => self.start_engine(wanted),
             Mode::Rescue => drop(self.tell_step(Step::Engine, Ok(())).await),
         }
     }
 
-    fn start_engine(&self, environment: Vec<(String, String)>) {
+    fn start_engine(&self, wanted: &Configuration) {
         let (sender, mut events) = mpsc::channel(WAITING);
+        let settings = engine::Settings {
+            environment: wanted.proxies.clone(),
+            host: wanted.network.as_ref().map(|network| network.gateway),
+        };
         let (children, stop, tell_host) =
             (self.children.clone(), self.stop.subscribe(), self.tell_host.clone());
         beside("the engine", async move {
-            let keep = engine::keep(children, environment, sender, stop);
+            let keep = engine::keep(children, settings, sender, stop);
             let tell = async {
                 while let Some(event) = events.recv().await {
                     let word = match event {

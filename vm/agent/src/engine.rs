@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +32,15 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How much of its words is kept for an error.
 const TAIL: usize = 4 << 10;
 
+/// What it is started with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Variables beside those every program has: the proxies.
+    pub(crate) environment: Vec<(String, String)>,
+    /// The host's address as seen from here.
+    pub(crate) host: Option<Ipv4Addr>,
+}
+
 /// What becomes of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -47,7 +57,7 @@ pub(crate) enum Event {
 /// Keeps it running until `stop` says otherwise; events are told in order.
 pub(crate) async fn keep(
     children: Children,
-    environment: Vec<(String, String)>,
+    settings: Settings,
     events: tokio::sync::mpsc::Sender<Event>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -56,7 +66,7 @@ pub(crate) async fn keep(
     while !*stop.borrow() {
         let begin = Instant::now();
         let words = Words::default();
-        let mut engine = match start(&children, &environment, &words) {
+        let mut engine = match start(&children, &settings, &words) {
             Ok(engine) => engine,
             Err(error) => {
                 let _ = events.send(Event::Failed(format!("{error:#}"))).await;
@@ -117,12 +127,13 @@ async fn end(engine: &mut Started) {
     }
 }
 
-fn start(children: &Children, environment: &[(String, String)], words: &Words) -> Result<Started> {
+fn start(children: &Children, settings: &Settings, words: &Words) -> Result<Started> {
     let (sender, receiver) = pipe::pipe().context("failed to make a pipe")?;
     let output = sender.into_blocking_fd()?;
     let mut command = stdx::process::command(PROGRAM);
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root");
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    command.args(settings.host.iter().flat_map(|host| ["--host-gateway-ip".to_owned(), host.to_string()]));
+    command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let started = children.spawn(&mut command)?;
     let words = words.clone();

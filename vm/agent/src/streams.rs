@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 use vm_proto::stream::{Open, Opened};
@@ -20,8 +20,6 @@ use crate::{engine, execute, tell, trigger};
 
 /// How long a stream's first words may take, and a connection inside the guest.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How many bytes are on their way in each direction.
-const BUFFER: usize = 64 << 10;
 
 /// Accepts the host's connections to the engine, for as long as the guest runs.
 pub(crate) async fn serve_engine() -> Result<()> {
@@ -87,7 +85,8 @@ pub(crate) async fn serve_ssh_agent() -> Result<()> {
         match listener.accept().await {
             Ok((mut program, _)) => begin(async move {
                 let mut host = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::SSH_AGENT)).await?;
-                copy_bidirectional_with_sizes(&mut program, &mut host, BUFFER, BUFFER).await.map(drop)
+                ipc::relay(&mut program, &mut host).await;
+                Ok(())
             }),
             Err(error) => refused(&error).await,
         }
@@ -119,7 +118,7 @@ async fn refused(error: &io::Error) {
 
 async fn carry_to_engine(mut from: VsockStream) -> io::Result<()> {
     let mut to = UnixStream::connect(engine::SOCKET).await?;
-    copy_bidirectional_with_sizes(&mut from, &mut to, BUFFER, BUFFER).await?;
+    ipc::relay(&mut from, &mut to).await;
     Ok(())
 }
 
@@ -131,7 +130,7 @@ async fn carry(mut stream: VsockStream, children: Children) -> io::Result<()> {
             let connected = connected.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             let Some(mut inner) = answer(&mut stream, connected).await? else { return Ok(()) };
             inner.set_nodelay(true)?;
-            copy_bidirectional_with_sizes(&mut stream, &mut inner, BUFFER, BUFFER).await?;
+            ipc::relay(&mut stream, &mut inner).await;
             Ok(())
         }
         Open::Udp { address, port } => {

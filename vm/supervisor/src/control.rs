@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
@@ -81,7 +81,7 @@ impl Desk {
                 match execute::open(&vsock, &Open::Execute { command, terminal }).await {
                     Ok(mut inner) => {
                         say(&mut stream, &Answer::Done).await?;
-                        copy_bidirectional(&mut stream, &mut inner).await?;
+                        ipc::relay(&mut stream, &mut inner).await;
                         Ok(())
                     }
                     Err(error) => Ok(say(&mut stream, &refused(format!("{error:#}"))).await?),

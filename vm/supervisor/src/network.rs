@@ -32,21 +32,13 @@ impl Drop for Passt {
 pub(crate) fn start(places: &Places) -> Result<(Passt, PathBuf, Network)> {
     let program = find().context("the program passt is missing: install the package passt")?;
     let socket = places.device("passt");
-    let mut command = stdx::process::command(program);
-    let dotted = |[a, b, c, d]: [u8; 4]| format!("{a}.{b}.{c}.{d}");
-    command.args(["--foreground", "--quiet", "--one-off", "--socket"]).arg(&socket);
-    command.args(["--address", &dotted(ADDRESS), "--netmask", &PREFIX.to_string()]);
-    command.args(["--gateway", &dotted(GATEWAY), "--dns-forward", &dotted(RESOLVER), "--ipv4-only"]);
-    // Ports of the guest are carried by us, which knows what is published.
-    command.args(["--tcp-ports", "none", "--udp-ports", "none"]);
-    if rustix::process::geteuid().is_root() {
-        // Else it becomes nobody, who can't make its socket here.
-        command.args(["--runas", "0:0"]);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = command.spawn().context("failed to start passt")?;
-    let mut passt = Passt(child);
-    wait_for(&mut passt, &socket)?;
+    // As root it becomes nobody, who can't make its socket here in versions that make it afterwards; newer ones
+    // can't stay root.
+    let started = start_as(&program, &socket, None);
+    let passt = match started {
+        Err(_) if rustix::process::geteuid().is_root() => start_as(&program, &socket, Some("0:0"))?,
+        started => started?,
+    };
     let network = Network {
         address: ADDRESS.into(),
         prefix: PREFIX,
@@ -55,6 +47,22 @@ pub(crate) fn start(places: &Places) -> Result<(Passt, PathBuf, Network)> {
         resolver: resolver(),
     };
     Ok((passt, socket, network))
+}
+
+fn start_as(program: &Path, socket: &Path, user: Option<&str>) -> Result<Passt> {
+    let mut command = stdx::process::command(program);
+    let dotted = |[a, b, c, d]: [u8; 4]| format!("{a}.{b}.{c}.{d}");
+    command.args(["--foreground", "--quiet", "--one-off", "--socket"]).arg(socket);
+    command.args(["--address", &dotted(ADDRESS), "--netmask", &PREFIX.to_string()]);
+    command.args(["--gateway", &dotted(GATEWAY), "--dns-forward", &dotted(RESOLVER), "--ipv4-only"]);
+    // Ports of the guest are carried by us, which knows what is published.
+    command.args(["--tcp-ports", "none", "--udp-ports", "none"]);
+    command.args(user.iter().flat_map(|user| ["--runas", user]));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn().context("failed to start passt")?;
+    let mut passt = Passt(child);
+    wait_for(&mut passt, socket)?;
+    Ok(passt)
 }
 
 /// What the guest asks as long as the host's resolver is the one that passt knows.

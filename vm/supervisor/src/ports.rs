@@ -10,7 +10,7 @@ use std::time::Duration;
 use api::client::containers::ListContainers;
 use api::client::{Client, Endpoint, Filters};
 use futures_util::StreamExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,6 @@ use vm_proto::stream::Open;
 
 use crate::execute;
 
-/// Bytes on their way in each direction of a connection.
-const BUFFER: usize = 64 << 10;
 /// A flow of packets without any for so long has ended.
 const FLOW_IDLE: Duration = Duration::from_secs(60);
 /// Flows of packets of one port.
@@ -272,8 +270,7 @@ async fn carry_connection(mut client: TcpStream, port: Port, vsock: Arc<Vsock>) 
     let open = Open::Tcp { address: port.address, port: port.port };
     let Ok(mut inner) = execute::open(&vsock, &open).await else { return };
     let _ = client.set_nodelay(true);
-    // Either side may break off: that is theirs to know.
-    let _ = copy_bidirectional_with_sizes(&mut client, &mut inner, BUFFER, BUFFER).await;
+    ipc::relay(&mut client, &mut inner).await;
 }
 
 async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Vsock>, tasks: TaskTracker) {

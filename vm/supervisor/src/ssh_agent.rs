@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use tokio::io::copy_bidirectional;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use vm_devices::Vsock;
@@ -46,5 +45,6 @@ async fn carry(stream: std::os::unix::net::UnixStream, socket: &std::path::Path)
     stream.set_nonblocking(true)?;
     let mut guest = UnixStream::from_std(stream)?;
     let mut agent = UnixStream::connect(socket).await?;
-    copy_bidirectional(&mut guest, &mut agent).await.map(drop)
+    ipc::relay(&mut guest, &mut agent).await;
+    Ok(())
 }
