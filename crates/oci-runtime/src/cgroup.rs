@@ -182,7 +182,7 @@ impl Cgroups {
     /// # Errors
     /// Any error of finding or opening it.
     pub fn birthplace_beside(&self, pid: i32) -> Result<Option<OwnedFd>> {
-        let Some(root) = &self.layout.v2 else { return Ok(None) };
+        let Some(root) = self.layout.v2_mount() else { return Ok(None) };
         let file = format!("/proc/{pid}/cgroup");
         let text = stdx::fs::read_kernel_text(&file).doing(|| format!("read {file}"))?;
         let path = text.lines().find_map(|line| line.strip_prefix("0::"));

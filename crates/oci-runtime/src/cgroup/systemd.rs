@@ -7,6 +7,7 @@
 
 mod dbus;
 mod properties;
+pub mod scope;
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,7 @@ const BELOW_UNIT: &str = "container";
 const BUS_NAME: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
 /// Whose systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -268,18 +270,32 @@ impl Systemd {
     }
 
     fn start_unit(&mut self, name: &str, properties: &[Property]) -> Result<()> {
-        let body = Body::default().text(name).text("fail").properties(properties).no_units();
-        let job = self.manage("StartTransientUnit", &body, || format!("ask systemd for {name}"))?;
-        match self.finish(&job, || format!("wait for systemd to start {name}"))?.as_str() {
+        self.try_start_unit(name, properties)
+            .map_err(Failure::into_io)
+            .doing(|| format!("have systemd start {name}"))
+    }
+
+    /// Asks for a unit that is not there yet, and waits until it is.
+    fn try_start_unit(&mut self, name: &str, properties: &[Property]) -> Result<(), Failure> {
+        let body = || Body::default().text(name).text("fail").properties(properties).no_units();
+        let job = match self.call("StartTransientUnit", &body()) {
+            // One that failed may have been kept, and is forgotten so; one that runs stays.
+            Err(failure) if failure.is(UNIT_EXISTS) => {
+                self.call("ResetFailedUnit", &Body::default().text(name))?;
+                self.call("StartTransientUnit", &body())?
+            }
+            other => other?,
+        };
+        match self.finish(&job)?.as_str() {
             "done" => Ok(()),
-            result => Err(Error::State { what: format!("systemd did not start {name}: {result}") }),
+            result => Err(Failure::Io(std::io::Error::other(format!("its job ended as {result}")))),
         }
     }
 
     fn stop_unit(&mut self, name: &str) -> Result<()> {
         let step = || format!("ask systemd to stop {name}");
         match self.call("StopUnit", &Body::default().text(name).text("replace")) {
-            Ok(job) => drop(self.finish(&job, step)?),
+            Ok(job) => drop(self.finish(&job).map_err(Failure::into_io).doing(step)?),
             Err(failure) if failure.is(NO_SUCH_UNIT) => return Ok(()),
             Err(failure) => return Err(failure.into_io()).doing(step),
         }
@@ -290,9 +306,10 @@ impl Systemd {
         }
     }
 
-    fn finish(&mut self, job: &[u8], step: impl FnOnce() -> String) -> Result<String> {
+    /// Waits for the end of the job that a call has answered with.
+    fn finish(&mut self, job: &[u8]) -> Result<String, Failure> {
         let path = Reader::new(job).string().unwrap_or_default().to_owned();
-        self.0.wait_for_job(&path).map_err(Failure::into_io).doing(step)
+        self.0.wait_for_job(&path)
     }
 }
 
@@ -303,7 +320,10 @@ fn addresses(owner: Owner) -> Vec<Address> {
         return vec![private, Address::Bus("/run/dbus/system_bus_socket".into())];
     }
     let mut all = Vec::new();
-    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let uid = rustix::process::getuid();
+    let usual = || (!uid.is_root()).then(|| PathBuf::from(format!("/run/user/{}", uid.as_raw())));
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let runtime_dir = runtime_dir.or_else(|| usual().filter(|dir| dir.is_dir()));
     if let Some(dir) = &runtime_dir {
         all.push(Address::Private(dir.join("systemd/private")));
         all.push(Address::Bus(dir.join("bus")));

@@ -187,9 +187,7 @@ fn attach_device_filter(dir: &Path, resources: &Resources) -> Result<()> {
     });
     match attached {
         // A user namespace may not load programs; there, no device node can be made either.
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !rustix::process::geteuid().is_root() => {
-            Ok(())
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !crate::process::is_host_root() => Ok(()),
         other => other.doing(|| "attach the device filter"),
     }
 }
