@@ -206,6 +206,20 @@ impl Cgroups {
             .collect()
     }
 
+    /// As [`Self::entrances`], for one more process: systemd has moved the first one into its own hierarchy.
+    ///
+    /// # Errors
+    /// Any error of opening them.
+    pub(crate) fn later_entrances(&self) -> Result<Vec<OwnedFd>> {
+        let mut all = self.entrances()?;
+        if let (Some(_), Some(root), Some(unit)) = (&self.unit, &self.layout.named, self.path.parent()) {
+            let file = root.join(relative(unit)).join("tasks");
+            let open = OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(&file);
+            all.push(open.map(OwnedFd::from).doing(|| format!("open {file:?}"))?);
+        }
+        Ok(all)
+    }
+
     /// Without v1's, as where they were refused.
     pub(crate) fn without_v1(&self) -> Self {
         Self { v1: Vec::new(), ..self.clone() }

@@ -140,7 +140,7 @@ fn settle(
 /// As [`launch()`].
 pub fn exec(exec: &Exec<'_>) -> Result<Launched> {
     let namespaces = Namespaces::of(exec.pid)?;
-    let entrances = exec.cgroups.entrances()?;
+    let entrances = exec.cgroups.later_entrances()?;
     let spawn_in = |birthplace: Option<OwnedFd>, arrival| {
         let (ours, theirs) = Channel::pair()?;
         let pid = spawn(&namespaces, birthplace.as_ref(), &ours, theirs, |channel| {

@@ -13,6 +13,8 @@ pub struct Layout {
     pub(super) v2: Option<PathBuf>,
     /// Where in the v2 hierarchy `v2` is: at its mount point, or further below.
     v2_mount: Option<PathBuf>,
+    /// The v1 hierarchy without controllers that systemd finds its units' processes by.
+    pub(super) named: Option<PathBuf>,
     /// Controllers of the v2 hierarchy.
     pub(super) v2_controllers: Vec<String>,
 }
@@ -85,6 +87,9 @@ impl Layout {
             "rdma",
         ];
         for option in options.split(',') {
+            if option == "name=systemd" {
+                self.named = Some(point.to_owned());
+            }
             let is_new = !self.v1.iter().any(|(name, _)| name == option);
             if is_new && CONTROLLERS.contains(&option) {
                 self.v1.push((option.to_owned(), point.to_owned()));
@@ -142,6 +147,7 @@ mod tests {
         let cpu = PathBuf::from("/sys/fs/cgroup/cpu");
         assert_eq!(layout.v1, [("cpu".into(), cpu.clone()), ("cpuacct".into(), cpu)]);
         assert_eq!(layout.v2, Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(layout.named, Some("/sys/fs/cgroup/systemd".into()));
         assert!(!layout.is_unified());
     }
 }
