@@ -31,6 +31,9 @@ const TEST: &[&str] = &[
     "crun",
     "runc",
     "podman",
+    // What makes cgroups on most computers, to be run in a machine.
+    "systemd",
+    "dbus",
     // A machine to run, and what its image is made with.
     "qemu-system-x86",
     "erofs-utils",

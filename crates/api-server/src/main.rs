@@ -104,6 +104,11 @@ fn start(args: Args) -> Result<()> {
     ))
     .context("invalid --log-level")?;
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
+    if !rootless::is_rootless()
+        && let Err(error) = engine::enter_scope(&places(&args)?.root)
+    {
+        tracing::warn!(error = error.chain(), "systemd gives the containers no cgroup of their own");
+    }
     if rootless::is_to_enter() {
         rootless::enter(&places(&args)?.state)?;
     }

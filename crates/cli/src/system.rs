@@ -91,6 +91,9 @@ pub(crate) async fn info(client: &Client, args: ValueArgs) -> Outcome {
     ] {
         printer::line(format_args!("{name}: {value}"));
     }
+    for warning in info.warnings {
+        printer::note(format_args!("WARNING: {warning}"));
+    }
     Ok(0)
 }
 

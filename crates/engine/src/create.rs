@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use image_store::ImageRecord;
 use model::container::{ContainerSpec, Healthcheck, RestartMode};
+use oci_runtime::cgroup::Layout;
 
 use crate::container::Container;
 use crate::engine::{Engine, make_private_dir, now};
@@ -38,7 +39,7 @@ impl Engine {
         if let Some(image) = &image {
             merge_image(&mut spec, image);
         }
-        normalize(&mut spec, &self.networks, &mut warnings)?;
+        normalize(&mut spec, &self.networks, &self.cgroups, &mut warnings)?;
         check(&spec)?;
         let wanted = crate::mount_points::wanted(&spec)?;
         crate::networks::ports(&spec, None)?;
@@ -194,7 +195,12 @@ fn merge_health(given: Option<Healthcheck>, image: Option<&Healthcheck>) -> Opti
 }
 
 /// Writes out what was left to the engine.
-fn normalize(spec: &mut ContainerSpec, networks: &EngineNetworks, warnings: &mut Vec<String>) -> Result<()> {
+fn normalize(
+    spec: &mut ContainerSpec,
+    networks: &EngineNetworks,
+    cgroups: &Layout,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     crate::networks::normalize(spec, networks, warnings)?;
     if spec.host.log_driver.is_empty() {
         spec.host.log_driver = "json-file".into();
@@ -203,7 +209,9 @@ fn normalize(spec: &mut ContainerSpec, networks: &EngineNetworks, warnings: &mut
         spec.host.ipc_mode = "private".into();
     }
     if spec.host.cgroup_namespace.is_empty() {
-        spec.host.cgroup_namespace = "private".into();
+        // As Docker does: who may change all of version 1 sees all of it.
+        let is_open = spec.host.privileged && !cgroups.is_unified();
+        spec.host.cgroup_namespace = if is_open { "host" } else { "private" }.into();
     }
     if spec.host.shm_size == 0 {
         spec.host.shm_size = 64 << 20;

@@ -55,6 +55,8 @@ pub struct Inner {
     pub(crate) events: Events,
     pub(crate) monitors: Monitors,
     pub(crate) cgroups: Layout,
+    /// The scope of systemd's that `cgroups` is below.
+    pub(crate) delegation: Option<PathBuf>,
     pub(crate) networks: EngineNetworks,
     pub(crate) tasks: TaskTracker,
     pub(crate) execs: crate::exec::Execs,
@@ -102,6 +104,7 @@ impl Engine {
             forces_copy: false,
         })?;
         let networks = EngineNetworks::open(&config, networks)?;
+        let (cgroups, delegation) = crate::delegation::layout(&config.root)?;
         let engine = Self(Arc::new(Inner {
             networks,
             monitors: Monitors::new(config.runtime.clone()),
@@ -112,7 +115,8 @@ impl Engine {
             containers: Registry::default(),
             volumes: crate::volumes::Volumes::default(),
             events: Events::default(),
-            cgroups: Layout::detect()?,
+            cgroups,
+            delegation,
             tasks: TaskTracker::new(),
             execs: crate::exec::Execs::default(),
             _lock: lock,
@@ -177,7 +181,16 @@ impl Inner {
     }
 
     pub(crate) fn cgroups_of(&self, container: &Container) -> Cgroups {
-        Cgroups::open(&self.cgroups, &self.cgroup_path(container))
+        self.open_cgroups(&self.cgroup_path(container))
+    }
+
+    pub(crate) fn open_cgroups(&self, path: &Path) -> Cgroups {
+        let cgroups = Cgroups::open(&self.cgroups, path);
+        if cgroups.is_empty() && self.delegation.is_some() {
+            // A daemon before this one may have run without a scope.
+            return Cgroups::open(&self.cgroups.clone().below(Path::new("")), path);
+        }
+        cgroups
     }
 
     /// Tells that something happened to a container, with the attributes all its events have.

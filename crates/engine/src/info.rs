@@ -303,7 +303,13 @@ impl Engine {
                 .filter(|name| self.cgroups.has_controller(name))
                 .map(ToString::to_string)
                 .collect(),
-            warnings: self.networks.warning().into_iter().map(str::to_owned).collect(),
+            warnings: self
+                .networks
+                .warning()
+                .map(str::to_owned)
+                .into_iter()
+                .chain(self.limits_warning())
+                .collect(),
             memory_total: crate::stats::memory_total(),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         })

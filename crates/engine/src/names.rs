@@ -1,4 +1,6 @@
-//! Names for containers whose user gave none.
+//! Names for containers whose user gave none, and for what several engines on one computer must not share.
+
+use std::path::Path;
 
 const ADJECTIVES: [&str; 48] = [
     "amber", "bold", "brave", "breezy", "bright", "brisk", "calm", "clear", "clever", "coral", "cosy",
@@ -29,6 +31,18 @@ pub(crate) fn generate(is_free: impl Fn(&str) -> bool) -> String {
         }
     }
     String::new()
+}
+
+/// What tells the engine of `root` from others: nothing for the computer's own, else ten hexadecimal digits.
+pub(crate) fn of_place(root: &Path) -> Option<String> {
+    if root == Path::new("/var/lib/cove") {
+        return None;
+    }
+    let hash = root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        // FNV-1a, which is enough to tell a few paths apart.
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Some(format!("{:010x}", hash & 0xff_ffff_ffff))
 }
 
 /// Whether a user may give this name (Docker's rule).

@@ -90,15 +90,9 @@ impl EngineNetworks {
         let has_nft = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
         let has_bridges = has_nft.iter().any(|path| Path::new(path).exists());
         // Engines side by side must not share a bridge: all but the machine's own have a name from their place.
-        let (interface, table) = if root == Path::new("/var/lib/cove") {
-            ("cove0".to_owned(), "cove".to_owned())
-        } else {
-            let hash =
-                root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                    // FNV-1a, which is enough to tell a few paths apart.
-                    (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-                });
-            (format!("cv{:010x}", hash & 0xff_ffff_ffff), format!("cove_{:010x}", hash & 0xff_ffff_ffff))
+        let (interface, table) = match crate::names::of_place(root) {
+            None => ("cove0".to_owned(), "cove".to_owned()),
+            Some(place) => (format!("cv{place}"), format!("cove_{place}")),
         };
         let place = || {
             let place = if engine.is_rootless { Place::own } else { Place::of_host };

@@ -239,7 +239,7 @@ fn namespaces(container: &ContainerSpec, context: &Context<'_>) -> Result<Vec<Na
         }
         list.push(namespace);
     }
-    if host.cgroup_namespace != "host" && !host.privileged {
+    if host.cgroup_namespace != "host" {
         list.push(new_namespace("cgroup"));
     }
     Ok(list)

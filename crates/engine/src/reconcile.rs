@@ -125,7 +125,7 @@ impl Engine {
 
     /// A container that was being removed, or whose creation was never finished, still has processes.
     async fn end_unknown(&self, id: &str, state_dir: &Path) {
-        let cgroups = oci_runtime::cgroup::Cgroups::open(&self.cgroups, &Path::new("/cove").join(id));
+        let cgroups = self.open_cgroups(&Path::new("/cove").join(id));
         let _ = cgroups.kill();
         if let Ok(Some((link, pid))) = Link::find(state_dir).await {
             let _ = oci_runtime::sys::kill(pid, libc::SIGKILL);

@@ -163,6 +163,7 @@ impl Engine {
             rootfs,
             overlay,
             cgroup_path: self.cgroup_path(container),
+            cgroup_root: self.delegation.clone(),
             tolerates_missing_cgroups: self.config.is_rootless,
             spec: bundle,
             filter: filter.as_ref().map(Into::into),

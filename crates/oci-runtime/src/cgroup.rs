@@ -9,6 +9,7 @@ mod device_filter;
 mod layout;
 mod mount;
 mod stats;
+pub mod systemd;
 mod v1;
 mod v2;
 
@@ -19,7 +20,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Error, Result};
-use crate::spec::{DeviceRule, Resources};
+use crate::spec::{DeviceRule, Resources, Spec};
+use systemd::Unit;
 
 pub use layout::Layout;
 pub use stats::{IoStat, Stats};
@@ -41,6 +43,10 @@ pub struct Cgroups {
     v2: Option<PathBuf>,
     layout: Layout,
     path: PathBuf,
+    /// systemd's, which all of them are in.
+    unit: Option<Unit>,
+    /// What the unit is started with, until it is.
+    planned: Option<Vec<systemd::Property>>,
 }
 
 impl Cgroups {
@@ -73,12 +79,42 @@ impl Cgroups {
         Ok(cgroups)
     }
 
-    /// Makes what was planned and sets the limits. It runs beside the container's first process,
+    /// Plans the directories of a container in a unit of systemd's, which [`Self::complete`] asks for.
+    ///
+    /// # Errors
+    /// Where systemd can't be asked where its units are, or an annotation asks for what can't be.
+    pub fn begin_in_unit(layout: &Layout, unit: Unit, id: &str, spec: &Spec) -> Result<Self> {
+        let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+        let planned = systemd::properties(id, resources, &spec.annotations, layout.is_unified())?;
+        let path = unit.find_path()?;
+        let under = |root: &Path| root.join(relative(&path));
+        let entered = layout.v1.iter().filter(|(controller, _)| layout.is_entered(controller, resources));
+        let v1 = entered.map(|(controller, root)| (controller.clone(), under(root))).collect();
+        let v2 = layout.v2.as_deref().map(under);
+        Ok(Self { v1, v2, layout: layout.clone(), path, unit: Some(unit), planned: Some(planned) })
+    }
+
+    /// Starts the unit with the container's first process, and moves that on into its own directory of v2.
+    fn enter_unit(&mut self, pid: i32, resources: Option<&Resources>) -> Result<()> {
+        let (Some(unit), Some(planned)) = (&self.unit, self.planned.take()) else { return Ok(()) };
+        if let Err(error) = unit.start(pid, &planned) {
+            // A unit that was there before is somebody else's, to be left alone.
+            *self = Self { layout: self.layout.clone(), ..Self::default() };
+            return Err(error);
+        }
+        let (Some(root), Some(dir)) = (&self.layout.v2, &self.v2) else { return Ok(()) };
+        std::fs::create_dir(dir).doing(|| format!("make the cgroup {dir:?} in systemd's"))?;
+        write(&dir.join("cgroup.procs"), pid)?;
+        v2::enable_controllers_of_unit(root, dir, relative(&self.path), &self.layout, resources)
+    }
+
+    /// Makes what was planned and sets the limits. It runs beside the container's first process `pid`,
     /// which goes no further than its namespaces meanwhile.
     ///
     /// # Errors
     /// Where a directory or a limit is refused; the caller deletes what was made.
-    pub fn complete(&mut self, resources: Option<&Resources>, missing: Missing) -> Result<()> {
+    pub fn complete(&mut self, pid: i32, resources: Option<&Resources>, missing: Missing) -> Result<()> {
+        self.enter_unit(pid, resources)?;
         match self.v1.iter().try_for_each(|(_, dir)| make_dir(dir)) {
             Err(error) if is_tolerable(&error, resources, missing) => {
                 let _ = remove_dirs(self.v1.drain(..).map(|(_, dir)| dir));
@@ -102,7 +138,25 @@ impl Cgroups {
             .filter(|(_, dir)| dir.is_dir())
             .collect();
         let v2 = layout.v2.as_ref().map(|root| under(root)).filter(|dir| dir.is_dir());
-        Self { v1, v2, layout: layout.clone(), path: path.to_owned() }
+        Self { v1, v2, layout: layout.clone(), path: path.to_owned(), unit: None, planned: None }
+    }
+
+    /// The same, in a unit of systemd's.
+    #[must_use]
+    pub fn in_unit(self, unit: Option<Unit>) -> Self {
+        Self { unit, ..self }
+    }
+
+    /// The unit of systemd's that they are in.
+    #[must_use]
+    pub fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
+    }
+
+    /// Below each hierarchy's root.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether there is a cgroup at all.
@@ -117,11 +171,22 @@ impl Cgroups {
     /// # Errors
     /// Any error of opening it.
     pub fn birthplace(&self) -> Result<Option<OwnedFd>> {
-        use rustix::fs::{Mode, OFlags};
-        let Some(dir) = &self.v2 else { return Ok(None) };
-        rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map(Some)
-            .doing(|| format!("open {dir:?}"))
+        // A unit of systemd's starts with a process in it.
+        let Some(dir) = self.v2.as_ref().filter(|_| self.planned.is_none()) else { return Ok(None) };
+        open_dir(dir).map(Some)
+    }
+
+    /// The v2 directory of a process in the container. Where that runs systemd, the container's own one
+    /// hands controllers on, and takes no process any more (cgroup-v2.rst, "No Internal Process Constraint").
+    ///
+    /// # Errors
+    /// Any error of finding or opening it.
+    pub fn birthplace_beside(&self, pid: i32) -> Result<Option<OwnedFd>> {
+        let Some(root) = self.layout.v2_mount() else { return Ok(None) };
+        let file = format!("/proc/{pid}/cgroup");
+        let text = stdx::fs::read_kernel_text(&file).doing(|| format!("read {file}"))?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+        path.map(|path| open_dir(&root.join(relative(Path::new(path))))).transpose()
     }
 
     /// Files that a process with one thread writes `0` to in order to enter v1's hierarchies, opened
@@ -141,6 +206,20 @@ impl Cgroups {
             .collect()
     }
 
+    /// As [`Self::entrances`], for one more process: systemd has moved the first one into its own hierarchy.
+    ///
+    /// # Errors
+    /// Any error of opening them.
+    pub(crate) fn later_entrances(&self) -> Result<Vec<OwnedFd>> {
+        let mut all = self.entrances()?;
+        if let (Some(_), Some(root), Some(unit)) = (&self.unit, &self.layout.named, self.path.parent()) {
+            let file = root.join(relative(unit)).join("tasks");
+            let open = OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(&file);
+            all.push(open.map(OwnedFd::from).doing(|| format!("open {file:?}"))?);
+        }
+        Ok(all)
+    }
+
     /// Without v1's, as where they were refused.
     pub(crate) fn without_v1(&self) -> Self {
         Self { v1: Vec::new(), ..self.clone() }
@@ -149,6 +228,15 @@ impl Cgroups {
     /// How many v1 directories there are or will be.
     pub(crate) fn v1_count(&self) -> usize {
         self.v1.len()
+    }
+
+    /// Has systemd move a process into the container's unit, where this one may not.
+    ///
+    /// # Errors
+    /// Where there is no unit, or systemd refuses.
+    pub(crate) fn attach(&self, pid: i32) -> Result<()> {
+        let Some(unit) = &self.unit else { return Ok(()) };
+        unit.attach(pid)
     }
 
     /// Moves a process in.
@@ -172,6 +260,9 @@ impl Cgroups {
     /// # Errors
     /// Where the kernel refuses a value, or no hierarchy has the controller.
     pub fn update(&mut self, resources: &Resources) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            unit.update(resources, self.layout.is_unified())?;
+        }
         for (controller, root) in self.layout.v1.clone() {
             if self.v1_dir(&controller).is_none() && self.layout.is_entered(&controller, Some(resources)) {
                 let dir = root.join(relative(&self.path));
@@ -276,7 +367,12 @@ impl Cgroups {
     /// # Errors
     /// The first of all failures.
     pub fn delete(&self) -> Result<()> {
-        remove_dirs(self.dirs())
+        let removed = remove_dirs(self.dirs());
+        let Some(unit) = self.unit.as_ref().filter(|_| self.planned.is_none()) else { return removed };
+        let stopped = unit.stop();
+        // systemd removes its own; not those of controllers that it does not know.
+        let above = self.v1.iter().filter_map(|(_, dir)| dir.parent());
+        removed.and(stopped).and(remove_dirs(above))
     }
 }
 
@@ -338,6 +434,12 @@ fn has_limits(resources: &Resources) -> bool {
 
 fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
+}
+
+fn open_dir(dir: &Path) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| format!("open {dir:?}"))
 }
 
 fn make_dir(dir: &Path) -> Result<()> {

@@ -9,7 +9,7 @@ mod inspect;
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::container::{self, StateRoot, Status};
+use crate::container::{self, CgroupDriver, StateRoot, Status};
 use crate::error::{Error, Result};
 use crate::spec::Resources;
 use args::Args;
@@ -17,7 +17,7 @@ use args::Args;
 const USAGE: &str = "\
 cove-runtime: runs OCI bundles (runtime-spec 1.2), with runc's command line
 
-Usage: cove-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND [flags] ID
+Usage: cove-runtime [--root DIR] [--log FILE] [--log-format text|json] [--systemd-cgroup] COMMAND [flags] ID
 
   create ID   make a container from a bundle       run ID      create, start, wait, delete
   start ID    execute its program                  exec ID     run one more process in it
@@ -60,6 +60,7 @@ pub fn main() -> i32 {
 
 fn run(args: &mut Args, log: &mut Log) -> Result<i32> {
     let mut root = None;
+    let mut driver = CgroupDriver::Cgroupfs;
     while let Some(flag) = args.leading_flag() {
         match flag.as_str() {
             "--root" => root = Some(PathBuf::from(args.value("--root")?)),
@@ -68,8 +69,10 @@ fn run(args: &mut Args, log: &mut Log) -> Result<i32> {
             "--rootless" => drop(args.value("--rootless")?),
             // Levels of output this runtime does not have: it reports failures and nothing else.
             "--debug" => {}
-            // The form of cgroupsPath tells the two drivers apart.
-            "--systemd-cgroup" => {}
+            // A container that there is already has it on record who made its cgroups.
+            "--systemd-cgroup" => {
+                driver = if args.switch() { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
+            }
             "--version" | "-v" => {
                 print(&format!(
                     "cove-runtime version {}\nspec: {}\n",
@@ -91,8 +94,8 @@ fn run(args: &mut Args, log: &mut Log) -> Result<i32> {
         return Ok(0);
     };
     match command.as_str() {
-        "create" => create::create(&root, args).map(|()| 0),
-        "run" => create::run(&root, args),
+        "create" => create::create(&root, driver, args).map(|()| 0),
+        "run" => create::run(&root, driver, args),
         "start" => create::start(&root, args).map(|()| 0),
         "exec" => exec::exec(&root, args),
         "state" => inspect::state(&root, args).map(|()| 0),

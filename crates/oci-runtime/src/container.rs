@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::systemd::{Owner, Unit};
 use crate::cgroup::{Cgroups, Layout, Missing};
 use crate::error::{Doing, Error, Result};
 use crate::hooks;
@@ -36,6 +37,9 @@ pub struct Record {
     pub created: String,
     /// Below each hierarchy's root.
     pub cgroup_path: PathBuf,
+    /// The unit of systemd's that they are in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
     /// The bundle as it was at creation: later changes of the file don't count.
     pub spec: Spec,
 }
@@ -186,7 +190,7 @@ impl Record {
     /// # Errors
     /// Any error of finding the hierarchies.
     pub fn cgroups(&self) -> Result<Cgroups> {
-        Ok(Cgroups::open(&Layout::detect()?, &self.cgroup_path))
+        Ok(Cgroups::open(&Layout::detect()?, &self.cgroup_path).in_unit(self.unit.clone()))
     }
 
     /// What `state` prints and hooks are told.
@@ -266,13 +270,26 @@ pub fn read_bundle(bundle: &Path) -> Result<Spec> {
     Ok(spec)
 }
 
-/// The container's cgroup, begun. `cgroupsPath` is taken below each hierarchy's root.
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// This runtime, anywhere: `cgroupsPath` is taken below each hierarchy's root.
+    Cgroupfs,
+    /// systemd, a unit for each container: `cgroupsPath` is `slice:prefix:name`.
+    Systemd,
+}
+
+/// The container's cgroup, begun.
 ///
 /// # Errors
-/// As [`Cgroups::begin`].
-pub fn begin_cgroups(spec: &Spec, id: &str, missing: Missing) -> Result<(Cgroups, PathBuf)> {
+/// As [`Cgroups::begin`] and [`Cgroups::begin_in_unit`].
+pub fn begin_cgroups(spec: &Spec, id: &str, driver: CgroupDriver, missing: Missing) -> Result<Cgroups> {
     let linux = spec.linux.as_ref();
     let wanted = linux.map(|linux| linux.cgroups_path.as_str()).filter(|path| !path.is_empty());
+    if driver == CgroupDriver::Systemd {
+        let unit = Unit::parse(wanted.unwrap_or_default(), id, Owner::of_caller())?;
+        return Cgroups::begin_in_unit(&Layout::detect()?, unit, id, spec);
+    }
     let path = match wanted {
         None => PathBuf::from("/cove-runtime").join(id),
         // systemd's form, `slice:prefix:name`, as a plain path of the same parts.
@@ -285,7 +302,7 @@ pub fn begin_cgroups(spec: &Spec, id: &str, missing: Missing) -> Result<(Cgroups
         return Err(Error::invalid(format!("cgroupsPath {path:?} climbs")));
     }
     let resources = linux.and_then(|linux| linux.resources.as_ref());
-    Cgroups::begin(&Layout::detect()?, &path, resources, missing).map(|cgroups| (cgroups, path))
+    Cgroups::begin(&Layout::detect()?, &path, resources, missing)
 }
 
 /// Whether `pid` is still the process that started at `start_time`, and no zombie.

@@ -129,7 +129,7 @@ fn settle(
         namespaces::write_id_maps(pid, linux)?;
         let _ = channel.send(&Message::Go);
     }
-    cgroups.complete(linux.and_then(|linux| linux.resources.as_ref()), launch.missing_cgroups)?;
+    cgroups.complete(pid, linux.and_then(|linux| linux.resources.as_ref()), launch.missing_cgroups)?;
     let _ = channel.send(&Message::Cgroups(cgroups.entrances()?));
     Ok(())
 }
@@ -140,16 +140,45 @@ fn settle(
 /// As [`launch()`].
 pub fn exec(exec: &Exec<'_>) -> Result<Launched> {
     let namespaces = Namespaces::of(exec.pid)?;
-    let (birthplace, entrances) = (exec.cgroups.birthplace()?, exec.cgroups.entrances()?);
-    let (ours, theirs) = Channel::pair()?;
-    let pid = spawn(&namespaces, birthplace.as_ref(), &ours, theirs, |channel| {
-        init::join(exec, &entrances, channel)
-    })?;
+    let entrances = exec.cgroups.later_entrances()?;
+    let spawn_in = |birthplace: Option<OwnedFd>, arrival| {
+        let (ours, theirs) = Channel::pair()?;
+        let pid = spawn(&namespaces, birthplace.as_ref(), &ours, theirs, |channel| {
+            init::join(exec, &entrances, arrival, channel)
+        })?;
+        Ok((ours, pid))
+    };
+    let (ours, pid) = match spawn_in(exec.cgroups.birthplace()?, Arrival::Born) {
+        Err(Error::Os { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
+            spawn_in(exec.cgroups.birthplace_beside(exec.pid)?, Arrival::Born)?
+        }
+        // From a user's session into the part of the user's systemd leads a way that root alone may go.
+        Err(Error::Os { source, .. })
+            if source.raw_os_error() == Some(libc::EACCES) && exec.cgroups.unit().is_some() =>
+        {
+            let (ours, pid) = spawn_in(None, Arrival::Moved)?;
+            let moved = exec.cgroups.attach(pid).and_then(|()| ours.send(&Message::Go));
+            if moved.is_err() {
+                abandon(pid);
+            }
+            moved.map(|()| (ours, pid))?
+        }
+        other => other?,
+    };
     let answered = attend(&ours, pid, None, &exec.state, &crate::spec::Linux::default(), false);
     if answered.is_err() {
         abandon(pid);
     }
     answered.map(|given| Launched { pid, terminal: given.terminal, root: given.root })
+}
+
+/// How one more process comes into a container's v2 cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// By its clone.
+    Born,
+    /// By systemd, which it waits for.
+    Moved,
 }
 
 fn abandon(pid: i32) {

@@ -162,7 +162,10 @@ impl Monitor {
             .map(|(fd, streams)| Attacher::new(fd, streams))
             .collect::<Result<Vec<_>>>()?;
         let resources = request.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-        let layout = Layout::detect()?;
+        let mut layout = Layout::detect()?;
+        if let Some(root) = &request.cgroup_root {
+            layout = layout.below(root);
+        }
         let missing = if request.tolerates_missing_cgroups { Missing::Tolerate } else { Missing::Refuse };
         let mut cgroups = Cgroups::begin(&layout, &request.cgroup_path, resources, missing)?;
         let state = State {

@@ -6,7 +6,16 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use support::machine::{Machine, fast_backends};
 use support::runtime::{Bundle, Runtime, said};
+
+/// Set where the tests run in a machine already.
+const IN_MACHINE: &str = "COVE_TEST_RUNTIMES_IN_MACHINE";
+
+/// Which kind.
+fn machine() -> Option<String> {
+    std::env::var(IN_MACHINE).ok()
+}
 
 /// One bundle and what must come of it.
 struct Check {
@@ -314,6 +323,49 @@ const CHECKS: &[Check] = &[
     },
 ];
 
+/// The tests of this file in a machine, whose kernel has nothing of version 1: in a container that has a part of the
+/// cgroups for its own, and leaves that part's root to the runtimes.
+#[test]
+fn all_of_it_is_so_with_version_2_of_the_cgroups_alone() -> Result<()> {
+    if machine().is_some() {
+        return Ok(());
+    }
+    for backend in fast_backends() {
+        let Some(machine) = Machine::init(backend)? else { continue };
+        machine.bring_up()?;
+        let tests = machine.share_tests(&["cove-runtime"])?;
+        let programs =
+            ["/usr/bin/crun", "/usr/sbin/runc", "/usr/bin/unshare", "/usr/bin/setpriv"].map(Path::new);
+        let programs: Vec<&Path> = programs.into_iter().filter(|path| path.is_file()).collect();
+        // The ps of busybox: procps fails where /proc does not tell when the computer was started, as in User Mode Linux.
+        let layer = support::userland::layer(&[], &programs, &[&tests], &[])?;
+        machine.load_layer("runtimes", layer)?;
+        let share = format!("{0}:{0}", machine.shared().display());
+        // The init reaps what the runtimes leave behind, and moves along.
+        let script = "cd /sys/fs/cgroup; mkdir tests && echo 1 > tests/cgroup.procs && echo 0 > tests/cgroup.procs && \
+                      exec $0 --test-threads=1";
+        let run = ["run", "--rm", "--init", "--privileged", "--cgroupns", "private", "--network", "none"];
+        let mark = format!("{IN_MACHINE}={backend}");
+        let more = [
+            "--tmpfs",
+            "/tmp:exec",
+            "-e",
+            &mark,
+            "-v",
+            &share,
+            "runtimes",
+            "sh",
+            "-c",
+            script,
+            &tests.display().to_string(),
+        ];
+        let told = machine.cove(&[&run[..], &more].concat())?;
+        support::tell(&told.out);
+        ensure!(told.code == 0, "in a machine ({backend}): {}\n{}", told.out, told.err);
+    }
+    Ok(())
+}
+
 #[test]
 fn bundles_do_the_same_by_every_runtime() -> Result<()> {
     if !support::is_root()? {
@@ -326,6 +378,10 @@ fn bundles_do_the_same_by_every_runtime() -> Result<()> {
     for check in CHECKS {
         for runtime in &runtimes {
             if check.lacking.contains(&runtime.name) {
+                continue;
+            }
+            if check.name == "personality" && machine().as_deref() == Some("uml") {
+                support::absent("User Mode Linux has one personality");
                 continue;
             }
             let bundle = Bundle::new(runtime, &layer, check.script)?;
@@ -429,7 +485,8 @@ fn a_container_is_created_started_paused_limited_killed_and_deleted() -> Result<
         bundle.must(&["resume", &id])?;
         ensure!(bundle.state()?["status"] == "running", "{name}, line {}", line!());
         ensure!(bundle.must(&["list", "-q"])?.contains(&id), "{name}, line {}", line!());
-        ensure!(bundle.must(&["ps", &id])?.contains(&pid.to_string()), "{name}, line {}", line!());
+        let processes = bundle.must(&["ps", &id])?;
+        ensure!(processes.contains(&pid.to_string()), "{name}: {processes}");
 
         bundle.must(&["kill", &id, "KILL"])?;
         bundle.wait_for("end", || bundle.state().is_ok_and(|state| state["status"] == "stopped"))?;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 /// Debian's static busybox (package `busybox-static`).
-const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// Applets that tests use.
 const APPLETS: &[&str] = &[

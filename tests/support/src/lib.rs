@@ -8,6 +8,7 @@ pub mod registry;
 pub mod runtime;
 pub mod supervisor;
 pub mod user;
+pub mod userland;
 
 use std::path::Path;
 

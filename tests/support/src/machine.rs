@@ -159,6 +159,32 @@ impl Machine {
         self.cove(&[&run[..], args].concat())
     }
 
+    /// Puts this test's own program and others of the workspace into the shared folder, where they find each other as
+    /// they do here. Returns the test's path there.
+    ///
+    /// # Errors
+    /// One was not built, or can't be copied.
+    pub fn share_tests(&self, programs: &[&str]) -> Result<PathBuf> {
+        let bin = self.shared().join("bin");
+        let test = bin.join("deps/test");
+        std::fs::create_dir_all(bin.join("deps"))?;
+        std::fs::copy(std::env::current_exe()?, &test)?;
+        for name in programs {
+            std::fs::copy(self.program(name)?, bin.join(name))?;
+        }
+        Ok(test)
+    }
+
+    /// Loads an image of one layer.
+    ///
+    /// # Errors
+    /// It can't be loaded.
+    pub fn load_layer(&self, name: &str, layer: Vec<u8>) -> Result<()> {
+        let archive = self.dir.path().join("layer.tar");
+        std::fs::write(&archive, crate::image::docker_archive(name, &[layer], &serde_json::json!({}))?)?;
+        self.cove_ok(&["load", "-i", &archive.display().to_string()]).map(drop)
+    }
+
     /// Where its files are.
     #[must_use]
     pub fn files(&self) -> PathBuf {

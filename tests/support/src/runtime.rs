@@ -21,6 +21,8 @@ pub struct Runtime {
     pub name: &'static str,
     program: PathBuf,
     sees_everything: bool,
+    /// Before every command.
+    flags: &'static [&'static str],
 }
 
 impl Runtime {
@@ -31,8 +33,8 @@ impl Runtime {
     pub fn all() -> Result<Vec<Self>> {
         let ours = program("cove-runtime")?;
         let mut all = vec![
-            Self { name: "cove-runtime", program: ours.clone(), sees_everything: true },
-            Self { name: "cove-runtime (v1)", program: ours, sees_everything: false },
+            Self { name: "cove-runtime", program: ours.clone(), sees_everything: true, flags: &[] },
+            Self { name: "cove-runtime (v1)", program: ours, sees_everything: false, flags: &[] },
         ];
         for name in ["crun", "runc"] {
             let found = ["/usr/bin", "/usr/sbin"]
@@ -40,12 +42,24 @@ impl Runtime {
                 .map(|dir| Path::new(dir).join(name))
                 .find(|path| path.is_file());
             if let Some(program) = found {
-                all.push(Self { name, program, sees_everything: false });
+                all.push(Self { name, program, sees_everything: false, flags: &[] });
             }
         }
         let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
         ensure!(!is_ci || all.len() > 2, "neither crun nor runc is there to prove the checks");
         Ok(all)
+    }
+
+    /// Ours and those of the system, with cgroups that systemd makes.
+    ///
+    /// # Errors
+    /// As [`Self::all`].
+    pub fn all_by_systemd() -> Result<Vec<Self>> {
+        let all = Self::all()?.into_iter().filter(|runtime| runtime.name != "cove-runtime (v1)");
+        // Nothing is to be hidden from any where version 2 is alone.
+        Ok(all
+            .map(|runtime| Self { sees_everything: true, flags: &["--systemd-cgroup"], ..runtime })
+            .collect())
     }
 
     fn command(&self, state: &Path, args: &[&str]) -> Command {
@@ -58,7 +72,7 @@ impl Runtime {
             command
         };
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.arg("--root").arg(state).args(args).stdin(Stdio::null());
+        command.arg("--root").arg(state).args(self.flags).args(args).stdin(Stdio::null());
         command
     }
 }

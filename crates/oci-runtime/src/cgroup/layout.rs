@@ -11,6 +11,10 @@ pub struct Layout {
     /// Controller and mount point, one entry per controller.
     pub(super) v1: Vec<(String, PathBuf)>,
     pub(super) v2: Option<PathBuf>,
+    /// Where in the v2 hierarchy `v2` is: at its mount point, or further below.
+    v2_mount: Option<PathBuf>,
+    /// The v1 hierarchy without controllers that systemd finds its units' processes by.
+    pub(super) named: Option<PathBuf>,
     /// Controllers of the v2 hierarchy.
     pub(super) v2_controllers: Vec<String>,
 }
@@ -27,11 +31,28 @@ impl Layout {
         let text =
             stdx::fs::read_kernel_text("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo")?;
         let mut layout = Self::parse(&text);
-        if let Some(root) = &layout.v2 {
-            let controllers = stdx::fs::read_kernel_text(root.join("cgroup.controllers")).unwrap_or_default();
-            layout.v2_controllers = controllers.split_whitespace().map(str::to_owned).collect();
-        }
+        layout.v2_mount.clone_from(&layout.v2);
+        layout.read_controllers();
         Ok(layout)
+    }
+
+    /// The same, with the v2 hierarchy from one of its directories on, as if that were its root.
+    #[must_use]
+    pub fn below(mut self, path: &Path) -> Self {
+        self.v2 = self.v2_mount.as_ref().map(|root| root.join(super::relative(path)));
+        self.read_controllers();
+        self
+    }
+
+    fn read_controllers(&mut self) {
+        let Some(root) = &self.v2 else { return };
+        let controllers = stdx::fs::read_kernel_text(root.join("cgroup.controllers")).unwrap_or_default();
+        self.v2_controllers = controllers.split_whitespace().map(str::to_owned).collect();
+    }
+
+    /// The v2 hierarchy's mount point.
+    pub(super) fn v2_mount(&self) -> Option<&Path> {
+        self.v2_mount.as_deref()
     }
 
     fn parse(mountinfo: &str) -> Self {
@@ -66,6 +87,9 @@ impl Layout {
             "rdma",
         ];
         for option in options.split(',') {
+            if option == "name=systemd" {
+                self.named = Some(point.to_owned());
+            }
             let is_new = !self.v1.iter().any(|(name, _)| name == option);
             if is_new && CONTROLLERS.contains(&option) {
                 self.v1.push((option.to_owned(), point.to_owned()));
@@ -123,6 +147,7 @@ mod tests {
         let cpu = PathBuf::from("/sys/fs/cgroup/cpu");
         assert_eq!(layout.v1, [("cpu".into(), cpu.clone()), ("cpuacct".into(), cpu)]);
         assert_eq!(layout.v2, Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(layout.named, Some("/sys/fs/cgroup/systemd".into()));
         assert!(!layout.is_unified());
     }
 }

@@ -21,18 +21,41 @@ pub(super) fn enable_controllers(
     }
     let mut dir = root.to_owned();
     for component in path.parent().unwrap_or(Path::new("")).components().map(Some).chain([None]) {
-        let has = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-        let enabled = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
-        for controller in has.split_whitespace().filter(|c| !enabled.split_whitespace().any(|e| e == *c)) {
-            // One by one: a controller that can't be handed down must not hold up the others. A limit
-            // that needs it says so when it is written.
-            let _ = write(&dir.join("cgroup.subtree_control"), format!("+{controller}"));
-        }
+        hand_down(&dir);
         if let Some(component) = component {
             dir.push(component);
         }
     }
     Ok(())
+}
+
+/// Hands the controllers of a unit of systemd's down to the container's directory `dir` in it. systemd has handed
+/// those that it knows down to the unit; limits of others need them from the root on.
+pub(super) fn enable_controllers_of_unit(
+    root: &Path,
+    dir: &Path,
+    path: &Path,
+    layout: &Layout,
+    resources: Option<&Resources>,
+) -> Result<()> {
+    if resources.is_some_and(|resources| !resources.hugepage_limits.is_empty() || !resources.rdma.is_empty())
+    {
+        return enable_controllers(root, path, layout.is_unified(), resources);
+    }
+    if layout.is_unified() {
+        dir.parent().map(hand_down);
+    }
+    Ok(())
+}
+
+fn hand_down(dir: &Path) {
+    let has = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    let enabled = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+    for controller in has.split_whitespace().filter(|c| !enabled.split_whitespace().any(|e| e == *c)) {
+        // One by one: a controller that can't be handed down must not hold up the others. A limit
+        // that needs it says so when it is written.
+        let _ = write(&dir.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
 }
 
 pub(super) fn apply(dir: &Path, layout: &Layout, resources: &Resources, phase: Phase) -> Result<()> {
@@ -96,11 +119,14 @@ fn set_memory(dir: &Path, memory: &Memory) -> Result<()> {
     Ok(())
 }
 
+/// From 2..262144 to 1..10000, as runc and crun map it.
+pub(super) fn cpu_weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
 fn set_cpu(dir: &Path, cpu: &Cpu) -> Result<()> {
     if let Some(shares) = cpu.shares.filter(|shares| *shares != 0) {
-        // From 2..262144 to 1..10000, as runc and crun map it.
-        let weight = 1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142;
-        write(&dir.join("cpu.weight"), weight)?;
+        write(&dir.join("cpu.weight"), cpu_weight(shares))?;
     }
     if let Some(idle) = cpu.idle {
         write_if_there(&dir.join("cpu.idle"), idle)?;
@@ -161,9 +187,7 @@ fn attach_device_filter(dir: &Path, resources: &Resources) -> Result<()> {
     });
     match attached {
         // A user namespace may not load programs; there, no device node can be made either.
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !rustix::process::geteuid().is_root() => {
-            Ok(())
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !crate::process::is_host_root() => Ok(()),
         other => other.doing(|| "attach the device filter"),
     }
 }

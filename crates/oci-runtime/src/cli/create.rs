@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::args::Args;
 use crate::cgroup::{Cgroups, Missing};
-use crate::container::{self, OCI_VERSION, Record, StateRoot, Status};
+use crate::container::{self, CgroupDriver, OCI_VERSION, Record, StateRoot, Status};
 use crate::error::{Doing, Error, Result};
 use crate::hooks;
 use crate::launch::{Launch, Launched, launch};
@@ -62,9 +62,9 @@ fn parse(args: &mut Args) -> Result<Options> {
     if options.id.is_empty() { Err(Error::invalid("a container id is missing")) } else { Ok(options) }
 }
 
-pub(super) fn create(root: &StateRoot, args: &mut Args) -> Result<()> {
+pub(super) fn create(root: &StateRoot, driver: CgroupDriver, args: &mut Args) -> Result<()> {
     let options = parse(args)?;
-    make(root, &options, Gate::Closed).map(drop)
+    make(root, driver, &options, Gate::Closed).map(drop)
 }
 
 /// Whether the program waits for `start`.
@@ -82,7 +82,7 @@ struct Made {
 }
 
 /// Makes the container; what was made of it is removed where that fails.
-fn make(root: &StateRoot, options: &Options, gate: Gate) -> Result<Made> {
+fn make(root: &StateRoot, driver: CgroupDriver, options: &Options, gate: Gate) -> Result<Made> {
     let spec = container::read_bundle(&options.bundle)?;
     let wants_terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     let is_apart = gate == Gate::Closed || options.is_detached;
@@ -90,7 +90,7 @@ fn make(root: &StateRoot, options: &Options, gate: Gate) -> Result<Made> {
         return Err(Error::invalid("process.terminal needs --console-socket"));
     }
     let file = root.reserve(&options.id)?;
-    let made = make_at(&file, options, spec, gate);
+    let made = make_at(&file, driver, options, spec, gate);
     if made.is_err() {
         // The first failure is the one to tell.
         let _ = container::forget(&file);
@@ -98,13 +98,13 @@ fn make(root: &StateRoot, options: &Options, gate: Gate) -> Result<Made> {
     made
 }
 
-fn make_at(file: &Path, options: &Options, spec: Spec, gate: Gate) -> Result<Made> {
+fn make_at(file: &Path, driver: CgroupDriver, options: &Options, spec: Spec, gate: Gate) -> Result<Made> {
     let rootfs = spec.root.as_ref().map(|root| options.bundle.join(&root.path)).unwrap_or_default();
     let filter =
         spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()).map(seccomp::compile).transpose()?;
     let fifo = if gate == Gate::Closed { Some(make_gate(file)?) } else { None };
     let missing = if crate::process::is_host_root() { Missing::Refuse } else { Missing::Tolerate };
-    let (mut cgroups, cgroup_path) = container::begin_cgroups(&spec, &options.id, missing)?;
+    let mut cgroups = container::begin_cgroups(&spec, &options.id, driver, missing)?;
     let state = spec::State {
         oci_version: OCI_VERSION.into(),
         id: options.id.clone(),
@@ -135,7 +135,8 @@ fn make_at(file: &Path, options: &Options, spec: Spec, gate: Gate) -> Result<Mad
             bundle: options.bundle.clone(),
             rootfs,
             created: super::now(),
-            cgroup_path,
+            cgroup_path: cgroups.path().to_owned(),
+            unit: cgroups.unit().cloned(),
             spec,
         };
         publish(file, options, &record, &launched).map(|()| (record, launched))
@@ -197,10 +198,10 @@ fn run_poststart(record: &Record) -> Result<()> {
     hooks::run("poststart", &all.poststart, &record.oci_state(Status::Running))
 }
 
-pub(super) fn run(root: &StateRoot, args: &mut Args) -> Result<i32> {
+pub(super) fn run(root: &StateRoot, driver: CgroupDriver, args: &mut Args) -> Result<i32> {
     let options = parse(args)?;
     let signals = if options.is_detached { None } else { Some(relay::Signals::catch()?) };
-    let Made { record, launched, cgroups } = make(root, &options, Gate::None)?;
+    let Made { record, launched, cgroups } = make(root, driver, &options, Gate::None)?;
     let file = root.file(&options.id)?;
     let started = run_poststart(&record);
     let Some(signals) = signals.filter(|_| started.is_ok()) else {

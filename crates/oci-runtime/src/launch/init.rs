@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{Exec, Launch, reaper};
+use super::{Arrival, Exec, Launch, reaper};
 use crate::cgroup::Cgroups;
 use crate::channel::{Channel, Message};
 use crate::devices;
@@ -192,7 +192,15 @@ impl Init<'_> {
 }
 
 /// Joins a running container; the namespaces are entered already.
-pub(super) fn join(exec: &Exec<'_>, entrances: &[OwnedFd], channel: &Channel) -> Result<Infallible> {
+pub(super) fn join(
+    exec: &Exec<'_>,
+    entrances: &[OwnedFd],
+    arrival: Arrival,
+    channel: &Channel,
+) -> Result<Infallible> {
+    if arrival == Arrival::Moved {
+        channel.await_go()?;
+    }
     enter(entrances)?;
     let process = &*users::resolve(exec.process)?;
     if let Some(affinity) = &process.exec_cpu_affinity {

@@ -162,6 +162,9 @@ pub struct StartRequest {
     pub overlay: Option<Overlay>,
     /// Below each hierarchy's root.
     pub cgroup_path: PathBuf,
+    /// The part of the v2 hierarchy that takes the root's place, where one was delegated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_root: Option<PathBuf>,
     /// Whether to go on without cgroups where none can be made and no limit asks for one.
     pub tolerates_missing_cgroups: bool,
     /// The bundle.
