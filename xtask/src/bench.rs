@@ -6,6 +6,7 @@ mod memory;
 mod networks;
 mod probe;
 mod runtimes;
+mod shares;
 mod startup;
 
 use std::fmt::Write as _;
@@ -48,7 +49,7 @@ same QEMU until it ends for want of a first process. Machines have 512 MiB and t
 ";
 
 /// What can be measured alone.
-const PARTS: [&str; 4] = ["runtimes", "commands", "networks", "machine"];
+const PARTS: [&str; 5] = ["runtimes", "commands", "networks", "machine", "shares"];
 
 /// One line of the table.
 struct Row {
@@ -167,8 +168,8 @@ pub(crate) fn bench(part: Option<&str>) -> Result<()> {
     if let Some(part) = part.filter(|part| !PARTS.contains(part)) {
         bail!("{part:?} is no part of the benchmark; they are {}", PARTS.join(", "));
     }
-    if part == Some("machine") {
-        return bench_machine();
+    if let Some(part @ ("machine" | "shares")) = part {
+        return bench_machine(part);
     }
     let programs = crate::musl::release_programs()?;
     let mut table = Table::default();
@@ -198,11 +199,15 @@ pub(crate) fn bench(part: Option<&str>) -> Result<()> {
 }
 
 /// Machines have a table of their own, in `docs/benchmarks-machine.md`.
-fn bench_machine() -> Result<()> {
+fn bench_machine(part: &str) -> Result<()> {
     crate::guest_image::guest_image(&[])?;
     crate::shell::run("cargo", &["build", "--release", "-p", "cli", "-p", "vm-supervisor"])?;
+    let programs = root().join("target/release");
     let mut table = Table::default();
-    machine::bench(&mut table)?;
+    if part == "shares" {
+        return shares::bench(&mut table, &programs);
+    }
+    machine::bench(&mut table, &programs)?;
     let path = root().join("docs/benchmarks-machine.md");
     std::fs::write(&path, format!("{MACHINE_HEAD}{}", table.text()))
         .with_context(|| format!("failed to write {}", path.display()))

@@ -22,6 +22,8 @@ pub struct Machine {
     backend: &'static str,
     /// Where its programs are; beside the test unless given.
     programs: Option<PathBuf>,
+    /// What is searched for programs of others before PATH.
+    searched_first: Option<PathBuf>,
 }
 
 /// The folder of guest images that `cargo xtask test` has made, if there is one for `backend` in it.
@@ -81,8 +83,14 @@ impl Machine {
             return Ok(None);
         }
         let dir = tempfile::Builder::new().prefix("cove-machine").tempdir()?;
-        let machine =
-            Self { dir, images, name: "test".to_owned(), backend, programs: programs.map(Path::to_owned) };
+        let machine = Self {
+            dir,
+            images,
+            name: "test".to_owned(),
+            backend,
+            programs: programs.map(Path::to_owned),
+            searched_first: None,
+        };
         std::fs::create_dir(machine.shared())?;
         let share = machine.shared().display().to_string();
         machine.cove_ok(&[
@@ -112,6 +120,11 @@ impl Machine {
         machine.bring_up()?;
         machine.load_busybox()?;
         Ok(Some(machine))
+    }
+
+    /// Has its supervisor, when it is started, look here for QEMU and the like before anywhere else.
+    pub fn search_first(&mut self, folder: &Path) {
+        self.searched_first = Some(folder.to_owned());
     }
 
     /// `uml` or `qemu`.
@@ -272,6 +285,10 @@ impl Machine {
         // Trying KVM takes seconds where it hangs, and finds the same each time.
         let acceleration = std::env::var("COVE_ACCELERATION").unwrap_or_else(|_| "tcg".to_owned());
         command.env("COVE_ACCELERATION", acceleration);
+        if let Some(folder) = &self.searched_first {
+            let paths = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{paths}", folder.display()));
+        }
         command
     }
 

@@ -149,9 +149,14 @@ fn late_mounts() -> Result<()> {
         // Of a driver that is a module they appear with it.
         let _ = fs::set_permissions(device, fs::Permissions::from_mode(0o666));
     }
-    for (path, value) in
-        [("/proc/sys/kernel/pid_max", "4194304"), ("/proc/sys/fs/inotify/max_user_watches", "1048576")]
-    {
+    for (path, value) in [
+        ("/proc/sys/kernel/pid_max", "4194304"),
+        ("/proc/sys/fs/inotify/max_user_watches", "1048576"),
+        // Nobody is to be woken for these where nothing is going on: memory is put together when the host asks for
+        // some, and its statistics are no older than ten seconds.
+        ("/proc/sys/vm/compaction_proactiveness", "0"),
+        ("/proc/sys/vm/stat_interval", "10"),
+    ] {
         // A kernel without such a setting has its own.
         let _ = fs::write(path, value);
     }

@@ -77,10 +77,24 @@ impl Saving {
     }
 }
 
-/// Fills the memory of a guest with what was saved.
-pub(crate) fn restore_memory(places: &Places, memory: &File) -> Result<()> {
+/// A guest's memory on its way back from what was saved.
+#[derive(Debug)]
+pub(crate) struct Restored(std::thread::JoinHandle<std::io::Result<()>>);
+
+impl Restored {
+    /// Waits until all of it is there.
+    pub(crate) fn finish(self) -> Result<()> {
+        let copied = self.0.join().map_err(|_| anyhow::anyhow!("a bug ended the copy of its memory"))?;
+        copied.context("failed to restore its memory")
+    }
+}
+
+/// Begins to fill the memory of a guest with what was saved.
+pub(crate) fn begin_to_restore_memory(places: &Places, memory: &File) -> Result<Restored> {
     let saved = File::open(saved::memory(&places.saved())).context("its memory is gone")?;
-    copy_sparse(&saved, memory).context("failed to restore its memory")
+    let memory = memory.try_clone()?;
+    let copy = move || copy_sparse(&saved, &memory);
+    Ok(Restored(std::thread::Builder::new().name("memory".to_owned()).spawn(copy)?))
 }
 
 /// Has a program that waits for it take over the state of the devices, and go on. What was saved is used up then.

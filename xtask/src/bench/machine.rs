@@ -1,6 +1,7 @@
 //! Machines: how long they take to start, what a call, an edit of a file and idling cost, and what is given back.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,9 @@ const IDLE: Duration = Duration::from_secs(20);
 /// By when what is freed must be back.
 const GIVEN_BACK: Duration = Duration::from_secs(15);
 
-pub(super) fn bench(table: &mut Table) -> Result<()> {
-    let programs = root().join("target/release");
+pub(super) fn bench(table: &mut Table, programs: &Path) -> Result<()> {
     for backend in ["uml", "qemu"] {
-        let Some(machine) = Machine::init_from(backend, Some(&programs))? else { continue };
+        let Some(machine) = Machine::init_from(backend, Some(programs))? else { continue };
         let cold = start(table, &machine)?;
         machine.load_busybox()?;
         call(table, &machine)?;
@@ -36,7 +36,7 @@ pub(super) fn bench(table: &mut Table) -> Result<()> {
             memory(table, &machine)?;
         }
     }
-    Ok(())
+    super::shares::bench(table, programs)
 }
 
 /// How long a start takes.
@@ -159,19 +159,23 @@ fn idle(table: &mut Table, machine: &Machine) -> Result<()> {
         Figure::Bytes(used),
         "≤ 122880 KiB",
     );
-    // Each is a wake-up of a processor that had nothing to do.
-    let interrupts = || -> Result<u64> {
-        let stat = machine.cove_ok(&["machine", "shell", "test", "--", "cat", "/proc/stat"])?;
-        let line = stat.lines().find_map(|line| line.strip_prefix("intr "));
-        line.and_then(|rest| rest.split(' ').next()?.parse().ok()).context("interrupts")
+    // How often a processor had nothing more to do, and so was woken before. Interrupts are more: a clock that ticks
+    // while there is work wakes nobody, and emulated, little work takes many ticks.
+    let wakes = || -> Result<u64> {
+        let timers = machine.cove_ok(&["machine", "shell", "test", "--", "cat", "/proc/timer_list"])?;
+        let calls =
+            |line: &str| line.trim().strip_prefix(".idle_calls")?.trim_start_matches([' ', ':']).parse().ok();
+        let calls: Vec<u64> = timers.lines().filter_map(calls).collect();
+        ensure!(!calls.is_empty(), "the guest's kernel does not count how often it idles");
+        Ok(calls.iter().sum())
     };
-    let before = interrupts()?;
+    let before = wakes()?;
     std::thread::sleep(IDLE);
-    let count = interrupts()?.saturating_sub(before);
+    let count = wakes()?.saturating_sub(before);
     #[expect(clippy::cast_precision_loss, reason = "it is shown with one digit")]
     let rate = count as f64 / IDLE.as_secs_f64();
     table.alone(
-        &format!("{}: interrupts in the idle guest", machine.backend()),
+        &format!("{}: wake-ups of processors in the idle guest", machine.backend()),
         Figure::Rate(rate),
         "≤ 20 /s",
     );

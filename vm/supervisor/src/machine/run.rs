@@ -98,6 +98,24 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     let mut warnings = Vec::new();
     let machines = places.data.parent().unwrap_or(&places.data).to_owned();
     let acceleration = acceleration::find(config.backend, &machines, &image.file("kernel"))?;
+    let memory = match backend::capabilities(config.backend).saves {
+        true => Some(saving::memory(config.memory >> 20 << 20)?),
+        false => None,
+    };
+    let record = Record {
+        config: config.clone(),
+        image: image.manifest.digest.clone(),
+        acceleration,
+        program: if memory.is_some() { saving::program()? } else { String::new() },
+    };
+    // It takes as long as everything else until the program is ready for it.
+    let restored = match (&saved, &memory) {
+        (Some(saved), Some(memory)) => {
+            saving::check(saved, &record)?;
+            Some(saving::begin_to_restore_memory(&places, memory)?)
+        }
+        _ => None,
+    };
     let resolver = resolver::Watch::new();
     let (passt, way_out, network) = match network::start(&places) {
         Ok((passt, socket, network)) => (Some(passt), Some(socket), Some(network)),
@@ -122,20 +140,6 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
             .map_err(|error| warnings.push(format!("the machine has no SSH agent: {error:#}")));
         serve.is_ok()
     };
-    let memory = match backend::capabilities(config.backend).saves {
-        true => Some(saving::memory(config.memory >> 20 << 20)?),
-        false => None,
-    };
-    let record = Record {
-        config: config.clone(),
-        image: image.manifest.digest.clone(),
-        acceleration,
-        program: if memory.is_some() { saving::program()? } else { String::new() },
-    };
-    if let (Some(saved), Some(memory)) = (&saved, &memory) {
-        saving::check(saved, &record)?;
-        saving::restore_memory(&places, memory)?;
-    }
     let plan = Plan {
         config,
         image,
@@ -154,8 +158,10 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     let _ = std::fs::rename(plan.places.console(), plan.places.console().with_extension("log.old"));
     let vmm = Vmm::start(command, memory.as_ref(), plan.places.console(), ended)?;
     let (devices_of_qemu, qmp) = (qemu::plugged(&plan), qemu::qmp_socket(&plan));
-    if saved.is_some() {
-        let woken = runtime.block_on(saving::wake(&plan.places, &qmp, &devices_of_qemu));
+    if let Some(restored) = restored {
+        let woken = restored
+            .finish()
+            .and_then(|()| runtime.block_on(saving::wake(&plan.places, &qmp, &devices_of_qemu)));
         end.count_if(woken, &vmm, &plan.places)?;
     }
     let saving = memory.map(|memory| Saving {
