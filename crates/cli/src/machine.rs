@@ -63,6 +63,7 @@ pub(crate) struct Name {
 Examples:
   cove machine init
   cove machine init dev --backend uml --memory 1G --share ~/src --share /data:ro
+  cove machine init dev --sleep-after 10m --ssh-agent
   cove machine start dev && cove --host machine://dev run --rm -it alpine sh")]
 pub(crate) struct InitArgs {
     #[command(flatten)]
@@ -85,6 +86,12 @@ pub(crate) struct InitArgs {
     /// Share no folder at all
     #[arg(long, conflicts_with = "share")]
     no_share: bool,
+    /// Fall asleep when nothing has run in it for so long: 30s, 10m, 1h
+    #[arg(long, value_name = "TIME")]
+    sleep_after: Option<String>,
+    /// Let programs in it use your SSH agent, at /run/host-services/ssh-auth.sock
+    #[arg(long)]
+    ssh_agent: bool,
 }
 
 /// Flags of `machine start`.
@@ -270,12 +277,16 @@ fn init(args: &InitArgs) -> Outcome {
             shares(&args.share)?
         },
         image: None,
-        sleep_after: None,
-        ssh_agent: false,
+        sleep_after: args.sleep_after.as_deref().map_or(Ok(None), sleep_after)?,
+        ssh_agent: args.ssh_agent,
     };
     machine.places().create(&config).map_err(|error| machine_error(error.into()))?;
     printer::line(&args.name.name);
     Ok(0)
+}
+
+fn sleep_after(text: &str) -> Outcome<Option<u64>> {
+    host::machine::config::parse_sleep_after(text).map_err(|error| machine_error(error.into()))
 }
 
 /// The user's home, if it is a folder that can be shared.
@@ -390,8 +401,7 @@ async fn set(args: &SetArgs) -> Outcome {
         config.shares = shares(&args.share)?;
     }
     if let Some(text) = &args.sleep_after {
-        let parsed = host::machine::config::parse_sleep_after(text);
-        config.sleep_after = parsed.map_err(|error| machine_error(error.into()))?;
+        config.sleep_after = sleep_after(text)?;
     }
     if let Some(ssh_agent) = args.ssh_agent {
         config.ssh_agent = ssh_agent;

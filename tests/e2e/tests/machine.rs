@@ -274,6 +274,8 @@ fn names_sizes_and_backends_that_can_not_be_are_refused_and_leave_nothing() -> R
         (&["machine", "init", "a", "--memory", "much"], "write it as 512M or 4G"),
         (&["machine", "init", "a", "--backend", "hyperv"], "not built yet"),
         (&["machine", "init", "a", "--share", "/no/such"], "/no/such"),
+        (&["machine", "init", "a", "--sleep-after", "soon"], "write it as 30s"),
+        (&["machine", "init", "a", "--backend", "uml", "--sleep-after", "10m"], "can't be saved"),
         (&["machine", "init", "test"], "already"),
         (&["machine", "start", "other"], "there is no machine"),
         (&["machine", "shell", "test"], "does not run"),

@@ -21,16 +21,18 @@ const ELSEWHERE: &str = "cove-bench";
 const HERE_ADDRESS: &str = "10.213.77.1";
 const THERE_ADDRESS: &str = "10.213.77.2";
 
-/// What one engine reached; a rate is in units a second, a time in seconds.
+/// What engines reached, one after the other as they are; a rate is in units a second, a time in seconds.
 struct Reached {
-    throughput: f64,
-    round_trip: f64,
-    port_round_trip: f64,
-    port_connections: f64,
-    remote_throughput: f64,
-    remote_round_trip: f64,
-    /// None where names are not answered.
-    names: Option<(f64, f64)>,
+    throughput: Vec<f64>,
+    round_trip: Vec<f64>,
+    port_round_trip: Vec<f64>,
+    port_connections: Vec<f64>,
+    remote_throughput: Vec<f64>,
+    remote_round_trip: Vec<f64>,
+    /// Rate and slowest time; none where names are not answered.
+    names: Vec<Option<(f64, f64)>>,
+    /// Connections on this computer's loopback, to no container.
+    plain_connections: f64,
 }
 
 /// Ends a process with the measurement.
@@ -45,41 +47,35 @@ impl Drop for Ended {
 
 pub(super) fn bench(table: &mut Table, daemon: &Daemon, ours: &Client, others: &[Client]) -> Result<()> {
     let _elsewhere = Elsewhere::make()?;
-    let cove = measure(ours)?;
-    for other in others {
-        let other = (other.name, measure(other)?);
-        let mut row = |what: &str, figure: fn(&Reached) -> Figure, bar| {
-            table.figures(what, figure(&cove), other.0, figure(&other.1), bar);
+    let clients: Vec<&Client> = [ours].into_iter().chain(others).collect();
+    let reached = measure(&clients)?;
+    for (at, other) in others.iter().enumerate() {
+        let mut row = |what: &str, of: &[f64], figure: fn(f64) -> Figure, bar| {
+            if let (Some(cove), Some(theirs)) = (of.first(), of.get(at + 1)) {
+                table.figures(what, figure(*cove), other.name, figure(*theirs), bar);
+            }
         };
-        row("container to container, throughput", |of| Figure::Bandwidth(of.throughput), "≥ 1 of the best");
-        row("container to container, round trip", |of| seconds(of.round_trip), "≤ 1 of the best");
-        row(
-            "published port on loopback, round trip",
-            |of| seconds(of.port_round_trip),
-            "≤ 1 of podman, ≤ 0.4 of docker",
-        );
-        row(
-            "published port on loopback, connections",
-            |of| Figure::Rate(of.port_connections),
-            "≥ 1.5 of the best",
-        );
-        row(
-            "published port from another namespace, throughput",
-            |of| Figure::Bandwidth(of.remote_throughput),
-            "≥ 1 of the best",
-        );
-        row(
-            "published port from another namespace, round trip",
-            |of| seconds(of.remote_round_trip),
-            "≤ 1 of the best",
-        );
-        if let (Some((rate, slowest)), Some((other_rate, other_slowest))) = (cove.names, other.1.names) {
+        let of = &reached;
+        row("container to container, throughput", &of.throughput, Figure::Bandwidth, "≥ 1 of the best");
+        row("container to container, round trip", &of.round_trip, seconds, "≤ 1 of the best");
+        let bar = "≤ 1 of podman, ≤ 0.4 of docker";
+        row("published port on loopback, round trip", &of.port_round_trip, seconds, bar);
+        let bar = "≥ 1.5 of the best";
+        row("published port on loopback, connections", &of.port_connections, Figure::Rate, bar);
+        let what = "published port from another namespace, throughput";
+        row(what, &of.remote_throughput, Figure::Bandwidth, "≥ 1 of the best");
+        let what = "published port from another namespace, round trip";
+        row(what, &of.remote_round_trip, seconds, "≤ 1 of the best");
+        let names = (reached.names.first(), reached.names.get(at + 1));
+        if let (Some(&Some((rate, slowest))), Some(&Some((other_rate, other_slowest)))) = names {
             let what = "names looked up in a container";
-            table.figures(what, Figure::Rate(rate), other.0, Figure::Rate(other_rate), "≥ 3 of docker");
+            table.figures(what, Figure::Rate(rate), other.name, Figure::Rate(other_rate), "≥ 3 of docker");
             let what = "the slowest name in a hundred";
-            table.figures(what, seconds(slowest), other.0, seconds(other_slowest), "≤ 1/3 of docker");
+            table.figures(what, seconds(slowest), other.name, seconds(other_slowest), "≤ 1/3 of docker");
         }
     }
+    let what = "connections on loopback to no container at all";
+    table.alone(what, Figure::Rate(reached.plain_connections), "");
     compose(table, ours, others)?;
     many(table, daemon, ours, others)
 }
@@ -88,55 +84,109 @@ fn seconds(time: f64) -> Figure {
     Figure::Time(Duration::from_secs_f64(time))
 }
 
-fn measure(client: &Client) -> Result<Reached> {
-    let ports = format!("{OUTER}-{}:{INNER}-{}", OUTER + 1, INNER + 1);
-    client.once(&["network", "create", "bench-net"])?;
-    let sleeper: &[&str] = &["--network", "bench-net", "busybox", "sleep", "900"];
-    client.once(&[&["run", "-d", "--name", "bench-b", "-p", &ports], sleeper].concat())?;
-    client.once(&[&["run", "-d", "--name", "bench-a"], sleeper].concat())?;
-    let reached = between(client);
-    client.remove(&["bench-a", "bench-b"])?;
-    client.once(&["network", "rm", "bench-net"])?;
-    reached
+/// How often each thing is measured of each engine, in turns, so that what else goes on meets all of them. The median
+/// counts.
+const ROUNDS: usize = 5;
+
+/// One engine's two containers.
+struct Pair<'a> {
+    client: &'a Client,
+    /// Words that bring a program to the one that asks.
+    asking: Vec<String>,
+    /// The other's address, and where its ports are published: this one, and the next for what stays on one processor.
+    address: String,
+    port: u16,
+    resolver: String,
+    _servers: [Ended; 2],
 }
 
-fn between(client: &Client) -> Result<Reached> {
-    let pid = |name: &str| client.output(&["inspect", "--format", "{{.State.Pid}}", name]);
-    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let (a, b) = (pid("bench-a")?, pid("bench-b")?);
-    let (asking, serving) = (words(&format!("nsenter -t {a} -n")), words(&format!("nsenter -t {b} -n")));
-    let elsewhere = words(&format!("ip netns exec {ELSEWHERE}"));
-    // For round trips both ends are on one processor: what waking another one up costs is not the network's.
-    let pinned = |prefix: &[String]| [words("taskset -c 0").as_slice(), prefix].concat();
-    let address = client.output(&[
-        "inspect",
-        "--format",
-        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-        "bench-b",
-    ])?;
-    let _free = Ended(spawn(&serving, &["serve", &INNER.to_string()])?);
-    let _pinned = Ended(spawn(&pinned(&serving), &["serve", &(INNER + 1).to_string()])?);
-    std::thread::sleep(Duration::from_millis(300));
-    // The median of three: what else the processors do counts for much here.
-    let one = |prefix: &[String], what: &str, host: &str, port: u16| -> Result<f64> {
-        let mut all = Vec::with_capacity(3);
-        for _ in 0..3 {
-            all.extend(figures(prefix, &[what, &format!("{host}:{port}")])?);
+impl Drop for Pair<'_> {
+    fn drop(&mut self) {
+        let removed = self.client.remove(&["bench-a", "bench-b"]);
+        let gone = removed.and_then(|()| self.client.once(&["network", "rm", "bench-net"]));
+        if let Err(error) = gone {
+            eprintln!("something of {} is left: {error:#}", self.client.name);
         }
-        all.sort_by(f64::total_cmp);
-        all.get(1).copied().context("no figure")
+    }
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// For round trips both ends are on one processor: what waking another one up costs is not the network's.
+fn pinned(prefix: &[String]) -> Vec<String> {
+    [words("taskset -c 0").as_slice(), prefix].concat()
+}
+
+impl<'a> Pair<'a> {
+    fn start(client: &'a Client, port: u16) -> Result<Self> {
+        let ports = format!("{port}-{}:{INNER}-{}", port + 1, INNER + 1);
+        client.once(&["network", "create", "bench-net"])?;
+        let sleeper: &[&str] = &["--network", "bench-net", "busybox", "sleep", "900"];
+        client.once(&[&["run", "-d", "--name", "bench-b", "-p", &ports], sleeper].concat())?;
+        client.once(&[&["run", "-d", "--name", "bench-a"], sleeper].concat())?;
+        let pid = |name: &str| client.output(&["inspect", "--format", "{{.State.Pid}}", name]);
+        let (a, b) = (pid("bench-a")?, pid("bench-b")?);
+        let serving = words(&format!("nsenter -t {b} -n"));
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        Ok(Self {
+            client,
+            asking: words(&format!("nsenter -t {a} -n")),
+            address: client.output(&["inspect", "--format", format, "bench-b"])?,
+            port,
+            resolver: resolver_of(&a)?,
+            _servers: [
+                Ended(spawn(&serving, &["serve", &INNER.to_string()])?),
+                Ended(spawn(&pinned(&serving), &["serve", &(INNER + 1).to_string()])?),
+            ],
+        })
+    }
+}
+
+fn measure(clients: &[&Client]) -> Result<Reached> {
+    let mut pairs = Vec::new();
+    for (at, client) in clients.iter().enumerate() {
+        pairs.push(Pair::start(client, OUTER + 2 * u16::try_from(at)?)?);
+    }
+    let plain = OUTER - 1;
+    let _plain = Ended(spawn(&[], &["serve", &plain.to_string()])?);
+    std::thread::sleep(Duration::from_millis(300));
+    let elsewhere = words(&format!("ip netns exec {ELSEWHERE}"));
+    let one = |prefix: &[String], what: &str, host: &str, port: u16| -> Result<f64> {
+        figures(prefix, &[what, &format!("{host}:{port}")])?.first().copied().context("no figure")
     };
-    let resolver = resolver_of(&a)?;
-    let names = figures(&asking, &["names", &format!("bench-b@{resolver}:53")]).ok();
+    let each = |measure: &dyn Fn(&Pair<'_>) -> Result<f64>| -> Result<Vec<f64>> {
+        let mut all = vec![Vec::new(); pairs.len()];
+        for _ in 0..ROUNDS {
+            for (figures, pair) in all.iter_mut().zip(&pairs) {
+                figures.push(measure(pair)?);
+            }
+        }
+        Ok(all.into_iter().map(middle).collect())
+    };
+    let plain_connections = || one(&[], "connections", "127.0.0.1", plain);
+    let plain_before = plain_connections()?;
     Ok(Reached {
-        throughput: one(&asking, "throughput", &address, INNER)?,
-        round_trip: one(&pinned(&asking), "rtt", &address, INNER + 1)?,
-        port_round_trip: one(&pinned(&[]), "rtt", "127.0.0.1", OUTER + 1)?,
-        port_connections: one(&[], "connections", "127.0.0.1", OUTER)?,
-        remote_throughput: one(&elsewhere, "throughput", HERE_ADDRESS, OUTER)?,
-        remote_round_trip: one(&pinned(&elsewhere), "rtt", HERE_ADDRESS, OUTER + 1)?,
-        names: names.and_then(|names| Some((*names.first()?, *names.get(1)?))),
+        throughput: each(&|pair| one(&pair.asking, "throughput", &pair.address, INNER))?,
+        round_trip: each(&|pair| one(&pinned(&pair.asking), "rtt", &pair.address, INNER + 1))?,
+        port_round_trip: each(&|pair| one(&pinned(&[]), "rtt", "127.0.0.1", pair.port + 1))?,
+        port_connections: each(&|pair| one(&[], "connections", "127.0.0.1", pair.port))?,
+        plain_connections: middle(vec![plain_before, plain_connections()?, plain_connections()?]),
+        remote_throughput: each(&|pair| one(&elsewhere, "throughput", HERE_ADDRESS, pair.port))?,
+        remote_round_trip: each(&|pair| one(&pinned(&elsewhere), "rtt", HERE_ADDRESS, pair.port + 1))?,
+        names: pairs.iter().map(names).collect(),
     })
+}
+
+fn middle(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
+
+fn names(pair: &Pair<'_>) -> Option<(f64, f64)> {
+    let found = figures(&pair.asking, &["names", &format!("bench-b@{}:53", pair.resolver)]).ok()?;
+    Some((*found.first()?, *found.get(1)?))
 }
 
 /// The first name server of a container.
