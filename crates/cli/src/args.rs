@@ -7,7 +7,8 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use crate::exit::Outcome;
 use crate::run::{CreateArgs, RunArgs};
 use crate::{
-    containers, copy, docker, doctor, images, listing, machine, networks, registry, run, system, volumes,
+    containers, copy, docker, doctor, images, listing, machine, networks, registry, run, service, system,
+    volumes,
 };
 
 /// Runs containers.
@@ -153,6 +154,9 @@ pub(crate) enum Verb {
     /// Networks that containers share
     #[command(subcommand)]
     Network(networks::NetworkVerb),
+    /// Start an engine or a machine with the computer
+    #[command(subcommand)]
+    Service(service::ServiceVerb),
     /// Machines: the same engine in a light virtual machine
     #[command(subcommand)]
     Machine(machine::MachineVerb),
@@ -242,6 +246,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         Verb::Logout(logout) => return registry::logout(&logout),
         Verb::Docker(verb) => return docker::dispatch(host, &verb),
         Verb::Machine(verb) => return machine::dispatch(verb).await,
+        Verb::Service(verb) => return service::dispatch(host, &verb).await,
         _ => {}
     }
     let client = host::engine::connect(host).await?;
@@ -292,6 +297,7 @@ pub(crate) async fn dispatch(args: Args) -> Outcome {
         | Verb::Logout(_)
         | Verb::Docker(_)
         | Verb::Machine(_)
+        | Verb::Service(_)
         | Verb::Completion(_) => Ok(0),
     }
 }

@@ -14,6 +14,7 @@ mod networks;
 mod printer;
 mod registry;
 mod run;
+mod service;
 mod spec;
 mod streams;
 mod sys;

@@ -10,7 +10,7 @@ use api::client::Client;
 use crate::error::Error;
 use crate::machine::Mode;
 pub use locate::{Origin, Surroundings, Target};
-pub use start::Starter;
+pub use start::{Starter, find_program};
 
 /// How long an engine may take to answer a ping before it counts as dead.
 pub const PING_DEADLINE: Duration = Duration::from_secs(10);
@@ -25,6 +25,14 @@ pub const PING_DEADLINE: Duration = Duration::from_secs(10);
 pub async fn connect(host: Option<&str>) -> Result<Client, Error> {
     let target = Target::find(host, &Surroundings::of_this_process())?;
     ensure(&target).await
+}
+
+/// Whether the engine that `host` names, or the default one, answers now; none is started.
+pub async fn is_running(host: Option<&str>) -> bool {
+    match Target::find(host, &Surroundings::of_this_process()) {
+        Ok(target) => Client::new(target.endpoint).probe().await.is_ok(),
+        Err(_) => false,
+    }
 }
 
 /// As [`connect`], for an engine already located.

@@ -61,6 +61,20 @@ pub enum Error {
         /// Its log.
         log: PathBuf,
     },
+    /// There is nothing yet that could be started here.
+    #[error("neither engines nor machines run on {} yet", std::env::consts::OS)]
+    NotHere,
+    /// Nobody keeps services here whom we know.
+    #[error("failed to find who starts services here: systemd does not run")]
+    NoServiceManager,
+    /// Whoever keeps services refuses.
+    #[error("{command:?} failed: {said}")]
+    ServiceManager {
+        /// What it was told.
+        command: String,
+        /// Its answer.
+        said: String,
+    },
     /// The engine runs but does not answer.
     #[error("the engine did not answer within {} s of being started", after.as_secs())]
     Silent {
@@ -82,6 +96,7 @@ impl Error {
             Self::Machine(source) => source.kind(),
             Self::NoRuntimeDir => ErrorKind::InvalidArgument,
             Self::NoProgram => ErrorKind::NotFound,
+            Self::NoServiceManager | Self::NotHere => ErrorKind::Unsupported,
             Self::NotRunning { source, .. } if source.kind() == ErrorKind::Permission => {
                 ErrorKind::Permission
             }
@@ -90,9 +105,11 @@ impl Error {
             {
                 ErrorKind::Permission
             }
-            Self::NotRunning { .. } | Self::Prepare { .. } | Self::Spawn { .. } | Self::Ended { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::NotRunning { .. }
+            | Self::Prepare { .. }
+            | Self::Spawn { .. }
+            | Self::Ended { .. }
+            | Self::ServiceManager { .. } => ErrorKind::Unavailable,
             Self::Silent { .. } => ErrorKind::Timeout,
         }
     }
@@ -116,6 +133,11 @@ impl Error {
             Self::NotRunning { endpoint, .. } => {
                 format!("start it with: coved --listen {endpoint}, or unset COVE_HOST to use your own engine")
             }
+            Self::NoServiceManager => {
+                "have whatever starts services here run coved, in the foreground, as root or as yourself"
+                    .to_owned()
+            }
+            Self::ServiceManager { .. } | Self::NotHere => return None,
             Self::NoProgram => "install coved beside cove, or put it into PATH".to_owned(),
             Self::Prepare { path, .. } => format!("check who owns {}", path.display()),
             Self::Spawn { program, .. } => format!("check that {} can be executed", program.display()),

@@ -8,6 +8,7 @@
 pub mod engine;
 mod error;
 pub mod machine;
+pub mod service;
 mod sys;
 pub mod ui;
 pub mod web;

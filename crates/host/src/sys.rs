@@ -14,6 +14,7 @@ mod windows;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::service::Owner;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
 #[cfg(target_os = "macos")]
@@ -22,6 +23,12 @@ pub(crate) use macos::*;
 pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
+
+/// Whose services are ours to install.
+pub(crate) fn owner() -> Owner {
+    let home = stdx::process::home().unwrap_or_default();
+    if is_root() { Owner::System } else { Owner::User { home, id: user_id() } }
+}
 
 /// Whoever else listens where `program` should is nobody to be ended.
 fn refuse_others(found: &Path, program: &str) -> io::Result<()> {

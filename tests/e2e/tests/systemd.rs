@@ -476,3 +476,86 @@ fn podman_runs_its_containers_by_our_runtime_and_systemd() -> Result<()> {
     ensure!(show(&[], &unit, "LoadState")? == "not-found");
     Ok(())
 }
+
+/// `cove` as somebody types it, with the engine where it is by default.
+fn plainly(is_users: bool, args: &[&str]) -> Result<(i32, String)> {
+    let mut command = stdx::process::command(program("cove")?);
+    command.env("PATH", "/usr/sbin:/usr/bin").env("HOME", "/root").args(args);
+    if is_users {
+        as_user(&mut command);
+    }
+    Ok(said(&command.stdin(Stdio::null()).output()?))
+}
+
+fn an_engine_starts_with_the_computer(is_users: bool, manager: &[&str], place: &str) -> Result<()> {
+    let must = |args: &[&str]| -> Result<String> {
+        let (code, text) = plainly(is_users, args)?;
+        ensure!(code == 0, "{args:?}: {code} {text}");
+        Ok(text)
+    };
+    let (code, text) = plainly(is_users, &["service", "status"])?;
+    ensure!(code == 1 && text.contains("does not start"), "{code} {text}");
+    let text = must(&["service", "install"])?;
+    ensure!(text.contains(place) && text.contains("enable-linger") == is_users, "{text}");
+    ensure!(show(manager, "cove.service", "ActiveState")? == "active");
+    ensure!(show(manager, "cove.service", "UnitFileState")? == "enabled");
+    ensure!(must(&["service", "status"])?.contains(place));
+    let engine = || -> Result<i64> { Ok(show(manager, "cove.service", "MainPID")?.parse()?) };
+    let end = Instant::now() + Duration::from_secs(20);
+    while plainly(is_users, &["ps"])?.0 != 0 {
+        ensure!(Instant::now() < end, "the service's engine does not answer");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let first = engine()?;
+
+    // Containers are nobody's who may be restarted.
+    let dir = tempfile::Builder::new().prefix("cove-service").tempdir()?;
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+    tar::Archive::new(support::image::busybox_layer()?.as_slice()).unpack(dir.path().join("tree"))?;
+    if is_users {
+        give(dir.path())?;
+    }
+    let tree = dir.path().join("tree").display().to_string();
+    must(&["run", "-d", "--name", "box", "--network", "none", "--rootfs", &tree, "sleep", "1000"])?;
+    let pid = must(&["inspect", "-f", "{{.State.Pid}}", "box"])?;
+    let told = |words: &[&str]| -> Result<()> {
+        let mut command = stdx::process::command("systemctl");
+        if is_users {
+            as_user(&mut command);
+        }
+        let (code, text) = said(&command.args(manager).args(words).output()?);
+        ensure!(code == 0, "{words:?}: {text}");
+        Ok(())
+    };
+    told(&["restart", "cove.service"])?;
+    ensure!(engine()? != first);
+    let running = must(&["inspect", "-f", "{{.State.Pid}} {{.State.Running}}", "box"])?;
+    ensure!(running == format!("{pid} true"), "{running}");
+    // One that dies is started again.
+    ensure!(stdx::process::command("kill").args(["-9", &engine()?.to_string()]).status()?.success());
+    let end = Instant::now() + Duration::from_secs(20);
+    while engine()? == 0 || plainly(is_users, &["exec", "box", "true"])?.0 != 0 {
+        ensure!(Instant::now() < end, "the engine is not started again");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    must(&["service", "remove"])?;
+    ensure!(show(manager, "cove.service", "LoadState")? == "not-found" && !Path::new(place).exists());
+    ensure!(Path::new(&format!("/proc/{pid}")).exists(), "the container ended with the service");
+    // Whoever needs an engine starts one, as before.
+    must(&["rm", "-f", "box"])?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs systemd: it is run where that is"]
+fn the_systems_engine_starts_with_the_computer_as_a_service() -> Result<()> {
+    an_engine_starts_with_the_computer(false, &[], "/etc/systemd/system/cove.service")
+}
+
+#[test]
+#[ignore = "needs systemd: it is run where that is"]
+fn a_users_engine_starts_with_the_computer_as_a_service() -> Result<()> {
+    log_in()?;
+    an_engine_starts_with_the_computer(true, &["--user"], "/home/app/.config/systemd/user/cove.service")
+}

@@ -126,7 +126,11 @@ async fn await_answer(mut child: Child, client: &Client, log: &Path, begin: u64)
 }
 
 /// `coved` beside this program, else in `PATH`.
-fn find_program() -> Result<PathBuf, Error> {
+/// `coved`: beside this program, or in PATH.
+///
+/// # Errors
+/// It is in neither.
+pub fn find_program() -> Result<PathBuf, Error> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("coved")));
     let path = std::env::var_os("PATH").unwrap_or_default();
     beside

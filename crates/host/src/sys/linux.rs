@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::io::unix::AsyncFd;
 
 use super::variable;
+use crate::error::Error;
+use crate::service::Manager;
 
 /// Whether engines run here without a machine.
 pub(crate) const HAS_ENGINES: bool = true;
@@ -27,6 +29,20 @@ pub(crate) fn runtime_dir() -> Option<PathBuf> {
 /// Where a user's data goes, each program's in a folder of its own.
 pub(crate) fn data_dir() -> Option<PathBuf> {
     variable("XDG_DATA_HOME").or_else(|| variable(DATA_DIR).map(|home| home.join(".local/share")))
+}
+
+/// How a user's services start before that user logs in.
+pub(crate) const BEFORE_LOGIN: &str =
+    "It starts when you log in; before that, too, after: loginctl enable-linger";
+
+/// Who keeps services.
+pub(crate) fn service_manager() -> Result<Manager, Error> {
+    // As sd_booted(3) looks for it.
+    if Path::new("/run/systemd/system").is_dir() {
+        Ok(Manager::Systemd)
+    } else {
+        Err(Error::NoServiceManager)
+    }
 }
 
 pub(super) fn program_of(pid: u32) -> io::Result<PathBuf> {

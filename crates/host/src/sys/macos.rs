@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::variable;
+use crate::error::Error;
+use crate::service::Manager;
 
 /// Whether engines run here without a machine.
 pub(crate) const HAS_ENGINES: bool = false;
@@ -29,6 +31,15 @@ pub(crate) fn runtime_dir() -> Option<PathBuf> {
 /// Where a user's data goes, each program's in a folder of its own.
 pub(crate) fn data_dir() -> Option<PathBuf> {
     Some(variable(DATA_DIR)?.join("Library/Application Support"))
+}
+
+/// How a user's services start before that user logs in.
+pub(crate) const BEFORE_LOGIN: &str = "It starts when you log in; with sudo it starts before that.";
+
+/// Who keeps services.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere there may be nobody")]
+pub(crate) fn service_manager() -> Result<Manager, Error> {
+    Ok(Manager::Launchd)
 }
 
 #[expect(unsafe_code, reason = "the system's call has no safe form")]

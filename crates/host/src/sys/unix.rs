@@ -27,6 +27,11 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The user's number.
+pub(crate) fn user_id() -> String {
+    rustix::process::geteuid().as_raw().to_string()
+}
+
 /// The engine's address in the folder of its socket and its log.
 pub(crate) fn engine(state_dir: &Path) -> PathBuf {
     state_dir.join("cove.sock")

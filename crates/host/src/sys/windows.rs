@@ -17,6 +17,8 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::variable;
+use crate::error::Error;
+use crate::service::Manager;
 
 /// Whether engines run here without a machine.
 pub(crate) const HAS_ENGINES: bool = false;
@@ -30,6 +32,21 @@ pub(crate) const DATA_DIR: &str = "LOCALAPPDATA";
 pub(crate) const GUEST_IMAGES: &str = r"C:\Program Files\Cove\guest";
 /// The longest path, in units of two bytes.
 const PATH_MAX: u32 = 32 << 10;
+
+/// A user's tasks start with the computer.
+pub(crate) const BEFORE_LOGIN: &str = "";
+
+/// Who keeps services.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere there may be nobody")]
+pub(crate) fn service_manager() -> Result<Manager, Error> {
+    Ok(Manager::TaskScheduler)
+}
+
+/// The user's name, as the system tells users apart.
+pub(crate) fn user_id() -> String {
+    let of = |name: &str| std::env::var(name).unwrap_or_default();
+    format!("{}\\{}", of("USERDOMAIN"), of("USERNAME"))
+}
 
 /// Where files of a user's programs go, each in a folder of its own.
 pub(crate) fn runtime_dir() -> Option<PathBuf> {
