@@ -1,34 +1,47 @@
 //! Bytes between two streams, each direction for itself.
 
-use std::io;
-
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// How much of each direction is under way at most.
 const BUFFER: usize = 64 << 10;
 
-/// Carries bytes both ways until both are over. What one side has sent arrives although it takes nothing more:
-/// a program that ends without having read its input still has an output and an exit code.
+/// How a direction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// There is no more to carry, or nobody who takes it.
+    Over,
+    /// Where it came from is gone: nobody is left there for the other direction either.
+    Gone,
+}
+
+/// Carries bytes both ways until both are over, or one side is gone. What one side has sent arrives although it takes
+/// nothing more: a program that ends without having read its input still has an output and an exit code.
 pub async fn relay(
     a: &mut (impl AsyncRead + AsyncWrite + Unpin),
     b: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) {
     let ((mut from_a, mut to_a), (mut from_b, mut to_b)) = (tokio::io::split(a), tokio::io::split(b));
-    // An end that comes as an error is an end: the other direction tells the rest.
-    let _ = tokio::join!(one_way(&mut from_a, &mut to_b), one_way(&mut from_b, &mut to_a));
+    let mut there = std::pin::pin!(one_way(&mut from_a, &mut to_b));
+    let mut back = std::pin::pin!(one_way(&mut from_b, &mut to_a));
+    tokio::select! {
+        end = &mut there => if end == End::Over { back.await; },
+        end = &mut back => if end == End::Over { there.await; },
+    }
 }
 
-async fn one_way(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+async fn one_way(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> End {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = match from.read(&mut buffer).await {
-            Ok(length) if length > 0 => length,
-            ended => {
-                to.shutdown().await?;
-                return ended.map(drop);
-            }
-        };
-        to.write_all(buffer.get(..length).unwrap_or_default()).await?;
+        let read = from.read(&mut buffer).await;
+        let length = read.as_ref().copied().unwrap_or(0);
+        if length == 0 {
+            // Whoever is gone needs not be told.
+            let _ = to.shutdown().await;
+            return if read.is_ok() { End::Over } else { End::Gone };
+        }
+        if to.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
+            return End::Over;
+        }
     }
 }
 
