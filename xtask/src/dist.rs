@@ -1,27 +1,47 @@
-//! `cargo xtask dist`: what is installed, made of our programs and of `packaging/`.
+//! `cargo xtask dist`: what is installed. On Debian and Ubuntu packages are built; of macOS and Windows, whose tools are on
+//! those systems alone, the manifests are checked here (`packaging/`).
 
 mod deb;
 mod keyfile;
 mod linux;
+mod macos;
 mod manifests;
+mod windows;
+mod xml;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::files;
 use crate::guest_image::{self, Machine, Origin};
 use crate::shell::{output, root, run};
 use manifests::Facts;
 pub(crate) use manifests::wrong_in_all;
 
-/// Makes the packages.
+/// Makes packages of one system, or what can be made of all.
 pub(crate) fn dist(args: &[String]) -> Result<()> {
     let is_built = args.iter().any(|arg| arg == "--built");
-    let unknown = args.iter().find(|arg| !["deb", "--built"].contains(&arg.as_str()));
-    if let Some(unknown) = unknown {
-        bail!("{unknown} is unknown: dist [deb [--built]]");
+    let mut systems: Vec<&str> = args.iter().map(String::as_str).filter(|arg| *arg != "--built").collect();
+    if systems.is_empty() {
+        systems = vec!["deb", "macos", "windows"];
     }
-    debs(&Facts::read()?, is_built)
+    if let Some(unknown) = systems.iter().find(|system| !["deb", "macos", "windows"].contains(*system)) {
+        bail!("{unknown} is unknown: dist [deb [--built]] [macos] [windows]");
+    }
+    ensure!(
+        !is_built || systems.contains(&"deb"),
+        "--built is deb's: it packs the programs that are there, and builds none"
+    );
+    let facts = Facts::read()?;
+    for system in systems {
+        match system {
+            "deb" => debs(&facts, is_built)?,
+            "macos" => macos(&facts)?,
+            _ => windows(&facts)?,
+        }
+    }
+    Ok(())
 }
 
 /// Where packages go.
@@ -92,4 +112,29 @@ fn epoch() -> Result<u64> {
             .context("set SOURCE_DATE_EPOCH: git tells no time of a commit")?,
     };
     text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, not seconds since 1970"))
+}
+
+fn macos(facts: &Facts) -> Result<()> {
+    in_order(&macos::wrong(facts))?;
+    if std::env::consts::OS != "macos" {
+        println!(
+            "dist: macOS' manifests are in order. To build, sign and notarize the installer takes a Mac: run \
+             packaging/macos/package.sh there"
+        );
+        return Ok(());
+    }
+    let script = packaging().join("macos/package.sh");
+    let text = |path: &Path| path.display().to_string();
+    let (programs, out) = (text(&root().join("target/release")), text(&folder()));
+    files::make_dir(&folder())?;
+    run(&text(&script), &[&programs, &out, &facts.version])
+}
+
+fn windows(facts: &Facts) -> Result<()> {
+    in_order(&windows::wrong(facts))?;
+    println!(
+        "dist: Windows' manifests are in order. To build the installer takes WiX on Windows: \
+         packaging/windows/cove.wxs says how"
+    );
+    Ok(())
 }

@@ -35,8 +35,9 @@ Usage: cargo xtask COMMAND
                               check what is for macOS and Windows from here, link it, and run it under Wine;
                               link what a guest needs for aarch64
   musl                        build what ships for Linux, in target/ship
-  dist [deb [--built]]        make Debian's packages in target/dist, of programs that are built first or, with
-                              --built, of those that are there
+  dist [deb [--built]] [macos] [windows]
+                              make packages in target/dist: Debian's, of programs that are built first or, with
+                              --built, of those that are there; of macOS and Windows, check the manifests
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
                               only runtimes, commands or networks; machine: machines
 

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{linux, packaging};
+use super::{linux, macos, packaging, windows};
 use crate::files;
 use crate::shell::{command, output, root};
+
+/// What stands for the version in a manifest until it is packed.
+pub(super) const VERSION: &str = "@VERSION@";
 
 /// What the code says.
 #[derive(Debug)]
@@ -17,7 +20,8 @@ pub(super) struct Facts {
     pub(super) version: String,
     /// The programs that there are.
     pub(super) programs: BTreeSet<String>,
-    /// The window's name.
+    /// The window's identifier, and its name.
+    pub(super) identifier: String,
     pub(super) product: String,
 }
 
@@ -38,14 +42,19 @@ impl Facts {
         let window = files::read_text(&root().join("src-tauri/tauri.conf.json"))?;
         let window: Value = serde_json::from_str(&window).context("tauri.conf.json is no JSON")?;
         let told = |key: &str| window[key].as_str().map(str::to_owned).context("tauri.conf.json lacks names");
-        Ok(Self { version: version.to_owned(), programs, product: told("productName")? })
+        Ok(Self {
+            version: version.to_owned(),
+            programs,
+            identifier: told("identifier")?,
+            product: told("productName")?,
+        })
     }
 }
 
 /// What is wrong in all manifests.
 pub(crate) fn wrong_in_all() -> Result<Vec<String>> {
     let facts = Facts::read()?;
-    Ok(linux::wrong(&facts))
+    Ok([linux::wrong(&facts), macos::wrong(&facts), windows::wrong(&facts)].concat())
 }
 
 /// Gathers what is wrong in the manifests of one system.
@@ -120,6 +129,13 @@ impl<'a> Of<'_, 'a> {
         }
     }
 
+    /// A file beside it.
+    pub(super) fn beside(&mut self, name: &str) {
+        if !self.check.dir.join(name).is_file() {
+            self.wrong(&format!("{name} is not there"));
+        }
+    }
+
     /// A text that a source file must hold, so that both say the same.
     pub(super) fn stands_in(&mut self, source: &str, text: &str) {
         match files::read_text(&root().join(Path::new(source))) {
@@ -133,6 +149,7 @@ impl<'a> Of<'_, 'a> {
 #[cfg(test)]
 mod tests {
     use super::super::keyfile::Keyfile;
+    use super::super::xml;
     use super::*;
 
     #[test]
@@ -142,12 +159,20 @@ mod tests {
 
     #[test]
     fn what_does_not_agree_is_told() {
-        let facts =
-            Facts { version: "2.0.0".into(), programs: ["other".to_owned()].into(), product: "other".into() };
-        let wrong = linux::wrong(&facts);
+        let facts = Facts {
+            version: "2.0.0".into(),
+            programs: ["other".to_owned()].into(),
+            identifier: "org.other".into(),
+            product: "other".into(),
+        };
+        let wrong = [linux::wrong(&facts), macos::wrong(&facts), windows::wrong(&facts)].concat();
         for expected in [
             "packaging/linux/cove.service: no package builds a program \"coved\"",
             "packaging/linux/cove-desktop.desktop: StartupWMClass is \"cove-desktop\", and must be \"other\"",
+            "packaging/macos/Info.plist: CFBundleIdentifier is \"dev.cove.desktop\", and must be \"org.other\"",
+            "packaging/macos/package.sh: no package builds a program \"cove-machine\"",
+            "packaging/windows/cove.wxs: no package builds a program \"cove\"",
+            "packaging/windows/logon.xml: no package builds a program \"cove\"",
         ] {
             assert!(wrong.iter().any(|line| line == expected), "{expected} is not in {wrong:#?}");
         }
@@ -157,10 +182,10 @@ mod tests {
     fn a_file_that_is_broken_or_not_there_is_told() {
         let facts = Facts::read().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("a.desktop"), "Type=Application\n").unwrap();
+        std::fs::write(dir.path().join("a.plist"), "<plist version='1.0'><dict></plist>").unwrap();
         std::fs::write(dir.path().join("a.sh"), "if true; then\n").unwrap();
         let mut check = Check { dir: dir.path().to_owned(), facts: &facts, wrong: Vec::new() };
-        check.file("a.desktop", Keyfile::parse, |_, _| {});
+        check.file("a.plist", xml::plist, |_, _| {});
         check.script("a.sh", |_, _| {});
         check.file("a.service", Keyfile::parse, |_, _| {});
         assert_eq!(check.done().len(), 3);
