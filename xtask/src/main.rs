@@ -1,10 +1,11 @@
 //! The project's chores, each from a fresh machine: `cargo xtask run`, `test`, `ci`, `tidy`,
-//! `gen-types`, `guest-image`, `cross`, `musl`, `bench`.
+//! `gen-types`, `guest-image`, `cross`, `musl`, `dist`, `bench`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
 
 mod apt;
 mod bench;
 mod cross;
+mod dist;
 mod files;
 mod guest_image;
 mod machine_suite;
@@ -34,6 +35,9 @@ Usage: cargo xtask COMMAND
                               check what is for macOS and Windows from here, link it, and run it under Wine;
                               link what a guest needs for aarch64
   musl                        build what ships for Linux, in target/ship
+  dist [deb [--built]] [macos] [windows]
+                              make packages in target/dist: Debian's, of programs that are built first or, with
+                              --built, of those that are there; of macOS and Windows, check the manifests
   bench [PART]                measure against crun, runc, podman and docker, where they are; all, or
                               only runtimes, commands or networks; machine: machines
 
@@ -64,6 +68,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
         Some("cross") => cross::cross(args.get(1..).unwrap_or_default()),
         Some("musl") => musl::musl(),
+        Some("dist") => dist::dist(args.get(1..).unwrap_or_default()),
         Some("test-machine") => test::test_machine(),
         Some("bench") => bench::bench(args.get(1).map(String::as_str)),
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),

@@ -72,6 +72,7 @@ pub(crate) fn tidy() -> Result<()> {
     }
     check_manifests(&files, &mut wrong)?;
     check_architecture(&mut wrong)?;
+    wrong.extend(crate::dist::wrong_in_all()?);
     if wrong.is_empty() {
         println!("tidy: {} files are in order", files.len());
         return Ok(());
@@ -182,7 +183,7 @@ fn check_architecture(wrong: &mut Vec<String>) -> Result<()> {
     let text =
         std::fs::read_to_string(root().join("ARCHITECTURE.md")).context("failed to read ARCHITECTURE.md")?;
     for word in text.split('`').skip(1).step_by(2) {
-        let is_path = ["crates/", "tests/", "ui/", "src-tauri/", "xtask/", "docs/", ".ci/"]
+        let is_path = ["crates/", "tests/", "ui/", "src-tauri/", "packaging/", "xtask/", "docs/", ".ci/"]
             .iter()
             .any(|prefix| word.starts_with(prefix));
         let plain = word.split(['#', ' ']).next().unwrap_or_default();
