@@ -50,7 +50,7 @@ impl Surroundings {
     /// Where an engine of ours keeps its socket and its log: `/run/cove`, or a user's own.
     pub(crate) fn state_dir(&self) -> Result<PathBuf, Error> {
         if self.is_root {
-            return Ok(PathBuf::from("/run/cove"));
+            return Ok(PathBuf::from(sys::SYSTEM_RUNTIME_DIR));
         }
         Ok(self.runtime_dir.as_ref().ok_or(Error::NoRuntimeDir)?.join("cove"))
     }

@@ -1,6 +1,6 @@
 //! Where machines and their images are on this computer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use vm_manager::places::Folders;
 
@@ -26,7 +26,10 @@ pub fn folders() -> Result<Folders, Error> {
         return Ok(Folders { run: folder.join(".run"), data: folder });
     }
     if sys::is_root() {
-        return Ok(Folders { data: "/var/lib/cove/machines".into(), run: "/run/cove/machines".into() });
+        return Ok(Folders {
+            data: "/var/lib/cove/machines".into(),
+            run: Path::new(sys::SYSTEM_RUNTIME_DIR).join("machines"),
+        });
     }
     let data = sys::data_dir().ok_or(Error::NoPlace { name: sys::DATA_DIR })?;
     let run = sys::runtime_dir().ok_or(Error::NoPlace { name: sys::RUNTIME_DIR })?;

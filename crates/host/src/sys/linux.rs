@@ -18,6 +18,8 @@ pub(crate) const HAS_MACHINES: bool = true;
 pub(crate) const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 /// What says where a user's data goes, or the folder it is in.
 pub(crate) const DATA_DIR: &str = "HOME";
+/// Where sockets of the computer's own programs go.
+pub(crate) const SYSTEM_RUNTIME_DIR: &str = "/run/cove";
 /// Where guest images are that were installed.
 pub(crate) const GUEST_IMAGES: &str = "/usr/share/cove/guest";
 

@@ -17,6 +17,8 @@ pub(crate) const HAS_MACHINES: bool = false;
 pub(crate) const RUNTIME_DIR: &str = "HOME";
 /// What says where a user's data goes.
 pub(crate) const DATA_DIR: &str = "HOME";
+/// Where sockets of the computer's own programs go.
+pub(crate) const SYSTEM_RUNTIME_DIR: &str = "/var/run/cove";
 /// Where guest images are that were installed.
 pub(crate) const GUEST_IMAGES: &str = "/Library/Application Support/Cove/guest";
 /// The longest path of a program that the system tells (`PROC_PIDPATHINFO_MAXSIZE`).

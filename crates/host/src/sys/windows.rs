@@ -28,6 +28,8 @@ pub(crate) const HAS_MACHINES: bool = false;
 pub(crate) const RUNTIME_DIR: &str = "LOCALAPPDATA";
 /// The same, for data.
 pub(crate) const DATA_DIR: &str = "LOCALAPPDATA";
+/// Where sockets of the computer's own programs go.
+pub(crate) const SYSTEM_RUNTIME_DIR: &str = "C:\\ProgramData\\Cove\\run";
 /// Where guest images are that were installed.
 pub(crate) const GUEST_IMAGES: &str = r"C:\Program Files\Cove\guest";
 /// The longest path, in units of two bytes.
