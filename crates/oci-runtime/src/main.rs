@@ -1,10 +1,5 @@
 //! `cove-runtime`: an OCI runtime with runc's command line, and the monitor of Cove's containers.
 
-/// musl's own asks the kernel for each few pages.
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
-
 fn main() -> std::process::ExitCode {
     let code = oci_runtime::cli::main();
     std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))

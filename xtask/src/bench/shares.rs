@@ -44,14 +44,16 @@ const WORK: [(&str, &str); 4] = [
 /// Measures, where the guest's kernel has 9p.
 pub(super) fn bench(table: &mut Table, programs: &Path) -> Result<()> {
     let Some(mut machine) = Machine::init_from("qemu", Some(programs))? else { return Ok(()) };
-    // The machine's own QEMU, with one device more.
+    // The machine's own QEMU, with a device more for each: one can't be mounted twice.
     let wrappers = tempfile::tempdir()?;
     let qemu = output("which", &["qemu-system-x86_64"]).context("QEMU is not installed")?;
     let share = machine.shared().display().to_string();
-    let script = format!(
-        "#!/bin/sh\nexec {qemu} \"$@\" -fsdev local,id=peer,path={share},security_model=none \
-         -device virtio-9p-pci,fsdev=peer,mount_tag=peer\n"
-    );
+    let device = |tag: &str| {
+        format!(
+            "-fsdev local,id={tag},path={share},security_model=none -device virtio-9p-pci,fsdev={tag},mount_tag={tag}"
+        )
+    };
+    let script = format!("#!/bin/sh\nexec {qemu} \"$@\" {} {}\n", device("none"), device("loose"));
     let wrapper = wrappers.path().join("qemu-system-x86_64");
     std::fs::write(&wrapper, script)?;
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
@@ -62,7 +64,7 @@ pub(super) fn bench(table: &mut Table, programs: &Path) -> Result<()> {
     let options = "trans=virtio,version=9p2000.L,msize=524288";
     let mounted = shell(&format!(
         "set -e; for cache in none loose; do mkdir -p /mnt/$cache; \
-         mount -t 9p -o {options},cache=$cache peer /mnt/$cache; done; cp -r {share}/git /tmp/git"
+         mount -t 9p -o {options},cache=$cache $cache /mnt/$cache; done; cp -r {share}/git /tmp/git"
     ))?;
     if mounted.code != 0 {
         println!("left out: shares against 9p, which this guest's kernel has not ({})", mounted.err);
