@@ -152,7 +152,12 @@ fn two_hundred_containers_come_and_go_and_nothing_stays() -> Result<()> {
         holdings(&daemon, &bridge).is_ok_and(|held| held["links"].is_empty() && held["processes"].len() <= 3)
     };
     daemon.wait_for("the first ones to go", is_quiet)?;
-    let before = holdings(&daemon, &bridge)?;
+    // What is kept ready ahead is being made anew meanwhile: it is counted when it is whole.
+    let mut before = holdings(&daemon, &bridge)?;
+    daemon.wait_for("nothing to change any more", || {
+        std::thread::sleep(Duration::from_millis(300));
+        holdings(&daemon, &bridge).is_ok_and(|now| std::mem::replace(&mut before, now) == before)
+    })?;
 
     let count = how_many();
     let ids = std::sync::Mutex::new(Vec::new());
