@@ -25,5 +25,5 @@ mod vsock;
 
 pub use error::{Error, Result};
 pub use net::Net;
-pub use share::{Access, Event, EventKind, Owner, Share, ShareConfig};
+pub use share::{Access, Event, EventKind, Events, Owner, Share, ShareConfig};
 pub use vsock::Vsock;

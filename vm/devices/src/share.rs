@@ -48,8 +48,9 @@ pub struct ShareConfig {
     pub access: Access,
     /// As whom the guest acts.
     pub owner: Owner,
-    /// How long the guest may believe what it knows of names and attributes. What changes on the host is seen after at
-    /// most so long; contents are looked at anew whenever a file is opened after its time or size changed.
+    /// How long the guest may believe what it knows of names and attributes where it is not told of each change
+    /// ([`Share::watch`]). What changes on the host is seen after at most so long; contents are looked at anew whenever
+    /// a file is opened after its time or size changed.
     pub freshness: Duration,
 }
 
@@ -113,10 +114,11 @@ impl Share {
 
     /// From now on `sink` is told of what changes on the host in folders that the guest knows, but not of what the guest
     /// changes itself. It is called on a thread of the share's, in the order of what happened, and may block; what
-    /// happens meanwhile waits. It says whether the guest will get the event. A second call replaces it.
+    /// happens meanwhile waits. It says whether the guest will get the event; one that it won't get, and what comes after,
+    /// waits until [`Events::resume`]. A second call replaces it.
     ///
     /// The guest has to act each event out (see the agent's `trigger.rs`), on one thread that looks up
-    /// [`Share::trigger`] in the share's root before each. Then programs in the guest that watch files see it, and what
+    /// [`Events::trigger`] in the share's root before each. Then programs in the guest that watch files see it, and what
     /// the guest has cached is renewed at once.
     ///
     /// # Errors
@@ -128,10 +130,27 @@ impl Share {
             .map_err(|source| Error::Resource { action: "watch a folder", source })
     }
 
+    /// What is told of.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events(Arc::clone(&self.watch))
+    }
+}
+
+/// The changes of a share.
+#[derive(Clone, Debug)]
+pub struct Events(Arc<Watch>);
+
+impl Events {
     /// The name by which the guest's acting thread makes itself known.
     #[must_use]
     pub fn trigger(&self) -> &str {
-        self.watch.trigger()
+        self.0.trigger()
+    }
+
+    /// The guest listens again: it is told what waited.
+    pub fn resume(&self) {
+        self.0.resume();
     }
 }
 

@@ -377,7 +377,7 @@ fn changes_on_the_host_wake_watchers_in_the_guest() {
     guest.mount("work", 1);
     let share = &guest.shares[0];
     let mut trigger = guest.connect(TRIGGER);
-    trigger.write_all(format!("/mnt/work\n{}\n", share.trigger()).as_bytes()).unwrap();
+    trigger.write_all(format!("/mnt/work\n{}\n", share.events().trigger()).as_bytes()).unwrap();
     let (sender, events) = mpsc::channel();
     share
         .watch(move |event| {

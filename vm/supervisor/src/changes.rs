@@ -6,14 +6,15 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use vm_devices::{Share, Vsock};
+use vm_devices::{Events, Share, Vsock};
 use vm_proto::stream::Open;
 
 use crate::execute;
 
 /// Where a share's changes go, once the guest listens.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sink {
+    events: Events,
     stream: Mutex<Option<StdStream>>,
     /// The same connection, for whoever ends it while a write waits for the guest.
     end: Mutex<Option<StdStream>>,
@@ -29,9 +30,9 @@ impl Sink {
     }
 }
 
-/// Watches a share. Its changes are dropped until [`connect`] has been called.
+/// Watches a share. Its changes wait until [`connect`] has been called.
 pub(crate) fn watch(share: &Share) -> Result<Arc<Sink>> {
-    let sink = Arc::new(Sink::default());
+    let sink = Arc::new(Sink { events: share.events(), stream: Mutex::default(), end: Mutex::default() });
     let told = Arc::clone(&sink);
     let tell = move |event: vm_devices::Event| {
         let mut stream = told.stream.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,8 +48,9 @@ pub(crate) fn watch(share: &Share) -> Result<Arc<Sink>> {
 }
 
 /// Tells the guest of the changes of the share that it has at `path`.
-pub(crate) async fn connect(sink: Arc<Sink>, vsock: Arc<Vsock>, path: String, trigger: String) {
+pub(crate) async fn connect(sink: Arc<Sink>, vsock: Arc<Vsock>, path: String) {
     let connected = async {
+        let trigger = sink.events.trigger().to_owned();
         let stream = execute::open(&vsock, &Open::Changes { path, trigger }).await?.into_std()?;
         stream.set_nonblocking(false)?;
         // A guest that is slow, or stopped for a while, is waited for: what happens meanwhile is kept by the share.
@@ -59,6 +61,7 @@ pub(crate) async fn connect(sink: Arc<Sink>, vsock: Arc<Vsock>, path: String, tr
         Ok((stream, end)) => {
             *sink.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
             *sink.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+            sink.events.resume();
         }
         Err(error) => tracing::warn!("the guest does not hear of changes in a share: {error:#}"),
     }

@@ -29,8 +29,8 @@ pub(crate) struct Devices {
     pub(crate) share_sockets: Vec<(String, PathBuf)>,
     /// What the guest is told of them.
     pub(crate) shares: Vec<message::Share>,
-    /// Where their changes go.
-    pub(crate) changes: Vec<(Arc<Sink>, String)>,
+    /// Where their changes go, of those that can be watched.
+    pub(crate) changes: Vec<Option<Arc<Sink>>>,
     /// Shares that can't be had, and why.
     pub(crate) warnings: Vec<String>,
     _network: Option<Net>,
@@ -67,16 +67,13 @@ impl Devices {
             let wanted = ShareConfig { access, ..ShareConfig::new(share.path.clone()) };
             match Share::serve(&socket, &tag, wanted) {
                 Ok(device) => {
-                    match changes::watch(&device) {
-                        Ok(sink) => changes.push((sink, device.trigger().to_owned())),
-                        Err(error) => {
-                            let path = share.path.display();
-                            warnings.push(format!(
-                                "changes in {path} reach watchers in containers late or never: {error:#}"
-                            ));
-                            changes.push((Arc::default(), device.trigger().to_owned()));
-                        }
-                    }
+                    let sink = changes::watch(&device).inspect_err(|error| {
+                        let path = share.path.display();
+                        warnings.push(format!(
+                            "changes in {path} reach watchers in containers late or never: {error:#}"
+                        ));
+                    });
+                    changes.push(sink.ok());
                     served.push(device);
                     sockets.push((tag.clone(), socket));
                     let path = share.path.display().to_string();

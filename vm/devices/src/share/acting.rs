@@ -121,6 +121,14 @@ impl Acting {
         self.gone.get(place).map(|(_, node)| *node)
     }
 
+    /// Whether something that the guest has not seen yet happened to a name.
+    pub(crate) fn concerns(&self, place: &Place) -> bool {
+        let is_current = self.current().is_some_and(|act| {
+            act.gone().is_some_and(|(gone, _)| gone == place) || act.coming() == Some(place)
+        });
+        is_current || self.gone.contains_key(place) || self.coming.contains_key(place)
+    }
+
     /// Whether a name will be made.
     pub(crate) fn is_coming(&self, place: &Place) -> bool {
         self.coming.contains_key(place)

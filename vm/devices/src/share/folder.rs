@@ -29,6 +29,9 @@ const MAX_DIRECTORY: u32 = 1 << 20;
 const MAX_XATTR: u32 = 1 << 16;
 /// The handle of a file that the acting thread opens: nothing is open on the host.
 const ACTED: u64 = u64::MAX;
+/// How long the guest may believe what it knows of names and files of whose changes it is told. Writes by a mapping are none
+/// that the kernel tells of.
+const FOLLOWED: Duration = Duration::from_secs(60);
 
 /// A file system whose requests pass us by. Clones are the same folder.
 pub(crate) struct Folder<F> {
@@ -50,6 +53,23 @@ impl<F> Folder<F> {
 }
 
 impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
+    /// Lets the guest believe longer what it will be told changes of.
+    fn keep(state: &State, folder: u64, mut entry: Entry) -> Entry {
+        if state.is_followed(folder) {
+            entry.entry_timeout = FOLLOWED;
+        }
+        if state.is_file_followed(entry.inode, &entry.attr) {
+            entry.attr_timeout = FOLLOWED;
+        }
+        entry
+    }
+
+    /// The same of attributes alone.
+    fn keep_attributes(&self, inode: u64, (attr, freshness): (Attr, Duration)) -> (Attr, Duration) {
+        let is_followed = self.watch.is_on() && self.watch.lock().is_file_followed(inode, &attr);
+        (attr, if is_followed { FOLLOWED } else { freshness })
+    }
+
     fn is_acting(&self, ctx: Context) -> bool {
         self.watch.is_on() && self.watch.is_acting(&mut self.watch.lock(), ctx.pid, None)
     }
@@ -104,7 +124,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         if is_folder(&entry.attr) {
             self.watch.watch_folder(&mut state, entry.inode);
         }
-        Ok(entry)
+        Ok(Self::keep(&state, parent, entry))
     }
 
     fn act_out_creation(&self, ctx: Context, state: &mut State, place: Place) -> io::Result<Entry> {
@@ -227,6 +247,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
     }
 }
 
+/// Says that there is no such name, and that the guest need not ask again.
+fn nothing() -> Entry {
+    let timeout = FOLLOWED;
+    Entry { inode: 0, generation: 0, attr: Attr::default(), attr_timeout: timeout, entry_timeout: timeout }
+}
+
 fn is_folder(attr: &Attr) -> bool {
     FileType::from_raw_mode(attr.mode) == FileType::Directory
 }
@@ -304,7 +330,13 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
             return self.look_as_acting(ctx, &mut state, &place);
         }
         self.watch.watch_folder(&mut state, parent);
-        let mut entry = self.look(ctx, &mut state, place.clone())?;
+        let entry = match self.look(ctx, &mut state, place.clone()) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) && state.is_nothing(&place) => {
+                return Ok(nothing());
+            }
+            found => found?,
+        };
+        let mut entry = Self::keep(&state, parent, entry);
         if state.is_untold(&place, Stamp::from(&entry.attr)) {
             // Else the guest would know it already when it is to see it come.
             entry.entry_timeout = Duration::ZERO;
@@ -344,9 +376,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         valid: SetattrValid,
     ) -> io::Result<(Attr, Duration)> {
         if self.is_acting(ctx) {
-            return self.inner.getattr(ctx, inode, None);
+            return self.getattr(ctx, inode, None);
         }
-        self.changing(ctx, inode, || self.inner.setattr(ctx, inode, attr, handle, valid))
+        let changed = self.changing(ctx, inode, || self.inner.setattr(ctx, inode, attr, handle, valid))?;
+        Ok(self.keep_attributes(inode, changed))
     }
 
     fn symlink(
@@ -416,7 +449,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
             state.expect(&place, Kind::Created);
         }
         state.known.made(place, created.0.inode, Stamp::from(&created.0.attr));
-        Ok(created)
+        Ok((Self::keep(&state, parent, created.0), created.1, created.2))
     }
 
     fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
@@ -480,9 +513,28 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
             return Ok((Some(ACTED), OpenOptions::empty()));
         }
         if flags & OFlags::TRUNC.bits() == 0 {
-            return self.inner.open(ctx, inode, kill_priv, flags);
+            let (handle, options) = self.inner.open(ctx, inode, kill_priv, flags)?;
+            let is_kept = self.watch.is_on() && {
+                let attr = self.inner.getattr(ctx, inode, None);
+                attr.is_ok_and(|(attr, _)| self.watch.lock().open(Stamp::from(&attr)))
+            };
+            return Ok((handle, if is_kept { options | OpenOptions::KEEP_CACHE } else { options }));
         }
         self.changing(ctx, inode, || self.inner.open(ctx, inode, kill_priv, flags))
+    }
+
+    fn opendir(&self, ctx: Context, inode: u64, flags: u32) -> io::Result<(Option<u64>, OpenOptions)> {
+        let (handle, mut options) = self.inner.opendir(ctx, inode, flags)?;
+        if self.watch.is_on() {
+            let mut state = self.watch.lock();
+            options.set(OpenOptions::CACHE_DIR, state.is_followed(inode));
+            options.set(OpenOptions::KEEP_CACHE, state.list(inode, FOLLOWED / 2));
+        }
+        Ok((handle, options))
+    }
+
+    fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(Attr, Duration)> {
+        Ok(self.keep_attributes(inode, self.inner.getattr(ctx, inode, handle)?))
     }
 
     fn flush(&self, ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()> {
@@ -558,11 +610,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
     pass! {
         fn init(&self, capable: FsOptions) -> io::Result<FsOptions>;
         fn destroy(&self);
-        fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(Attr, Duration)>;
         fn readlink(&self, ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
         fn fsync(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
         fn statfs(&self, ctx: Context, inode: u64) -> io::Result<libc::statvfs64>;
-        fn opendir(&self, ctx: Context, inode: u64, flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
         fn fsyncdir(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
         fn releasedir(&self, ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()>;
         fn access(&self, ctx: Context, inode: u64, mask: u32) -> io::Result<()>;

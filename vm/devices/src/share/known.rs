@@ -174,6 +174,11 @@ impl Known {
         self.names.get(place).copied()
     }
 
+    /// The folder of a file that the guest knows by this number.
+    pub(crate) fn folder(&self, node: u64) -> Option<u64> {
+        self.nodes.get(&node).map(|node| node.place.0)
+    }
+
     /// The names in each folder.
     pub(crate) fn by_folder(&self) -> HashMap<u64, Vec<CString>> {
         let mut folders: HashMap<u64, Vec<CString>> = HashMap::new();

@@ -6,7 +6,7 @@
 //! known by looking up `.cove-trigger-<token>` in the share's root. What it does is answered as its kernel expects and
 //! leaves the host's files alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,12 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat, openat2, statat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstatfs, openat, openat2, statat,
+};
 use virtiofsd::fuse::Attr;
 
 use super::acting::{Act, Acting};
@@ -37,10 +39,27 @@ const MAX_READ: usize = 1 << 16;
 /// Numbers from here on are of files that nobody knows any more.
 pub(crate) const SYNTHETIC: u64 = 1 << 62;
 const MAX_WATCHES: usize = 65_536;
+/// Files whose look at their opening is remembered.
+const MAX_OPENED: usize = 1 << 18;
 /// How much earlier than now the kernel may say that a file changed.
 const COARSE: i64 = 10_000_000;
 /// How long a name that is new on the host may wait until the guest is told of it.
 const UNTOLD: i64 = 60;
+/// A file that changed so long ago, in seconds, has another time of change if it changes now.
+const SETTLED: i64 = 2;
+/// File systems whose changes all go by this kernel, so that it tells of each (statfs(2)). Others' may be made elsewhere.
+const LOCAL: [rustix::fs::FsWord; 10] = [
+    0xef53,      // ext2, 3 and 4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0x0102_1994, // tmpfs
+    0xf2f5_2010, // F2FS
+    0xca45_1a4e, // bcachefs
+    0x2fc1_2fc1, // ZFS
+    0x3153_464a, // JFS
+    0x5265_4973, // ReiserFS
+    0x794c_7630, // overlay
+];
 
 type Sink = Arc<dyn Fn(Event) -> bool + Send + Sync>;
 
@@ -52,8 +71,14 @@ pub(crate) struct State {
     pub(crate) known: Known,
     pub(crate) acting: Acting,
     queue: Queue,
-    folders: HashMap<u64, i32>,
+    folders: HashMap<u64, Watched>,
     by_watch: HashMap<i32, u64>,
+    /// What the guest is to be told next.
+    next: VecDeque<(Event, Act)>,
+    /// Nobody took what was told last. It is told again once somebody listens; the rest waits.
+    is_unheard: bool,
+    /// How files looked when the guest opened them, by the host's numbers, if they had looked so for a while.
+    opened: HashMap<u64, Stamp>,
     /// References of the guest that virtiofsd does not count, for names that were gone already.
     pub(crate) borrowed: HashMap<u64, u64>,
     next_synthetic: u64,
@@ -62,6 +87,18 @@ pub(crate) struct State {
     complete_until: Time,
     /// All that happened before has been taken in.
     taken_until: Time,
+}
+
+/// A folder whose changes the kernel tells of.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    watch: i32,
+    /// When it began. What changed before is never told.
+    since: Time,
+    /// Every change is told, so that what the guest knows stays right for as long as it is told of changes.
+    is_complete: bool,
+    /// When the guest listed it last.
+    listed: Option<Instant>,
 }
 
 /// A share's watcher: off until somebody listens.
@@ -127,8 +164,8 @@ impl Watch {
     /// A new guest knows of nothing.
     pub(crate) fn forget_all(&self) {
         let mut state = self.lock();
-        for (_, watch) in state.folders.drain() {
-            let _ = inotify::remove_watch(&self.inotify, watch);
+        for (_, folder) in state.folders.drain() {
+            let _ = inotify::remove_watch(&self.inotify, folder.watch);
         }
         let sink = state.sink.take();
         *state = State { sink, complete_until: now(), taken_until: now(), ..State::default() };
@@ -159,18 +196,20 @@ impl Watch {
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::EXCL_UNLINK
             | WatchFlags::ONLYDIR;
+        let since = now();
         // Where there are no more watches to be had, the guest sees changes as late as without.
         if let Ok(watch) =
             inotify::add_watch(&self.inotify, format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
         {
-            state.folders.insert(folder, watch);
+            let is_complete = fstatfs(&fd).is_ok_and(|found| LOCAL.contains(&found.f_type));
+            state.folders.insert(folder, Watched { watch, since, is_complete, listed: None });
             state.by_watch.insert(watch, folder);
         }
     }
 
     /// The guest knows the folder no longer.
     pub(crate) fn unwatch_folder(&self, state: &mut State, folder: u64) {
-        let Some(watch) = state.folders.remove(&folder) else { return };
+        let Some(Watched { watch, .. }) = state.folders.remove(&folder) else { return };
         // The same folder may be known by another number again.
         if state.by_watch.get(&watch) == Some(&folder) {
             state.by_watch.remove(&watch);
@@ -207,6 +246,11 @@ impl Watch {
             self.read(&mut all, &mut outcome);
         }
         let state = &mut *state;
+        for watch in outcome.ended {
+            let folder = state.by_watch.get(&watch).and_then(|folder| state.folders.get_mut(folder));
+            // What is known of it by then is still to be told.
+            folder.into_iter().for_each(|folder| folder.is_complete = false);
+        }
         all.retain(|raw| state.by_watch.contains_key(&raw.spot.0));
         state.queue.gather(all, outcome.is_all);
         if outcome.has_lost {
@@ -228,6 +272,9 @@ impl Watch {
             };
             let flags = event.events();
             outcome.has_lost |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
+            if flags.contains(ReadFlags::IGNORED) {
+                outcome.ended.push(event.wd());
+            }
             let Some(name) = event.file_name() else { continue };
             let kind = [
                 (ReadFlags::CREATE, Kind::Created),
@@ -248,33 +295,48 @@ impl Watch {
         }
     }
 
-    /// Waits a while for what was told, and says what the guest is to hear of the oldest.
-    fn take(&self) -> Vec<(Event, Act)> {
+    /// Waits a while for something that the guest is to hear of and can.
+    fn take(&self) -> Option<(Event, Act)> {
         let second = Duration::from_secs(1);
-        let waited = self.told.wait_timeout_while(self.lock(), second, |state| state.queue.is_empty());
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let changes = if state.queue.take_lost() {
-            tracing::debug!(root = %self.root.display(), "changes were lost, and are looked for");
-            self.look_for_changes(&mut state)
-        } else {
-            let Some(told) = state.queue.next() else { return Vec::new() };
-            self.translate(&mut state, told)
+        let has_none = |state: &mut State| {
+            state.is_unheard || state.next.is_empty() && state.queue.is_empty()
         };
-        if state.sink.is_none() {
-            return Vec::new();
+        let waited = self.told.wait_timeout_while(self.lock(), second, has_none);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            return None;
         }
-        changes
+        if state.next.is_empty() {
+            let changes = if state.queue.take_lost() {
+                tracing::debug!(root = %self.root.display(), "changes were lost, and are looked for");
+                self.look_for_changes(&mut state)
+            } else {
+                let told = state.queue.next()?;
+                self.translate(&mut state, told)
+            };
+            state.next.extend(changes);
+        }
+        state.next.pop_front()
     }
 
     fn tell(&self, event: Event, act: Act) {
         let mut state = self.lock();
         let Some(sink) = state.sink.clone() else { return };
-        state.acting.tell(act);
+        state.acting.tell(act.clone());
         // The guest needs answers of ours before it takes the next event.
         drop(state);
-        if !sink(event) {
-            self.lock().acting.hang_up();
+        if !sink(event.clone()) {
+            let state = &mut *self.lock();
+            state.acting.hang_up();
+            state.next.push_front((event, act));
+            state.is_unheard = true;
         }
+    }
+
+    /// Somebody listens again.
+    pub(crate) fn resume(&self) {
+        self.lock().is_unheard = false;
+        self.told.notify_one();
     }
 
     /// The place of a spot, and the path of its folder; none when the guest has forgotten it.
@@ -357,17 +419,17 @@ impl Watch {
 
     /// Compares what is known with what there is, after something was not told.
     fn look_for_changes(&self, state: &mut State) -> Vec<(Event, Act)> {
-        let since = (state.complete_until.0, state.complete_until.1 - COARSE);
+        let since = earlier(state.complete_until, COARSE);
         state.complete_until = now();
         state.taken_until = state.complete_until;
         let mut known = state.known.by_folder();
         let folders: Vec<(u64, i32)> =
-            state.folders.iter().map(|(folder, watch)| (*folder, *watch)).collect();
+            state.folders.iter().map(|(node, folder)| (*node, folder.watch)).collect();
         let mut changes = Vec::new();
         for (node, watch) in folders {
             let Some(path) = state.known.path(node, None) else { continue };
             let mut names = known.remove(&node).unwrap_or_default();
-            let is_known: std::collections::HashSet<CString> = names.iter().cloned().collect();
+            let is_known: HashSet<CString> = names.iter().cloned().collect();
             names.extend(self.entries(&path).into_iter().filter(|name| !is_known.contains(name)));
             for name in names {
                 let stamp = self.stamp(&path, &name);
@@ -405,6 +467,8 @@ struct Read {
     is_all: bool,
     /// The kernel could not keep all.
     has_lost: bool,
+    /// Watches of folders that are gone.
+    ended: Vec<i32>,
 }
 
 fn joined(folder: &Path, place: &Place) -> PathBuf {
@@ -420,6 +484,11 @@ fn disappeared(state: &mut State, place: Place, folder: &Path, is_folder: bool) 
     (event, Act::Remove { place, shape: shape.unwrap_or(Shape::of(is_folder)), node })
 }
 
+/// So many nanoseconds before; only to be compared with.
+fn earlier((seconds, nanoseconds): Time, by: i64) -> Time {
+    if nanoseconds >= by { (seconds, nanoseconds - by) } else { (seconds - 1, nanoseconds + 1_000_000_000 - by) }
+}
+
 fn now() -> Time {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     (i64::try_from(now.as_secs()).unwrap_or(0), i64::from(now.subsec_nanos()))
@@ -433,15 +502,65 @@ impl State {
 
     /// The guest does this itself, so it needs not be told.
     pub(crate) fn expect(&mut self, place: &Place, kind: Kind) {
-        if let Some(watch) = self.folders.get(&place.0) {
-            self.queue.expect((*watch, place.1.clone()), kind);
+        if let Some(folder) = self.folders.get(&place.0) {
+            self.queue.expect((folder.watch, place.1.clone()), kind);
         }
     }
 
     /// Whether the guest will be told that a name is new, so that it may not rely on what it knows of it.
     pub(crate) fn is_untold(&self, place: &Place, stamp: Stamp) -> bool {
         let is_told = self.known.name(place).is_some_and(|name| name.is_told);
-        self.acting.is_coming(place) || !is_told && now().0 - stamp.changed.0 < UNTOLD
+        let may_be_new = || {
+            let since = self.folders.get(&place.0).map_or((0, 0), |folder| folder.since);
+            stamp.changed >= earlier(since, COARSE) && now().0 - stamp.changed.0 < UNTOLD
+        };
+        self.acting.is_coming(place) || !is_told && may_be_new()
+    }
+
+    /// Whether the guest hears of everything that happens in a folder.
+    pub(crate) fn is_followed(&self, folder: u64) -> bool {
+        !self.is_unheard && self.folders.get(&folder).is_some_and(|folder| folder.is_complete)
+    }
+
+    /// Whether the guest hears of whatever happens to a file: by another of its names, it may not.
+    pub(crate) fn is_file_followed(&self, node: u64, attr: &Attr) -> bool {
+        match Shape::of_mode(attr.mode) {
+            Shape::Folder => self.is_followed(node),
+            _ => attr.nlink == 1 && self.known.folder(node).is_some_and(|folder| self.is_followed(folder)),
+        }
+    }
+
+    /// Whether a name that is not there is none that the guest still has to see come or go.
+    pub(crate) fn is_nothing(&self, place: &Place) -> bool {
+        self.is_followed(place.0) && self.known.name(place).is_none() && !self.acting.concerns(place)
+    }
+
+    /// The guest lists a folder; whether what it kept of the last time is as good: not longer than names are, or it would
+    /// ask for each.
+    pub(crate) fn list(&mut self, folder: u64, freshness: Duration) -> bool {
+        let is_followed = self.is_followed(folder);
+        let Some(watched) = self.folders.get_mut(&folder).filter(|_| is_followed) else { return false };
+        let is_kept = watched.listed.is_some_and(|listed| listed.elapsed() < freshness);
+        if !is_kept {
+            watched.listed = Some(Instant::now());
+        }
+        is_kept
+    }
+
+    /// The guest opens a file; whether what it kept of its content is right.
+    pub(crate) fn open(&mut self, stamp: Stamp) -> bool {
+        if self.opened.get(&stamp.inode) == Some(&stamp) {
+            return true;
+        }
+        if self.opened.len() >= MAX_OPENED {
+            self.opened.clear();
+        }
+        if stamp.shape == Shape::File && now().0 - stamp.changed.0.max(stamp.modified.0) > SETTLED {
+            self.opened.insert(stamp.inode, stamp);
+        } else {
+            self.opened.remove(&stamp.inode);
+        }
+        false
     }
 }
 
@@ -509,7 +628,7 @@ fn take_in(watch: &Weak<Watch>) {
 /// Until the share is gone.
 fn pass_on(watch: &Weak<Watch>) {
     while let Some(watch) = watch.upgrade() {
-        for (event, act) in watch.take() {
+        if let Some((event, act)) = watch.take() {
             watch.tell(event, act);
         }
     }

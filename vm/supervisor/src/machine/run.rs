@@ -322,15 +322,16 @@ impl Run {
 
     /// Has the guest hear of changes in its shares no more.
     pub(crate) fn stop_telling_changes(&self) {
-        self.devices.changes.iter().for_each(|(sink, _)| sink.close());
+        self.devices.changes.iter().flatten().for_each(|sink| sink.close());
     }
 
     /// Lets the guest hear of changes in its shares.
     pub(crate) fn tell_changes(&self) {
         let runtime = tokio::runtime::Handle::current();
-        for (share, (sink, trigger)) in self.devices.shares.iter().zip(&self.devices.changes) {
+        for (share, sink) in self.devices.shares.iter().zip(&self.devices.changes) {
+            let Some(sink) = sink else { continue };
             let vsock = Arc::clone(&self.devices.vsock);
-            let tell = changes::connect(Arc::clone(sink), vsock, share.path.clone(), trigger.clone());
+            let tell = changes::connect(Arc::clone(sink), vsock, share.path.clone());
             runtime.spawn(self.cancelled.clone().run_until_cancelled_owned(tell));
         }
     }
