@@ -15,7 +15,8 @@ use crate::store::Durability;
 /// Whether those who wait for a removal hear of it before or after its files are gone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answers {
-    /// Nobody can find it any more, so `run --rm` need not wait for the disk.
+    /// Nobody can find it any more, so `run --rm` need not wait for the disk. Its record may outlive a crash, and with it
+    /// the monitor's word of its end: the next start removes it.
     First,
     /// Who asks for a removal may count on the space.
     Last,
@@ -95,6 +96,12 @@ impl Engine {
         };
         let is_short_lived = spec.host.auto_remove;
         let durability = if is_short_lived { Durability::Process } else { Durability::Power };
+        if answers == Answers::First {
+            self.containers.remove(container);
+            self.is_gone(container);
+            // Whoever waited runs before what follows, not behind it on this thread.
+            tokio::task::yield_now().await;
+        }
         if let Err(error) = self.store.remove(&container.id, doomed.names(), durability).await {
             container.dynamic().state = before;
             return Err(error);
@@ -102,11 +109,8 @@ impl Engine {
         self.release_volumes(&container.id, points.iter().filter_map(MountPoint::volume), &doomed);
         drop(doomed);
         self.forget_execs(container);
-        self.containers.remove(container);
-        if answers == Answers::First {
-            self.is_gone(container);
-            // Whoever waited runs before what follows, not behind it on this thread.
-            tokio::task::yield_now().await;
+        if answers == Answers::Last {
+            self.containers.remove(container);
         }
         if let Err(error) = self.images.remove_snapshot(&container.id) {
             tracing::warn!(id = container.id, %error, "failed to remove a container's file system");

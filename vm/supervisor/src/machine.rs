@@ -320,7 +320,7 @@ impl Machine {
         match event {
             Event::Image(Ok(chosen)) => {
                 self.status.send_modify(|status| status.image = Some(chosen.image.manifest.digest.clone()));
-                self.start_warnings.extend(chosen.warning.clone());
+                self.warn(chosen.warning.clone());
                 self.chosen = Some(chosen);
                 self.fact(Fact::Done(Stage::Image));
             }
@@ -346,7 +346,7 @@ impl Machine {
     }
 
     fn has_vmm(&mut self, prepared: Prepared) {
-        self.start_warnings.extend(prepared.warnings);
+        self.warn(prepared.warnings);
         self.is_emulated = prepared.acceleration == Acceleration::Tcg;
         self.status.send_modify(|status| {
             status.pid = Some(prepared.run.vmm.pid());
@@ -589,8 +589,10 @@ impl Machine {
             Stage::Image => {
                 self.runs += 1;
                 self.is_stranger = false;
-                // A machine that sleeps and wakes has many starts.
-                self.start_warnings.clear();
+                // A machine that sleeps and wakes has many starts. One that is begun once more is still the same.
+                if !self.was_flaky {
+                    self.start_warnings.clear();
+                }
                 self.status.send_modify(|status| status.took.clear());
                 let (images, saved) = (self.images.clone(), self.saved.clone());
                 let choose = move || match saved {
@@ -680,6 +682,15 @@ impl Machine {
         });
         if let Err(error) = noted {
             tracing::warn!(%error, "failed to note the image that does not work");
+        }
+    }
+
+    /// Takes note of warnings of this start, each once.
+    fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
+        for warning in warnings {
+            if !self.start_warnings.contains(&warning) {
+                self.start_warnings.push(warning);
+            }
         }
     }
 
