@@ -23,6 +23,8 @@ pub(crate) use startup::measure as measure_startup;
 
 /// How often each short command is measured; the median counts.
 const RUNS: usize = 25;
+/// How often that is done where two are compared closely, in turns, so that what else goes on meets both.
+const TURNS: usize = 5;
 /// How often what takes seconds is measured.
 const LONG_RUNS: usize = 3;
 
@@ -255,6 +257,20 @@ fn time(program: &str, args: &[&str]) -> Result<Duration> {
         }
     }
     Ok(median(times))
+}
+
+/// The medians of two, measured in turns.
+fn in_turns(
+    ours: impl Fn() -> Result<Duration>,
+    other: impl Fn() -> Option<Duration>,
+) -> Result<(Duration, Option<Duration>)> {
+    let mut times = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        times.0.push(ours()?);
+        times.1.extend(other());
+    }
+    let (ours, other) = (median(times.0), Some(times.1).filter(|times| !times.is_empty()));
+    Ok((ours, other.map(median)))
 }
 
 /// `xtask measure PROGRAM ARGS…`: prints the median in nanoseconds. It is how this program measures in

@@ -15,7 +15,8 @@ use crate::mount_points::Wanted;
 use crate::names;
 use crate::networks::EngineNetworks;
 use crate::oci;
-use crate::store::Record;
+use crate::remove::Removal;
+use crate::store::{Record, Written};
 use crate::volumes::Claims;
 
 /// A new container.
@@ -27,13 +28,50 @@ pub struct Created {
     pub warnings: Vec<String>,
 }
 
+/// A container that is created, and about to be started, before its record is on disk.
+#[derive(Debug)]
+pub struct Begun {
+    /// It.
+    pub created: Created,
+    written: Option<Written>,
+}
+
 impl Engine {
     /// Creates a container; it exists, on disk, when this returns.
     ///
     /// # Errors
     /// Where the request is malformed or asks for what is not there, the image is missing, or the
     /// name is taken; nothing is left then.
-    pub async fn create(&self, mut spec: ContainerSpec, name: Option<&str>) -> Result<Created> {
+    pub async fn create(&self, spec: ContainerSpec, name: Option<&str>) -> Result<Created> {
+        Ok(self.create_with(spec, name, false).await?.created)
+    }
+
+    /// Creates a container that [`Self::start_begun`] starts. One of `--rm` is started while its record is being
+    /// written; a crash meanwhile leaves what the next start of the engine sweeps away, and nobody was told of it yet.
+    ///
+    /// # Errors
+    /// As of [`Self::create`].
+    pub async fn begin(&self, spec: ContainerSpec, name: Option<&str>) -> Result<Begun> {
+        self.create_with(spec, name, true).await
+    }
+
+    /// Starts it; it exists, on disk, when this returns.
+    ///
+    /// # Errors
+    /// As of [`Self::start`]; where its record can't be written, it is gone again.
+    pub async fn start_begun(&self, begun: Begun) -> Result<bool> {
+        let id = &begun.created.id;
+        let Some(written) = begun.written else { return self.start(id).await };
+        let (started, written) = tokio::join!(self.start(id), written.done());
+        if let Err(error) = written {
+            // One whose start failed may be gone already.
+            let _ = self.remove(id, Removal { is_forced: true, takes_volumes: true }).await;
+            return Err(error);
+        }
+        started
+    }
+
+    async fn create_with(&self, mut spec: ContainerSpec, name: Option<&str>, may_begin: bool) -> Result<Begun> {
         let mut warnings = Vec::new();
         let image = if spec.rootfs.is_some() { None } else { Some(self.images.resolve(&spec.image)?) };
         if let Some(image) = &image {
@@ -56,8 +94,8 @@ impl Engine {
             restart_count: 0,
             is_stopped_by_user: false,
         };
-        let claims = match self.make(&mut record, image.as_deref(), wanted).await {
-            Ok(claims) => claims,
+        let (claims, written) = match self.make(&mut record, image.as_deref(), wanted, may_begin).await {
+            Ok(made) => made,
             Err(error) => {
                 self.containers.release(&name);
                 // What was made of it is of no use; a leftover is swept at the next start.
@@ -73,7 +111,7 @@ impl Engine {
         self.containers.insert(Arc::clone(&container));
         drop(claims);
         self.container_event(&container, "create", &[]);
-        Ok(Created { id, warnings })
+        Ok(Begun { created: Created { id, warnings }, written })
     }
 
     fn reserve_name(&self, wanted: Option<&str>, id: &str) -> Result<String> {
@@ -91,13 +129,15 @@ impl Engine {
         Ok(name.to_owned())
     }
 
-    /// Makes everything on disk; the record comes last, with those of the volumes.
+    /// Makes everything on disk; the record comes last, with those of the volumes. Where it may be waited for later, what
+    /// becomes of it is handed back.
     async fn make(
         &self,
         record: &mut Record,
         image: Option<&ImageRecord>,
         wanted: Vec<Wanted>,
-    ) -> Result<Claims> {
+        may_begin: bool,
+    ) -> Result<(Claims, Option<Written>)> {
         make_private_dir(&self.container_dir(&record.id))?;
         if let Some(image) = image {
             self.images.prepare_snapshot(&record.id, &image.id)?;
@@ -110,11 +150,20 @@ impl Engine {
             self.sync_volume(&self.volume_dir(&volume.name))?;
         }
         claims.keep();
+        if may_begin && record.spec.host.auto_remove && volumes.is_empty() {
+            match self.store.put_soon(record.clone()).await {
+                Ok(written) => return Ok((claims, Some(written))),
+                Err(error) => {
+                    claims.give_up();
+                    return Err(error);
+                }
+            }
+        }
         if let Err(error) = self.store.put_with(record.clone(), volumes).await {
             claims.give_up();
             return Err(error);
         }
-        Ok(claims)
+        Ok((claims, None))
     }
 }
 

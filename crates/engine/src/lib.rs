@@ -39,7 +39,7 @@ mod watch;
 
 pub use archive::{PathInfo, PathKind, Unpacking};
 pub use attach::Attached;
-pub use create::Created;
+pub use create::{Begun, Created};
 pub use delegation::enter_scope;
 pub use engine::{Config, Engine};
 pub use error::{Error, Result};

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::lifecycle::State;
 use crate::networks::NetworkRecord;
 use crate::volumes::VolumeRecord;
+pub(crate) use queue::Written;
 use queue::{Inbox, Queue};
 
 /// One container as it is kept.
@@ -167,6 +168,12 @@ impl Store {
     pub(crate) async fn put(&self, record: Record) -> Result<()> {
         let durability = record.durability();
         self.queue.submit(Write::Put(Box::new(record)), durability).await
+    }
+
+    /// As [`Self::put`], and lets the caller wait.
+    pub(crate) async fn put_soon(&self, record: Record) -> Result<Written> {
+        let durability = record.durability();
+        self.queue.begin(Write::Put(Box::new(record)), durability).await
     }
 
     /// As [`Self::put`], with the volumes that are made for it: all of it or nothing is there afterwards.

@@ -1,6 +1,6 @@
 //! The same bundle by each OCI runtime.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,32 +11,39 @@ use crate::shell::{output, root, run};
 /// Takes the second version of the cgroups away, in a mount namespace of its own.
 const HIDE_V2: &str = "umount /sys/fs/cgroup/unified 2>/dev/null; ";
 
-/// What crun took, which commands of engines are compared with too.
-pub(super) struct Crun {
-    pub(super) run: Option<Duration>,
-    pub(super) exec: Option<Duration>,
+/// crun, if there is one, with which commands of engines are compared too.
+pub(super) struct Crun(Option<Runtime>);
+
+impl Crun {
+    pub(super) fn run(&self) -> Option<Duration> {
+        self.0.as_ref()?.run(&folder())
+    }
+
+    pub(super) fn exec(&self) -> Option<Duration> {
+        self.0.as_ref()?.exec(&folder())
+    }
+}
+
+fn folder() -> PathBuf {
+    root().join("target/bench/bundle")
 }
 
 pub(super) fn bench(table: &mut Table) -> Result<Crun> {
-    let dir = root().join("target/bench/bundle");
+    let dir = folder();
     let cove = crate::musl::folder().join("cove-runtime");
     make_bundle(&dir, &cove)?;
     let ours = Runtime { program: cove.display().to_string(), name: "cove-runtime" };
-    let took = super::time(
-        &ours.program,
-        &["--root", "/dev/shm/cove-bench-own", "run", "--bundle", &dir.display().to_string(), "bench"],
-    )?;
-    let mut crun = Crun { run: None, exec: None };
-    for (name, bar) in [("crun", "≤ 0.6"), ("runc", "")] {
-        let other = peer(name).map(|program| Runtime { program: program.display().to_string(), name });
-        let theirs = other.as_ref().and_then(|other| other.run(&dir));
-        table.compare(&format!("run of a bundle ({name})"), took, name, theirs, bar);
-        if name == "crun" {
-            crun = Crun { run: theirs, exec: other.and_then(|other| other.exec(&dir)) };
-        }
-    }
-    let took = ours.exec(&dir).context("cove-runtime did not exec")?;
-    table.compare("exec in a bundle (crun)", took, "crun", crun.exec, "");
+    let bundle = dir.display().to_string();
+    let words = ["--root", "/dev/shm/cove-bench-own", "run", "--bundle", &bundle, "bench"];
+    let other = |name| peer(name).map(|program| Runtime { program: program.display().to_string(), name });
+    let crun = Crun(other("crun"));
+    let (took, theirs) = super::in_turns(|| super::time(&ours.program, &words), || crun.run())?;
+    table.compare("run of a bundle (crun)", took, "crun", theirs, "≤ 0.6");
+    let runc = other("runc").and_then(|runc| runc.run(&dir));
+    table.compare("run of a bundle (runc)", took, "runc", runc, "");
+    let exec = || ours.exec(&dir).context("cove-runtime did not exec");
+    let (took, theirs) = super::in_turns(exec, || crun.exec())?;
+    table.compare("exec in a bundle (crun)", took, "crun", theirs, "");
     Ok(crun)
 }
 

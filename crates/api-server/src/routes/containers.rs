@@ -197,18 +197,20 @@ pub(super) async fn create(
     Extension(ApiMinor(minor)): Extension<ApiMinor>,
     request: Request,
 ) -> ApiResult<Response> {
-    let created = make(&engine, &query(raw), minor, request).await?;
+    let query = query(raw);
+    let spec = wanted(&engine, &query, minor, request).await?;
+    let created = engine.create(spec, query.get("name")).await?;
     let answer = CreateResponse { id: created.id, warnings: created.warnings };
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-/// Creates what a request's body asks for.
-pub(super) async fn make(
+/// The container that a request's body asks for.
+pub(super) async fn wanted(
     engine: &Engine,
     query: &Query,
     minor: u32,
     request: Request,
-) -> ApiResult<engine::Created> {
+) -> ApiResult<model::container::ContainerSpec> {
     let body: CreateBody = body(request).await?;
     if body.rootfs.is_none() && body.docker.config.image.is_empty() {
         return Err(ApiError::bad("no image specified"));
@@ -219,7 +221,7 @@ pub(super) async fn make(
     }
     let mut spec = container_spec(body.docker, minor)?;
     spec.rootfs = body.rootfs;
-    Ok(engine.create(spec, query.get("name")).await?)
+    Ok(spec)
 }
 
 pub(super) async fn inspect(

@@ -34,6 +34,17 @@ pub(super) struct Inbox {
     wake: Receiver<()>,
 }
 
+/// How a write goes that was begun.
+#[derive(Debug)]
+pub(crate) struct Written(oneshot::Receiver<Result<()>>);
+
+impl Written {
+    /// Waits until it outlives what it has to.
+    pub(crate) async fn done(self) -> Result<()> {
+        self.0.await.map_err(|_| Error::ShuttingDown)?
+    }
+}
+
 /// Both ends of a queue.
 pub(super) fn queue() -> (Queue, Inbox) {
     let (wake, woken) = sync_channel(1);
@@ -45,11 +56,16 @@ pub(super) fn queue() -> (Queue, Inbox) {
 impl Queue {
     /// Has something written, and waits until it is.
     pub(super) async fn submit(&self, write: Write, durability: Durability) -> Result<()> {
+        self.begin(write, durability).await?.done().await
+    }
+
+    /// Has something written, once there is a place for it.
+    pub(super) async fn begin(&self, write: Write, durability: Durability) -> Result<Written> {
         // The job keeps its place: a caller that gives up waiting does not make room by that.
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| Error::ShuttingDown)?;
         let (done, outcome) = oneshot::channel();
         self.push(Job { write, durability, done: Some(done), place: Some(place) })?;
-        outcome.await.map_err(|_| Error::ShuttingDown)?
+        Ok(Written(outcome))
     }
 
     /// Has a change written that nobody waits for.
