@@ -37,12 +37,15 @@ pub(crate) fn musl() -> Result<()> {
 
 /// Builds `cove`, `cove-runtime` and `coved` as they ship for Linux; returns [`folder`]. The first two are started for
 /// each command and container, so they are linked with musl: at its start glibc asks the processor what it can do,
-/// and in a virtual machine each question is answered by the hypervisor, which takes half a millisecond in all. At fixed addresses nothing is relocated, so that pages stay shared.
+/// and in a virtual machine each question is answered by the hypervisor, which takes half a millisecond in all; httparse
+/// would ask too, for a way to read headers that gains nothing on one answer. At fixed addresses nothing is relocated, so
+/// that pages stay shared.
 pub(crate) fn release_programs() -> Result<PathBuf> {
     sysroot::ask_rustup(&[TARGET]);
     let target = Target::prepare(TARGET, Depth::Code, Some((RECIPE, &take_libc)))?;
     let mut build = command("cargo", &["build", "--release", "-p", "cli", "-p", "oci-runtime"]);
-    target.apply(&mut build, &["-Crelocation-model=static".to_owned()]);
+    let flags = ["-Crelocation-model=static", "--cfg=httparse_disable_simd=\"1\""];
+    target.apply(&mut build, &flags.map(str::to_owned));
     run_command(build).context("failed to build the programs that ship for Linux")?;
     // Of the same packages as always, or features would differ and all be built again.
     run("cargo", &["build", "--release", "-p", "cli", "-p", "api-server", "-p", "oci-runtime"])?;

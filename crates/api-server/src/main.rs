@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -194,11 +193,12 @@ async fn run(args: Args) -> Result<()> {
     .await
     .map_err(|error| anyhow::anyhow!(error.chain()))?;
     let server = Server::new(engine.clone());
-    let mut tasks: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+    // Tasks of their own: what arrives is taken by the thread that sees it, and not handed to this one first.
+    let mut tasks = tokio::task::JoinSet::new();
     for address in &addresses {
         match address {
             Address::Unix(path) => {
-                tasks.push(Box::pin(accept(bind(path)?, server.clone())));
+                tasks.spawn(accept(bind(path)?, server.clone()));
                 tracing::info!(socket = %path.display(), "listening");
             }
             Address::Tcp(address) => {
@@ -209,15 +209,16 @@ async fn run(args: Args) -> Result<()> {
                 }
                 let address = listener.local_addr().unwrap_or(*address);
                 tracing::info!(%address, has_tls = acceptor.is_some(), "listening");
-                tasks.push(Box::pin(accept_tcp(listener, acceptor.clone(), server.clone())));
+                tasks.spawn(accept_tcp(listener, acceptor.clone(), server.clone()));
             }
         }
     }
     let ended = tokio::select! {
-        _ = futures_util::future::join_all(tasks) => bail!("no socket is left to listen on"),
+        () = async { while tasks.join_next().await.is_some() {} } => bail!("no socket is left to listen on"),
         ended = until_signal() => ended,
         () = until_idle(&engine, &server, args.idle_exit.0) => Ok(()),
     };
+    tasks.shutdown().await;
     for address in &addresses {
         let Address::Unix(path) = address else { continue };
         // A socket that is gone already needs no removal.

@@ -298,9 +298,8 @@ impl Watch {
     /// Waits a while for something that the guest is to hear of and can.
     fn take(&self) -> Option<(Event, Act)> {
         let second = Duration::from_secs(1);
-        let has_none = |state: &mut State| {
-            state.is_unheard || state.next.is_empty() && state.queue.is_empty()
-        };
+        let has_none =
+            |state: &mut State| state.is_unheard || state.next.is_empty() && state.queue.is_empty();
         let waited = self.told.wait_timeout_while(self.lock(), second, has_none);
         let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
@@ -486,7 +485,11 @@ fn disappeared(state: &mut State, place: Place, folder: &Path, is_folder: bool) 
 
 /// So many nanoseconds before; only to be compared with.
 fn earlier((seconds, nanoseconds): Time, by: i64) -> Time {
-    if nanoseconds >= by { (seconds, nanoseconds - by) } else { (seconds - 1, nanoseconds + 1_000_000_000 - by) }
+    if nanoseconds >= by {
+        (seconds, nanoseconds - by)
+    } else {
+        (seconds - 1, nanoseconds + 1_000_000_000 - by)
+    }
 }
 
 fn now() -> Time {
