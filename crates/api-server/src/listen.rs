@@ -1,11 +1,15 @@
-//! Where the daemon listens: unix sockets that belong to its user alone.
+//! Where the daemon listens: unix sockets that belong to its user alone, addresses of the network, and sockets that it was
+//! started with.
 
 use std::net::SocketAddr;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::net::AddressFamily;
 use tokio::net::UnixListener;
+use tokio_vsock::VsockListener;
 
 /// An address of `--listen`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +18,9 @@ pub enum Address {
     Unix(PathBuf),
     /// An address of the network.
     Tcp(SocketAddr),
+    /// A socket that listens already, by the number it was inherited under: a service manager's, or of a virtual machine
+    /// towards its host.
+    Inherited(RawFd),
 }
 
 impl std::str::FromStr for Address {
@@ -23,6 +30,12 @@ impl std::str::FromStr for Address {
         match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(("unix", _)) => bail!("{text}: the socket's path is not absolute"),
+            Some(("fd", number)) => match number.parse() {
+                Ok(number @ (0 | 3..)) => Ok(Self::Inherited(number)),
+                _ => bail!(
+                    "{text}: expected fd://NUMBER of a socket that this program is started with: 0, or 3 and up"
+                ),
+            },
             Some(("tcp", address)) => {
                 let address = address.trim_end_matches('/');
                 let address = address
@@ -32,7 +45,44 @@ impl std::str::FromStr for Address {
                 parsed
                     .with_context(|| format!("{text}: expected tcp://ADDRESS:PORT, as in tcp://0.0.0.0:2376"))
             }
-            _ => bail!("{text}: expected unix:///path/to/socket or tcp://ADDRESS:PORT"),
+            _ => bail!("{text}: expected unix:///path/to/socket, tcp://ADDRESS:PORT or fd://NUMBER"),
+        }
+    }
+}
+
+/// A socket that this program was started with.
+#[derive(Debug)]
+pub enum Inherited {
+    /// Of this system.
+    Unix(UnixListener),
+    /// Of a virtual machine, where its host connects.
+    Vsock(VsockListener),
+}
+
+/// Takes over a socket that listens; call it once for a number, before anything else is opened.
+///
+/// # Errors
+/// Where there is none of that number, or it is of another kind.
+pub fn inherit(number: RawFd) -> Result<OwnedFd> {
+    crate::sys::inherited(number)
+        .with_context(|| format!("fd://{number}: this program was started without such a socket"))
+}
+
+impl Inherited {
+    /// Of what [`inherit`] took over.
+    ///
+    /// # Errors
+    /// It is neither a unix nor a vsock socket, or does not listen.
+    pub fn new(socket: OwnedFd) -> Result<Self> {
+        let listens = rustix::net::sockopt::socket_acceptconn(&socket).unwrap_or(false);
+        rustix::io::ioctl_fionbio(&socket, true).context("failed to use an inherited socket")?;
+        match rustix::net::getsockname(&socket).map(|name| name.address_family()) {
+            Ok(AddressFamily::UNIX) if listens => {
+                let listener = std::os::unix::net::UnixListener::from(socket);
+                Ok(Self::Unix(UnixListener::from_std(listener).context("failed to use an inherited socket")?))
+            }
+            Ok(AddressFamily::VSOCK) if listens => Ok(Self::Vsock(VsockListener::from(socket))),
+            _ => bail!("the inherited descriptor is no unix or vsock socket that listens"),
         }
     }
 }

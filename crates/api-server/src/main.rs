@@ -1,19 +1,20 @@
 //! `coved`: the engine behind its API, in the foreground.
 
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use api_server::listen::{Address, bind};
+use api_server::listen::{self, Address, Inherited, bind};
 use api_server::{Server, rootless, tls};
 use clap::Parser;
 use engine::{Config, Engine};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
+use tokio_vsock::VsockListener;
 
 /// Cove's container engine. It stays in the foreground; containers outlive it.
 #[derive(Parser, Debug)]
@@ -28,7 +29,8 @@ Examples:
   coved --listen tcp://0.0.0.0:2376 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem"
 )]
 struct Args {
-    /// Where clients connect, unix://PATH or tcp://ADDRESS:PORT; may be given several times
+    /// Where clients connect, unix://PATH, tcp://ADDRESS:PORT or fd://NUMBER of a socket that this is started with; may be
+    /// given several times
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Address>,
     /// The certificate for TCP; clients must have one too (--tls-ca)
@@ -114,6 +116,11 @@ fn start(args: Args) -> Result<()> {
     if let Err(error) = stdx::process::raise_open_files() {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
+    let inherited = args.listen.iter().filter_map(|address| match address {
+        Address::Inherited(number) => Some(listen::inherit(*number)),
+        Address::Unix(_) | Address::Tcp(_) => None,
+    });
+    let inherited = inherited.collect::<Result<Vec<_>>>()?;
     // Two threads serve; what blocks has its own, which go when idle.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -123,7 +130,7 @@ fn start(args: Args) -> Result<()> {
         .enable_all()
         .build()
         .context("failed to start the event loop")?;
-    runtime.block_on(run(args))
+    runtime.block_on(run(args, inherited))
 }
 
 struct Places {
@@ -165,7 +172,7 @@ fn runtime_program(given: Option<PathBuf>) -> Result<PathBuf> {
     found.context("cove-runtime is neither beside coved nor in PATH; name it with --runtime")
 }
 
-async fn run(args: Args) -> Result<()> {
+async fn run(args: Args, inherited: Vec<OwnedFd>) -> Result<()> {
     let places = places(&args)?;
     let runtime = runtime_program(args.runtime)?;
     let addresses = if args.listen.is_empty() { vec![Address::Unix(places.socket)] } else { args.listen };
@@ -193,6 +200,7 @@ async fn run(args: Args) -> Result<()> {
     .await
     .map_err(|error| anyhow::anyhow!(error.chain()))?;
     let server = Server::new(engine.clone());
+    let mut inherited = inherited.into_iter();
     // Tasks of their own: what arrives is taken by the thread that sees it, and not handed to this one first.
     let mut tasks = tokio::task::JoinSet::new();
     for address in &addresses {
@@ -200,6 +208,13 @@ async fn run(args: Args) -> Result<()> {
             Address::Unix(path) => {
                 tasks.spawn(accept(bind(path)?, server.clone()));
                 tracing::info!(socket = %path.display(), "listening");
+            }
+            Address::Inherited(_) => {
+                let Some(socket) = inherited.next() else { continue };
+                match Inherited::new(socket)? {
+                    Inherited::Unix(listener) => tasks.spawn(accept(listener, server.clone())),
+                    Inherited::Vsock(listener) => tasks.spawn(accept_vsock(listener, server.clone())),
+                };
             }
             Address::Tcp(address) => {
                 let listener = TcpListener::bind(address).await;
@@ -262,6 +277,23 @@ async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, server
                 Err(_) => tracing::info!(%client, "a client did not say who it is"),
             }
         });
+    }
+}
+
+/// Connections of the host of this virtual machine.
+async fn accept_vsock(listener: VsockListener, server: Server) {
+    let tracker = Arc::new(tokio_util::task::TaskTracker::new());
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let server = server.clone();
+                tracker.spawn(async move { server.serve(stream, None).await });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 }
 

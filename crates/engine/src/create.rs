@@ -71,7 +71,12 @@ impl Engine {
         started
     }
 
-    async fn create_with(&self, mut spec: ContainerSpec, name: Option<&str>, may_begin: bool) -> Result<Begun> {
+    async fn create_with(
+        &self,
+        mut spec: ContainerSpec,
+        name: Option<&str>,
+        may_begin: bool,
+    ) -> Result<Begun> {
         let mut warnings = Vec::new();
         let image = if spec.rootfs.is_some() { None } else { Some(self.images.resolve(&spec.image)?) };
         if let Some(image) = &image {

@@ -143,7 +143,6 @@ impl Supervisor {
                 clock_ns,
                 engine_runs: true,
                 containers_run: false,
-                clients: 0,
             });
             status.memory_here = Some(memory_here);
             status.disk_here = disk + (200 << 20);

@@ -34,9 +34,15 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
     let (tell_host, words) = mpsc::channel(WAITING);
     let (connected, ways) = mpsc::channel(1);
     beside("speaking to the host", write_words(ways, words));
-    let guest = Guest { children, tell_host, stop: watch::Sender::new(false), woken: Arc::default() };
+    let guest = Guest {
+        children,
+        tell_host,
+        stop: watch::Sender::new(false),
+        woken: Arc::default(),
+        clients: streams::for_clients()?,
+    };
     let Some((mut host, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
-    beside("the engine's port", streams::serve_engine());
+    beside("the engine's port", streams::serve_host());
     beside("the streams' port", streams::serve_streams(guest.children.clone()));
     if configuration.ssh_agent {
         beside("the SSH agent's socket", streams::serve_ssh_agent());
@@ -185,6 +191,8 @@ struct Guest {
     stop: watch::Sender<bool>,
     /// It goes on after a sleep.
     woken: Arc<Notify>,
+    /// Where the engine's clients connect.
+    clients: OwnedFd,
 }
 
 impl Guest {
@@ -233,16 +241,21 @@ impl Guest {
         }
         self.tell_step(Step::Network, Ok(())).await;
         match wanted.mode {
-            Mode::Normal => self.start_engine(wanted),
+            Mode::Normal => {
+                if let Err(error) = self.start_engine(wanted) {
+                    let _ = self.tell_step(Step::Engine, Err(error.into())).await;
+                }
+            }
             Mode::Rescue => drop(self.tell_step(Step::Engine, Ok(())).await),
         }
     }
 
-    fn start_engine(&self, wanted: &Configuration) {
+    fn start_engine(&self, wanted: &Configuration) -> io::Result<()> {
         let (sender, mut events) = mpsc::channel(WAITING);
         let settings = engine::Settings {
             environment: wanted.proxies.clone(),
             host: wanted.network.as_ref().map(|network| network.gateway),
+            clients: self.clients.try_clone()?,
         };
         let (children, stop, tell_host) =
             (self.children.clone(), self.stop.subscribe(), self.tell_host.clone());
@@ -262,6 +275,7 @@ impl Guest {
             tokio::join!(keep, tell);
             Ok(())
         });
+        Ok(())
     }
 
     fn tell_listeners(&self) {

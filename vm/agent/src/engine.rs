@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::children::{Children, Started};
 use crate::tell;
 
-/// Its socket, where the host's connections go.
+/// Its socket for programs of this guest, and for what the host asks of its own accord.
 pub(crate) const SOCKET: &str = "/run/cove/cove.sock";
 const PROGRAM: &str = "/usr/bin/coved";
 /// How long it may take from its start to its first answer: a crash may have left much to look through.
@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<(String, String)>,
     /// The host's address as seen from here.
     pub(crate) host: Option<Ipv4Addr>,
+    /// Where its clients on the host connect.
+    pub(crate) clients: OwnedFd,
 }
 
 /// What becomes of the engine.
@@ -134,7 +136,9 @@ fn start(children: &Children, settings: &Settings, words: &Words) -> Result<Star
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root");
     command.args(settings.host.iter().flat_map(|host| ["--host-gateway-ip".to_owned(), host.to_string()]));
     command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    command.args(["--listen", &format!("unix://{SOCKET}"), "--listen", "fd://0"]);
+    let clients = settings.clients.try_clone().context("failed to hand the clients' socket on")?;
+    command.stdin(clients).stdout(output.try_clone()?).stderr(output);
     let started = children.spawn(&mut command)?;
     let words = words.clone();
     #[expect(

@@ -24,7 +24,6 @@ pub(crate) fn look(engine_runs: bool) -> Report {
         clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         engine_runs,
         containers_run: containers_run(),
-        clients: crate::streams::clients(),
     }
 }
 

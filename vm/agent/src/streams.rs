@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,12 +21,9 @@ use crate::{engine, execute, tell, trigger};
 /// How long a stream's first words may take, and a connection inside the guest.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Accepts the host's connections to the engine, for as long as the guest runs.
-pub(crate) async fn serve_engine() -> Result<()> {
-    tokio::try_join!(serve_clients(), serve_host()).map(drop)
-}
-
-async fn serve_host() -> Result<()> {
+/// Accepts the host's own connections to the engine, for as long as the guest runs. Its clients' go to the engine
+/// itself ([`for_clients`]).
+pub(crate) async fn serve_host() -> Result<()> {
     let listener = listen(port::ENGINE_OWN)?;
     loop {
         match listener.accept().await {
@@ -36,31 +33,14 @@ async fn serve_host() -> Result<()> {
     }
 }
 
-async fn serve_clients() -> Result<()> {
-    let listener = listen(port::ENGINE)?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => begin(async move {
-                CLIENTS.fetch_add(1, Ordering::Relaxed);
-                let carried = carry_to_engine(stream).await;
-                CLIENTS.fetch_sub(1, Ordering::Relaxed);
-                carried
-            }),
-            Err(error) => refused(&error).await,
-        }
-    }
+/// What the engine's clients connect to. It is kept here and handed to each engine, so that a client that comes while
+/// there is none waits for the next.
+pub(crate) fn for_clients() -> Result<OwnedFd> {
+    Ok(listen(port::ENGINE)?.into())
 }
 
 /// Where the host's SSH agent is found, as with Docker Desktop: its folder and its name.
 const SSH_AGENT: (&str, &str) = ("/run/host-services", "ssh-auth.sock");
-
-/// Connections to the engine.
-static CLIENTS: AtomicU32 = AtomicU32::new(0);
-
-/// How many connections of the host to the engine there are.
-pub(crate) fn clients() -> u32 {
-    CLIENTS.load(Ordering::Relaxed)
-}
 
 /// Accepts the host's other streams, for as long as the guest runs.
 pub(crate) async fn serve_streams(children: Children) -> Result<()> {

@@ -9,6 +9,7 @@ mod stream;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,12 @@ impl Vsock {
         // A deadline beyond what a clock can hold is none; a day is as good.
         let deadline = now.checked_add(deadline).unwrap_or(now + Duration::from_secs(24 * 60 * 60));
         self.switchboard.attach(Attach { port, stream, deadline, done: Box::new(done) });
+    }
+
+    /// How many connections to a port of the guest there are, those that it has not answered yet among them.
+    #[must_use]
+    pub fn connections(&self, port: u32) -> usize {
+        self.switchboard.count(port).load(Ordering::Relaxed)
     }
 
     /// Takes the guest's connections to the host's `port`; a second call for a port replaces the first. Connections to

@@ -118,8 +118,6 @@ pub struct Report {
     pub engine_runs: bool,
     /// Processes of containers run.
     pub containers_run: bool,
-    /// Connections of the host to the engine.
-    pub clients: u32,
 }
 
 /// From the host.

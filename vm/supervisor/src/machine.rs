@@ -453,7 +453,8 @@ impl Machine {
                 if difference > clock::DRIFT {
                     self.say(FromHost::SetTime { nanoseconds: clock::now() });
                 }
-                self.look_idle(report.containers_run || report.clients > 0);
+                let clients = self.run.as_ref().map_or(0, |run| run.devices.vsock.connections(port::ENGINE));
+                self.look_idle(report.containers_run || clients > 0);
                 self.status.send_modify(|status| status.report = Some(report));
                 self.now();
                 self.answer_waiting();

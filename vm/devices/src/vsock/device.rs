@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub(crate) struct Attach {
 pub(crate) struct Switchboard {
     listeners: Mutex<HashMap<u32, Listener>>,
     current: Mutex<Option<Arc<Inbox>>>,
+    /// How many connections there are to each of the guest's ports.
+    counts: Mutex<HashMap<u32, Arc<AtomicUsize>>>,
 }
 
 /// What the monitor's device is asked to do from outside.
@@ -89,6 +92,11 @@ impl Switchboard {
 
     pub(crate) fn is_connected(&self) -> bool {
         lock(&self.current).is_some()
+    }
+
+    /// How many connections to a port of the guest there are, now and later.
+    pub(crate) fn count(&self, port: u32) -> Arc<AtomicUsize> {
+        Arc::clone(lock(&self.counts).entry(port).or_default())
     }
 
     pub(crate) fn attach(&self, attach: Attach) {
@@ -195,7 +203,10 @@ impl VsockDevice {
                         std::mem::take(&mut *lock(&self.inbox.attaches))
                     {
                         match LocalStream::new(stream, &self.epoll) {
-                            Ok(stream) => state.muxer.open(port, stream, deadline, done),
+                            Ok(stream) => {
+                                let stream = stream.counted(self.switchboard.count(port));
+                                state.muxer.open(port, stream, deadline, done);
+                            }
                             Err(error) => done(Err(error)),
                         }
                     }

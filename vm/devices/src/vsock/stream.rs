@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::event::epoll;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
@@ -16,12 +17,20 @@ pub(crate) struct LocalStream {
     stream: UnixStream,
     /// Tells of readiness once for each change, so that a connection that can do nothing with it costs nothing.
     epoll: Arc<OwnedFd>,
+    counted: Option<Arc<AtomicUsize>>,
 }
 
 impl LocalStream {
     pub(crate) fn new(stream: UnixStream, epoll: &Arc<OwnedFd>) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(LocalStream { stream, epoll: Arc::clone(epoll) })
+        Ok(LocalStream { stream, epoll: Arc::clone(epoll), counted: None })
+    }
+
+    /// Counts it among others for as long as it is there.
+    pub(crate) fn counted(mut self, among: Arc<AtomicUsize>) -> Self {
+        among.fetch_add(1, Ordering::Relaxed);
+        self.counted = Some(among);
+        self
     }
 }
 
@@ -59,6 +68,9 @@ impl Drop for LocalStream {
         let _ = self.stream.shutdown(Shutdown::Both);
         let mut unread = [0; 16 * 1024];
         while matches!(self.stream.read(&mut unread), Ok(1..)) {}
+        if let Some(among) = &self.counted {
+            among.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -468,7 +468,6 @@ mod tests {
             clock_ns,
             engine_runs: true,
             containers_run: false,
-            clients: 0,
         };
         let now = Status { report: Some(report(3_000_000_000, 1500)), ..status(Phase::Running) };
         let usage = row(&now, None, &config()).usage.unwrap();
