@@ -85,5 +85,5 @@ pub fn command(plan: &Plan) -> Result<Command, Error> {
 
 /// The devices the guest finds its disks at: the system image, the data.
 pub(crate) fn kernel_options(system: &str, data: &str) -> String {
-    format!("quiet loglevel=4 panic=-1 cove.system={system} cove.data={data}")
+    format!("quiet loglevel=4 panic=-1 rcupdate.rcu_expedited=1 cove.system={system} cove.data={data}")
 }
