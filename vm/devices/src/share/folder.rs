@@ -440,7 +440,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         let place = (parent, name.to_owned());
         if self.watch.is_acting(&mut state, ctx.pid, None) {
             let entry = self.act_out_creation(ctx, &mut state, place)?;
-            return Ok((entry, Some(ACTED), OpenOptions::empty()));
+            return Ok((entry, Some(ACTED), OpenOptions::NOFLUSH));
         }
         self.watch.watch_folder(&mut state, parent);
         let is_new = self.is_new(ctx, parent, name, flags);
@@ -449,7 +449,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
             state.expect(&place, Kind::Created);
         }
         state.known.made(place, created.0.inode, Stamp::from(&created.0.attr));
-        Ok((Self::keep(&state, parent, created.0), created.1, created.2))
+        let (entry, handle, mut options) = created;
+        options.set(OpenOptions::NOFLUSH, state.is_local(entry.inode));
+        Ok((Self::keep(&state, parent, entry), handle, options))
     }
 
     fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
@@ -510,15 +512,18 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
         if self.is_acting(ctx) {
-            return Ok((Some(ACTED), OpenOptions::empty()));
+            return Ok((Some(ACTED), OpenOptions::NOFLUSH));
         }
         if flags & OFlags::TRUNC.bits() == 0 {
-            let (handle, options) = self.inner.open(ctx, inode, kill_priv, flags)?;
-            let is_kept = self.watch.is_on() && {
+            let (handle, mut options) = self.inner.open(ctx, inode, kill_priv, flags)?;
+            if self.watch.is_on() {
                 let attr = self.inner.getattr(ctx, inode, None);
-                attr.is_ok_and(|(attr, _)| self.watch.lock().open(Stamp::from(&attr)))
-            };
-            return Ok((handle, if is_kept { options | OpenOptions::KEEP_CACHE } else { options }));
+                let mut state = self.watch.lock();
+                options.set(OpenOptions::NOFLUSH, state.is_local(inode));
+                let is_kept = attr.is_ok_and(|(attr, _)| state.open(Stamp::from(&attr)));
+                options.set(OpenOptions::KEEP_CACHE, is_kept);
+            }
+            return Ok((handle, options));
         }
         self.changing(ctx, inode, || self.inner.open(ctx, inode, kill_priv, flags))
     }

@@ -95,8 +95,10 @@ struct Watched {
     watch: i32,
     /// When it began. What changed before is never told.
     since: Time,
-    /// Every change is told, so that what the guest knows stays right for as long as it is told of changes.
-    is_complete: bool,
+    /// Nobody but this kernel changes what is in it.
+    is_local: bool,
+    /// It is no longer watched, because it is gone.
+    is_over: bool,
     /// When the guest listed it last.
     listed: Option<Instant>,
 }
@@ -201,8 +203,9 @@ impl Watch {
         if let Ok(watch) =
             inotify::add_watch(&self.inotify, format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
         {
-            let is_complete = fstatfs(&fd).is_ok_and(|found| LOCAL.contains(&found.f_type));
-            state.folders.insert(folder, Watched { watch, since, is_complete, listed: None });
+            let is_local = fstatfs(&fd).is_ok_and(|found| LOCAL.contains(&found.f_type));
+            let watched = Watched { watch, since, is_local, is_over: false, listed: None };
+            state.folders.insert(folder, watched);
             state.by_watch.insert(watch, folder);
         }
     }
@@ -249,7 +252,7 @@ impl Watch {
         for watch in outcome.ended {
             let folder = state.by_watch.get(&watch).and_then(|folder| state.folders.get_mut(folder));
             // What is known of it by then is still to be told.
-            folder.into_iter().for_each(|folder| folder.is_complete = false);
+            folder.into_iter().for_each(|folder| folder.is_over = true);
         }
         all.retain(|raw| state.by_watch.contains_key(&raw.spot.0));
         state.queue.gather(all, outcome.is_all);
@@ -522,7 +525,8 @@ impl State {
 
     /// Whether the guest hears of everything that happens in a folder.
     pub(crate) fn is_followed(&self, folder: u64) -> bool {
-        !self.is_unheard && self.folders.get(&folder).is_some_and(|folder| folder.is_complete)
+        let is_told = |folder: &Watched| folder.is_local && !folder.is_over;
+        !self.is_unheard && self.folders.get(&folder).is_some_and(is_told)
     }
 
     /// Whether the guest hears of whatever happens to a file: by another of its names, it may not.
@@ -531,6 +535,12 @@ impl State {
             Shape::Folder => self.is_followed(node),
             _ => attr.nlink == 1 && self.known.folder(node).is_some_and(|folder| self.is_followed(folder)),
         }
+    }
+
+    /// Whether what is written to a file has arrived when the write has: nothing more can fail when it is closed.
+    pub(crate) fn is_local(&self, node: u64) -> bool {
+        let folder = self.known.folder(node).and_then(|folder| self.folders.get(&folder));
+        folder.is_some_and(|folder| folder.is_local)
     }
 
     /// Whether a name that is not there is none that the guest still has to see come or go.
