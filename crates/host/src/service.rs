@@ -127,10 +127,10 @@ impl Service {
         let quoted: Vec<String> = self.words().iter().map(|word| quoted_for_systemd(word)).collect();
         let start = quoted.join(" ");
         let run = match &self.what {
-            // Its containers outlive it: their parents are told apart by systemd only where they have a scope.
             What::Engine { .. } => format!(
-                "Type=exec\nExecStart={start}\nRestart=on-failure\nRestartSec=1\nKillMode=process\nDelegate=yes\n\
-                 TasksMax=infinity\n"
+                "Type=exec\nExecStart={start}\nRestart=on-failure\nRestartSec=1\n\
+                 # Containers outlive the engine: only coved is stopped, and what it makes below /run stays for the next one. \
+                 For the\n# same reason there is no RuntimeDirectory=.\nKillMode=process\nDelegate=yes\nTasksMax=infinity\n"
             ),
             What::Machine { program, name } => format!(
                 "Type=oneshot\nRemainAfterExit=yes\nExecStart={start}\nExecStop={} machine stop {}\nTimeoutStartSec=300\n\
@@ -339,6 +339,9 @@ fn tell(words: &[String]) -> Result<(), Error> {
 /// A word as systemd takes it: in quotes, its specifiers and variables taken as they are (systemd.service(5), "Command
 /// lines").
 fn quoted_for_systemd(word: &str) -> String {
+    if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte)) {
+        return word.to_owned();
+    }
     let mut quoted = String::from("\"");
     for letter in word.chars() {
         match letter {
@@ -364,6 +367,19 @@ mod tests {
         Service { what: What::Engine { program: "/opt/100% cove/coved".into() }, owner }
     }
 
+    #[test]
+    fn debians_package_brings_the_same_units() {
+        let user = Owner::User { home: "/home/me".into(), id: "1000".to_owned() };
+        let packaged = [
+            (Owner::System, include_str!("../../../packaging/linux/cove.service")),
+            (user, include_str!("../../../packaging/linux/cove.user.service")),
+        ];
+        for (owner, packaged) in packaged {
+            let what = What::Engine { program: "/usr/bin/coved".into() };
+            assert_eq!(Service { what, owner }.definition(Manager::Systemd), packaged);
+        }
+    }
+
     fn machine() -> Service {
         let owner = Owner::User { home: "/home/me".into(), id: "1000".to_owned() };
         Service { what: What::Machine { program: "/usr/bin/cove".into(), name: "dev".to_owned() }, owner }
@@ -376,11 +392,8 @@ mod tests {
         assert!(unit.contains("\nKillMode=process\n") && unit.contains("\nDelegate=yes\n"), "{unit}");
         assert!(unit.ends_with("[Install]\nWantedBy=multi-user.target\n"), "{unit}");
         let unit = machine().definition(Manager::Systemd);
-        assert!(
-            unit.contains("ExecStart=\"/usr/bin/cove\" \"machine\" \"start\" \"--quiet\" \"dev\"\n"),
-            "{unit}"
-        );
-        assert!(unit.contains("ExecStop=\"/usr/bin/cove\" machine stop \"dev\"\n"), "{unit}");
+        assert!(unit.contains("ExecStart=/usr/bin/cove machine start --quiet dev\n"), "{unit}");
+        assert!(unit.contains("ExecStop=/usr/bin/cove machine stop dev\n"), "{unit}");
         assert!(unit.ends_with("WantedBy=default.target\n"), "{unit}");
     }
 

@@ -3,10 +3,18 @@
 //!
 //! `COVE_TEST_FUZZ` is how many operations at random (3000 unless given), `COVE_TEST_SEED` which.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use support::machine::Machine;
+
+/// How soon a guest must know of what happened here: long before it would ask again by itself.
+const SOON: Duration = Duration::from_secs(5);
+/// How a folder looks: some names in it that may be there, and what is listed.
+const LOOK: &str = r#"cd "$1"; for name in changed grown secret removed replaced linked absent folder/inner other/inner; do
+if [ -e $name ]; then stat -c '%n %s %a' $name; cat $name; else echo $name is not there; fi; done; ls . folder other 2>/dev/null"#;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
@@ -60,6 +68,59 @@ fn a_share_keeps_the_rules_of_a_file_system() -> Result<()> {
         // What was made there looks the same from both sides.
         let made = machine.shared().join("there").display().to_string();
         assert_eq!(there(&machine, &[&exerciser, "sum", &made])?, here(&exerciser, &["sum", &made])?);
+    }
+    Ok(())
+}
+
+/// A name, and a deed.
+type Deed<'a> = (&'a str, &'a dyn Fn() -> std::io::Result<()>);
+
+#[test]
+fn what_a_guest_has_looked_at_is_right_again_soon_whatever_happens_to_it_here() -> Result<()> {
+    for backend in ["uml", "qemu"] {
+        let Some(machine) = Machine::init(backend)? else { continue };
+        machine.bring_up()?;
+        let folder = folder(&machine, "followed")?;
+        let at = |name: &str| Path::new(&folder).join(name);
+        for name in ["changed", "grown", "secret", "removed", "replaced", "linked"] {
+            std::fs::write(at(name), "before\n")?;
+        }
+        std::fs::create_dir(at("folder"))?;
+        std::fs::write(at("folder/inner"), "inner\n")?;
+        // By a name that no guest can see.
+        let outside = machine.shared().with_file_name("outside");
+        std::fs::hard_link(at("linked"), &outside)?;
+        let look = || {
+            let args = ["machine", "shell", "test", "--", "sh", "-c", LOOK, "sh", &folder];
+            anyhow::Ok(machine.cove_ok(&args)?.trim_end().to_owned())
+        };
+        let expected = || here("sh", &["-c", LOOK, "sh", &folder]);
+        let deeds: [Deed<'_>; 10] = [
+            ("nothing", &|| Ok(())),
+            ("other content", &|| std::fs::write(at("changed"), "behind\n")),
+            ("more content", &|| std::fs::write(at("grown"), "before and after\n")),
+            ("permissions", &|| {
+                std::fs::set_permissions(at("secret"), std::fs::Permissions::from_mode(0o600))
+            }),
+            ("a removal", &|| std::fs::remove_file(at("removed"))),
+            ("a replacement", &|| {
+                std::fs::write(at("new"), "replaced\n")?;
+                std::fs::rename(at("new"), at("replaced"))
+            }),
+            ("another name of it", &|| std::fs::write(&outside, "by another name\n")),
+            ("a new file", &|| std::fs::write(at("absent"), "present\n")),
+            ("a file in a folder", &|| std::fs::write(at("folder/more"), "")),
+            ("a folder's new name", &|| std::fs::rename(at("folder"), at("other"))),
+        ];
+        for (what, deed) in deeds {
+            // All of it is known there.
+            look()?;
+            deed()?;
+            let (begin, expected) = (Instant::now(), expected()?);
+            while look()? != expected {
+                ensure!(begin.elapsed() < SOON, "on {backend}, after {what}: {} is not {expected}", look()?);
+            }
+        }
     }
     Ok(())
 }

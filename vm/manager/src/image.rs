@@ -1,17 +1,19 @@
 //! Guest images: found, checked against what they say they are, kept by digest, and rolled back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stdx::fs::Durability;
 
 use crate::Error;
-use crate::config::Backend;
-use crate::places::{Places, make_private};
+use crate::config::{Backend, Config};
+use crate::places::{Folders, Places, make_private};
+use crate::saved;
 
 /// `image.json` of an image's folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +179,53 @@ pub fn kept(places: &Places, digest: &str) -> Result<Image, Error> {
     Ok(Image { manifest: Manifest::read(&folder)?, folder })
 }
 
+/// How old an image must be to be removed: one that was just copied may be of a machine that is being started.
+const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes kept images that no machine can be started with any more. Returns their folders.
+///
+/// # Errors
+/// A machine's files can't be read: then nothing is removed, for one of them may be that machine's. Or the disk's.
+pub fn sweep(folders: &Folders) -> Result<Vec<PathBuf>, Error> {
+    sweep_older(folders, GRACE)
+}
+
+fn sweep_older(folders: &Folders, age: Duration) -> Result<Vec<PathBuf>, Error> {
+    let mut used = HashSet::new();
+    for name in folders.names()? {
+        let places = folders.machine(&name)?;
+        let Record { current, previous, failed } = Record::read(&places)?;
+        used.extend([current, previous, failed, Config::read(&places)?.image].into_iter().flatten());
+        used.extend(saved::Record::read(&places).map(|saved| saved.image));
+    }
+    let used: HashSet<&str> = used.iter().filter_map(|digest| folder_name(digest)).collect();
+    let images = folders.images();
+    let entries = match fs::read_dir(&images) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::file("read", &images))?,
+    };
+    let mut gone = Vec::new();
+    for entry in entries.flatten() {
+        let is_used = entry.file_name().to_str().is_none_or(|name| used.contains(name));
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_old = modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|since| since >= age));
+        if is_used || !is_old {
+            continue;
+        }
+        let folder = entry.path();
+        // Without its manifest it is no image, however far the removal gets.
+        let manifest = folder.join("image.json");
+        match fs::remove_file(&manifest) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", &manifest)(error));
+            }
+            _ => fs::remove_dir_all(&folder).map_err(Error::file("remove", &folder))?,
+        }
+        gone.push(folder);
+    }
+    Ok(gone)
+}
+
 impl Image {
     /// Copies it to where it outlives what it was installed with, and is found by its digest.
     ///
@@ -328,5 +377,43 @@ mod tests {
         // What worked may have been taken away.
         let record = Record { failed: Some("b".into()), ..Record::default() };
         assert_eq!(record.choose(None, Some("b")).as_deref(), Some("b"));
+    }
+
+    fn config() -> Config {
+        Config {
+            backend: Backend::Uml,
+            cpus: 1,
+            memory: 1 << 29,
+            disk: 1 << 30,
+            shares: vec![],
+            image: None,
+            sleep_after: None,
+            ssh_agent: false,
+        }
+    }
+
+    #[test]
+    fn only_images_that_no_machine_can_use_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = Folders { data: dir.path().join("data"), run: dir.path().join("run") };
+        let places = folders.machine("dev").unwrap();
+        let kept: Vec<Image> = ["first", "second", "third", "fourth"]
+            .iter()
+            .map(|kernel| image(&dir.path().join("uml-debian"), kernel).keep(&places).unwrap())
+            .collect();
+        let digest = |at: usize| kept[at].manifest.digest.clone();
+        places.create(&config()).unwrap();
+        let record = Record { current: Some(digest(2)), previous: Some(digest(1)), failed: None };
+        record.write(&places).unwrap();
+        let chosen = Config { image: Some(digest(3)), ..config() };
+        chosen.write(&places).unwrap();
+        assert_eq!(sweep(&folders).unwrap(), Vec::<PathBuf>::new(), "it may have been copied for a start");
+        assert_eq!(sweep_older(&folders, Duration::ZERO).unwrap(), [kept[0].folder.clone()]);
+        for image in &kept[1..] {
+            image.verify().unwrap();
+        }
+        fs::write(places.image_record(), "not a record").unwrap();
+        sweep_older(&folders, Duration::ZERO).unwrap_err();
+        kept[1].verify().unwrap();
     }
 }

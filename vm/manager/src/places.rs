@@ -39,8 +39,14 @@ impl Folders {
             name: name.to_owned(),
             data: self.data.join(name),
             run: self.run.join(name),
-            images: self.data.join(".images"),
+            images: self.images(),
         })
+    }
+
+    /// Where guest images are kept that machines have been started with, by digest.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.data.join(".images")
     }
 
     /// The names of all machines, sorted.

@@ -22,7 +22,7 @@ use vm_manager::backend::Acceleration;
 use vm_manager::config::Config;
 use vm_manager::control::{Answer, Request as Asking};
 use vm_manager::lifecycle::{self, Action, Fact, Input, Request, State, Then};
-use vm_manager::places::Places;
+use vm_manager::places::{Folders, Places};
 use vm_manager::saved::Record;
 use vm_manager::stage::Stage;
 use vm_manager::status::{Failure, Phase, Status};
@@ -673,6 +673,13 @@ impl Machine {
         if let Err(error) = kept {
             tracing::warn!(%error, "failed to note the image that works");
         }
+        let (Some(data), Some(run)) = (self.places.data.parent(), self.places.run.parent()) else { return };
+        let folders = Folders { data: data.to_owned(), run: run.to_owned() };
+        tokio::task::spawn_blocking(move || match vm_manager::image::sweep(&folders) {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!(?gone, "removed guest images that no machine uses"),
+            Err(error) => tracing::warn!(%error, "failed to remove guest images that no machine uses"),
+        });
     }
 
     fn use_previous_image(&mut self) {

@@ -29,7 +29,9 @@ const WORK: [(&str, &str); 4] = [
     ),
     (
         "git status",
-        "echo 3 > /proc/sys/vm/drop_caches; BEGIN; GIT -C \"$1\"/repository status --porcelain; END",
+        // The first takes note of how files look on this file system: else each would be read.
+        "GIT -C \"$1\"/repository status --porcelain; sync; echo 3 > /proc/sys/vm/drop_caches; \
+         BEGIN; GIT -C \"$1\"/repository status --porcelain; END",
     ),
     (
         "find",

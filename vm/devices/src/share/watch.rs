@@ -691,4 +691,66 @@ mod tests {
         }
         assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
     }
+
+    #[test]
+    fn what_nobody_took_is_told_again_and_nothing_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = Watch::new(folder.path()).unwrap();
+        let (sender, told) = channel();
+        let listens = Arc::new(AtomicBool::new(false));
+        let is_listened_to = Arc::clone(&listens);
+        let sink = move |event: Event| {
+            let takes = is_listened_to.load(Ordering::SeqCst);
+            sender.send((event.path.display().to_string(), takes)).unwrap();
+            takes
+        };
+        watch.listen(Arc::new(sink)).unwrap();
+        assert!(watch.lock().is_followed(ROOT));
+        for name in ["a", "b"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let next = || told.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(next(), ("a".to_owned(), false));
+        assert!(told.recv_timeout(Duration::from_millis(100)).is_err(), "the rest waits");
+        assert!(!watch.lock().is_followed(ROOT), "what the guest knows may be wrong by now");
+        listens.store(true, Ordering::SeqCst);
+        watch.resume();
+        assert_eq!([next(), next()], [("a".to_owned(), true), ("b".to_owned(), true)]);
+        assert!(watch.lock().is_followed(ROOT));
+    }
+
+    #[test]
+    fn a_name_from_before_the_watch_is_no_news_and_one_from_after_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = Watch::new(folder.path()).unwrap();
+        std::fs::write(folder.path().join("old"), "").unwrap();
+        thread::sleep(Duration::from_millis(50));
+        watch.listen(Arc::new(|_| true)).unwrap();
+        let mut state = watch.lock();
+        std::fs::write(folder.path().join("new"), "").unwrap();
+        for (name, is_news) in [(c"old", false), (c"new", true)] {
+            let place = (ROOT, name.to_owned());
+            let stamp = watch.stamp(Path::new(""), name).unwrap();
+            state.known.looked_up(place.clone(), 7, stamp);
+            assert_eq!(state.is_untold(&place, stamp), is_news, "{name:?}");
+        }
+        assert!(state.is_nothing(&(ROOT, c"absent".to_owned())));
+        assert!(!state.is_nothing(&(ROOT, c"old".to_owned())));
+    }
+
+    #[test]
+    fn content_that_was_opened_is_kept_until_it_changes_and_never_while_it_is_fresh() {
+        let stamp = |changed| Stamp {
+            inode: 9,
+            size: 1,
+            modified: (changed, 0),
+            changed: (changed, 0),
+            shape: Shape::File,
+        };
+        let mut state = State::default();
+        let (old, fresh) = (stamp(now().0 - 100), stamp(now().0));
+        assert_eq!([state.open(old), state.open(old)], [false, true]);
+        assert_eq!([state.open(fresh), state.open(fresh)], [false, false]);
+        assert!(!state.open(old), "it looked otherwise in between");
+    }
 }
