@@ -14,7 +14,7 @@ use support::machine::Machine;
 const SOON: Duration = Duration::from_secs(5);
 /// How a folder looks: some names in it that may be there, and what is listed.
 const LOOK: &str = r#"cd "$1"; for name in changed grown secret removed replaced linked absent folder/inner other/inner; do
-if [ -e $name ]; then stat -c '%n %s %a' $name; cat $name; else echo $name is not there; fi; done; ls . folder other 2>/dev/null"#;
+if [ -e $name ]; then stat -c '%n %s %a' $name; cat $name; else echo $name is not there; fi; done; for folder in . folder other; do if [ -d $folder ]; then ls $folder; fi; done"#;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
