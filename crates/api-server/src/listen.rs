@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 use tokio_vsock::VsockListener;
 
 /// An address of `--listen`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A socket in the file system.
     Unix(PathBuf),
@@ -21,6 +21,16 @@ pub enum Address {
     /// A socket that listens already, by the number it was inherited under: a service manager's, or of a virtual machine
     /// towards its host.
     Inherited(RawFd),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(formatter, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(formatter, "tcp://{address}"),
+            Self::Inherited(number) => write!(formatter, "fd://{number}"),
+        }
+    }
 }
 
 impl std::str::FromStr for Address {

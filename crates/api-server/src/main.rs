@@ -116,6 +116,10 @@ fn start(args: Args) -> Result<()> {
     if let Err(error) = stdx::process::raise_open_files() {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
+    let mut seen = std::collections::HashSet::new();
+    if let Some(twice) = args.listen.iter().find(|address| !seen.insert(*address)) {
+        bail!("--listen {twice} is given twice");
+    }
     let inherited = args.listen.iter().filter_map(|address| match address {
         Address::Inherited(number) => Some(listen::inherit(*number)),
         Address::Unix(_) | Address::Tcp(_) => None,

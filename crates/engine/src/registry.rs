@@ -42,7 +42,11 @@ impl Registry {
 
     pub(crate) fn remove(&self, container: &Container) {
         let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        index.by_name.remove(&container.name());
+        let name = container.name();
+        // Another may have it by now.
+        if index.by_name.get(&name) == Some(&container.id) {
+            index.by_name.remove(&name);
+        }
         index.by_id.remove(&container.id);
     }
 

@@ -96,13 +96,20 @@ impl Engine {
         };
         let is_short_lived = spec.host.auto_remove;
         let durability = if is_short_lived { Durability::Process } else { Durability::Power };
-        if answers == Answers::First {
+        // On its way before anybody hears of it, so that nothing that follows is on disk before.
+        let forgotten = self.store.remove_soon(&container.id, doomed.names(), durability).await;
+        if forgotten.is_ok() && answers == Answers::First {
             self.containers.remove(container);
+            self.leave_volumes(&container.id, points.iter().filter_map(MountPoint::volume), &doomed);
             self.is_gone(container);
             // Whoever waited runs before what follows, not behind it on this thread.
             tokio::task::yield_now().await;
         }
-        if let Err(error) = self.store.remove(&container.id, doomed.names(), durability).await {
+        let forgotten = match forgotten {
+            Ok(written) => written.done().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
             container.dynamic().state = before;
             return Err(error);
         }

@@ -210,15 +210,15 @@ impl Store {
         self.queue.submit(Write::Note(Box::new(record)), Durability::Process).await
     }
 
-    /// Forgets a container and the volumes that go with it.
-    pub(crate) async fn remove(
+    /// Forgets a container and the volumes that go with it; the caller waits.
+    pub(crate) async fn remove_soon(
         &self,
         id: &str,
         volumes: impl Iterator<Item = String>,
         durability: Durability,
-    ) -> Result<()> {
+    ) -> Result<Written> {
         let writes = [Write::Remove(id.to_owned())].into_iter().chain(volumes.map(Write::RemoveVolume));
-        self.queue.submit(Write::All(writes.collect()), durability).await
+        self.queue.begin(Write::All(writes.collect()), durability).await
     }
 
     /// Writes a network, and waits until that outlives a power cut.
@@ -401,7 +401,8 @@ mod tests {
         store.put_volume(volume("x")).await.unwrap();
         store.remove_volume("x").await.unwrap();
         store.put(record("b")).await.unwrap();
-        store.remove("a", ["v".to_owned()].into_iter(), Durability::Power).await.unwrap();
+        let removed = store.remove_soon("a", ["v".to_owned()].into_iter(), Durability::Power).await;
+        removed.unwrap().done().await.unwrap();
         let again = Store::open(&path).unwrap();
         assert_eq!(again.containers.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["b"]);
         assert_eq!(again.networks.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["n"]);

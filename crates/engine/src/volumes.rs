@@ -506,6 +506,19 @@ impl Engine {
         Doomed(doomed)
     }
 
+    /// A container uses volumes no longer. Those that go with it stay as they are until it is gone from the database.
+    pub(crate) fn leave_volumes<'a>(
+        &self,
+        user: &str,
+        names: impl Iterator<Item = &'a str>,
+        doomed: &Doomed,
+    ) {
+        let is_doomed = |name: &str| doomed.0.iter().any(|(volume, _)| volume.name == name);
+        for volume in names.filter(|name| !is_doomed(name)).filter_map(|name| self.volumes.get(name)) {
+            volume.state().users.remove(user);
+        }
+    }
+
     /// A container is gone from the database, and with it `doomed`.
     pub(crate) fn release_volumes<'a>(
         &self,

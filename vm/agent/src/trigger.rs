@@ -63,14 +63,31 @@ fn act(root: BorrowedFd<'_>, kind: u8, path: &OsStr, target: &OsStr) -> rustix::
         b'l' => symlinkat("x", root, path),
         b'm' => return modify(root, path),
         b'a' => return change_attributes(root, path),
-        b'r' => unlinkat(root, path, AtFlags::empty()),
-        b'd' => unlinkat(root, path, AtFlags::REMOVEDIR),
-        b'n' => renameat(root, path, root, target),
+        b'r' => looking_again(root, path, || unlinkat(root, path, AtFlags::empty())),
+        b'd' => looking_again(root, path, || unlinkat(root, path, AtFlags::REMOVEDIR)),
+        b'n' => looking_again(root, path, || renameat(root, path, root, target)),
         _ => Ok(()),
     };
     match done {
         // It was seen before its event came; then it is at least not older than what was seen.
         Err(Errno::EXIST) => modify(root, path),
+        done => done,
+    }
+}
+
+/// Does what needs a name. This kernel may have been told that there is none by somebody who looked after the host's
+/// change: then it is made to ask once more, by a folder that can't be made because the name is there.
+fn looking_again(
+    root: BorrowedFd<'_>,
+    path: &OsStr,
+    deed: impl Fn() -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    match deed() {
+        Err(Errno::NOENT) => {
+            // The host makes nothing for this thread that it does not expect.
+            let _ = mkdirat(root, path, Mode::from_raw_mode(0o755));
+            deed()
+        }
         done => done,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -235,6 +235,9 @@ impl Image {
         let name = folder_name(&self.manifest.digest).unwrap_or_default();
         let folder = places.images.join(name);
         if folder.join("image.json").is_file() {
+            // As new: nobody removes it while a machine is being started with it.
+            let touched = fs::File::open(&folder).and_then(|folder| folder.set_modified(SystemTime::now()));
+            touched.map_err(Error::file("keep", &folder))?;
             return Ok(Self { folder, manifest: self.manifest.clone() });
         }
         make_private(&places.images)?;

@@ -60,7 +60,7 @@ pub(crate) struct Acting {
     current: Option<(u64, Act)>,
     count: u64,
     /// Names that are gone from the host and not yet from the guest, and by which act they will be.
-    gone: HashMap<Place, (u64, u64)>,
+    gone: HashMap<Place, (u64, Option<u64>)>,
     /// Names that are on the host and not yet in the guest, and the last act that makes them.
     coming: HashMap<Place, u64>,
 }
@@ -69,7 +69,7 @@ impl Acting {
     /// The guest is told of it next.
     pub(crate) fn tell(&mut self, act: Act) {
         self.count += 1;
-        if let Some((place, Some(node))) = act.gone() {
+        if let Some((place, node)) = act.gone() {
             self.gone.insert(place.clone(), (self.count, node));
         }
         if let Some(place) = act.coming() {
@@ -118,7 +118,7 @@ impl Acting {
 
     /// The number by which the guest still knows a name that is gone.
     pub(crate) fn gone(&self, place: &Place) -> Option<u64> {
-        self.gone.get(place).map(|(_, node)| *node)
+        self.gone.get(place).and_then(|(_, node)| *node)
     }
 
     /// Whether something that the guest has not seen yet happened to a name.

@@ -520,7 +520,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
                 let attr = self.inner.getattr(ctx, inode, None);
                 let mut state = self.watch.lock();
                 options.set(OpenOptions::NOFLUSH, state.is_local(inode));
-                let is_kept = attr.is_ok_and(|(attr, _)| state.open(Stamp::from(&attr)));
+                let is_kept = attr.is_ok_and(|(attr, _)| state.open(inode, &attr, FOLLOWED / 2));
                 options.set(OpenOptions::KEEP_CACHE, is_kept);
             }
             return Ok((handle, options));

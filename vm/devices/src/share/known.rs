@@ -179,6 +179,12 @@ impl Known {
         self.nodes.get(&node).map(|node| node.place.0)
     }
 
+    /// Whether a file that the guest knows by this number still has the name that it was found by.
+    pub(crate) fn is_there(&self, node: u64) -> bool {
+        let place = self.nodes.get(&node).map(|node| &node.place);
+        place.and_then(|place| self.names.get(place)).is_some_and(|name| name.node == Some(node))
+    }
+
     /// The names in each folder.
     pub(crate) fn by_folder(&self) -> HashMap<u64, Vec<CString>> {
         let mut folders: HashMap<u64, Vec<CString>> = HashMap::new();

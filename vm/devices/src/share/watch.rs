@@ -77,8 +77,10 @@ pub(crate) struct State {
     next: VecDeque<(Event, Act)>,
     /// Nobody took what was told last. It is told again once somebody listens; the rest waits.
     is_unheard: bool,
+    /// How often somebody began to listen again.
+    resumed: u64,
     /// How files looked when the guest opened them, by the host's numbers, if they had looked so for a while.
-    opened: HashMap<u64, Stamp>,
+    opened: HashMap<u64, (Stamp, Instant)>,
     /// References of the guest that virtiofsd does not count, for names that were gone already.
     pub(crate) borrowed: HashMap<u64, u64>,
     next_synthetic: u64,
@@ -97,8 +99,8 @@ struct Watched {
     since: Time,
     /// Nobody but this kernel changes what is in it.
     is_local: bool,
-    /// It is no longer watched, because it is gone.
-    is_over: bool,
+    /// Every change that this kernel makes is told.
+    is_told: bool,
     /// When the guest listed it last.
     listed: Option<Instant>,
 }
@@ -106,6 +108,8 @@ struct Watched {
 /// A share's watcher: off until somebody listens.
 pub(crate) struct Watch {
     root: PathBuf,
+    /// The guest can act changes out: not where it may change nothing.
+    can_act: bool,
     trigger: CString,
     inotify: OwnedFd,
     is_on: AtomicBool,
@@ -121,12 +125,13 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(root: &Path) -> io::Result<Arc<Watch>> {
+    pub(crate) fn new(root: &Path, can_act: bool) -> io::Result<Arc<Watch>> {
         let mut random = [MaybeUninit::uninit(); 16];
         let (random, _) = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Arc::new(Watch {
             root: root.to_owned(),
+            can_act,
             trigger: CString::new(format!(".cove-trigger-{token}"))?,
             inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
             is_on: AtomicBool::new(false),
@@ -204,9 +209,12 @@ impl Watch {
             inotify::add_watch(&self.inotify, format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
         {
             let is_local = fstatfs(&fd).is_ok_and(|found| LOCAL.contains(&found.f_type));
-            let watched = Watched { watch, since, is_local, is_over: false, listed: None };
+            let other = state.by_watch.insert(watch, folder).and_then(|other| state.folders.get_mut(&other));
+            // A folder that is at two places of the share has one watch, and is told of at one of them.
+            let is_told = self.can_act && other.is_none();
+            other.into_iter().for_each(|other| other.is_told = false);
+            let watched = Watched { watch, since, is_local, is_told, listed: None };
             state.folders.insert(folder, watched);
-            state.by_watch.insert(watch, folder);
         }
     }
 
@@ -252,7 +260,7 @@ impl Watch {
         for watch in outcome.ended {
             let folder = state.by_watch.get(&watch).and_then(|folder| state.folders.get_mut(folder));
             // What is known of it by then is still to be told.
-            folder.into_iter().for_each(|folder| folder.is_over = true);
+            folder.into_iter().for_each(|folder| folder.is_told = false);
         }
         all.retain(|raw| state.by_watch.contains_key(&raw.spot.0));
         state.queue.gather(all, outcome.is_all);
@@ -324,6 +332,7 @@ impl Watch {
     fn tell(&self, event: Event, act: Act) {
         let mut state = self.lock();
         let Some(sink) = state.sink.clone() else { return };
+        let resumed = state.resumed;
         state.acting.tell(act.clone());
         // The guest needs answers of ours before it takes the next event.
         drop(state);
@@ -331,13 +340,16 @@ impl Watch {
             let state = &mut *self.lock();
             state.acting.hang_up();
             state.next.push_front((event, act));
-            state.is_unheard = true;
+            // Else somebody began to listen meanwhile.
+            state.is_unheard = state.resumed == resumed;
         }
     }
 
     /// Somebody listens again.
     pub(crate) fn resume(&self) {
-        self.lock().is_unheard = false;
+        let mut state = self.lock();
+        state.is_unheard = false;
+        state.resumed += 1;
         self.told.notify_one();
     }
 
@@ -515,7 +527,7 @@ impl State {
 
     /// Whether the guest will be told that a name is new, so that it may not rely on what it knows of it.
     pub(crate) fn is_untold(&self, place: &Place, stamp: Stamp) -> bool {
-        let is_told = self.known.name(place).is_some_and(|name| name.is_told);
+        let is_told = self.known.name(place).is_some_and(|name| name.is_told && name.inode == stamp.inode);
         let may_be_new = || {
             let since = self.folders.get(&place.0).map_or((0, 0), |folder| folder.since);
             stamp.changed >= earlier(since, COARSE) && now().0 - stamp.changed.0 < UNTOLD
@@ -525,16 +537,21 @@ impl State {
 
     /// Whether the guest hears of everything that happens in a folder.
     pub(crate) fn is_followed(&self, folder: u64) -> bool {
-        let is_told = |folder: &Watched| folder.is_local && !folder.is_over;
-        !self.is_unheard && self.folders.get(&folder).is_some_and(is_told)
+        let is_told = |folder: &Watched| folder.is_local && folder.is_told;
+        !self.is_unheard
+            && self.folders.get(&folder).is_some_and(is_told)
+            && (folder == ROOT || self.known.is_there(folder))
     }
 
     /// Whether the guest hears of whatever happens to a file: by another of its names, it may not.
     pub(crate) fn is_file_followed(&self, node: u64, attr: &Attr) -> bool {
-        match Shape::of_mode(attr.mode) {
-            Shape::Folder => self.is_followed(node),
-            _ => attr.nlink == 1 && self.known.folder(node).is_some_and(|folder| self.is_followed(folder)),
-        }
+        // Of the root itself nobody tells, and of what left its place neither.
+        self.known.is_there(node)
+            && self.known.folder(node).is_some_and(|folder| self.is_followed(folder))
+            && match Shape::of_mode(attr.mode) {
+                Shape::Folder => self.is_followed(node),
+                _ => attr.nlink == 1,
+            }
     }
 
     /// Whether what is written to a file has arrived when the write has: nothing more can fail when it is closed.
@@ -560,16 +577,19 @@ impl State {
         is_kept
     }
 
-    /// The guest opens a file; whether what it kept of its content is right.
-    pub(crate) fn open(&mut self, stamp: Stamp) -> bool {
-        if self.opened.get(&stamp.inode) == Some(&stamp) {
-            return true;
+    /// The guest opens a file; whether what it kept of its content is right: for a while, because not every write by a
+    /// mapping changes how a file looks.
+    pub(crate) fn open(&mut self, node: u64, attr: &Attr, freshness: Duration) -> bool {
+        let stamp = Stamp::from(attr);
+        let known = self.opened.get(&stamp.inode);
+        if known.is_some_and(|(known, opened)| *known == stamp && opened.elapsed() < freshness) {
+            return self.is_file_followed(node, attr);
         }
         if self.opened.len() >= MAX_OPENED {
             self.opened.clear();
         }
         if stamp.shape == Shape::File && now().0 - stamp.changed.0.max(stamp.modified.0) > SETTLED {
-            self.opened.insert(stamp.inode, stamp);
+            self.opened.insert(stamp.inode, (stamp, Instant::now()));
         } else {
             self.opened.remove(&stamp.inode);
         }
@@ -659,7 +679,7 @@ mod tests {
         const FILES: usize = 20_000;
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let watch = Watch::new(folder.path()).unwrap();
+        let watch = Watch::new(folder.path(), true).unwrap();
         std::fs::write(at("changed"), "1").unwrap();
         std::fs::write(at("removed"), "1").unwrap();
         std::fs::write(at("never-seen"), "1").unwrap();
@@ -695,7 +715,7 @@ mod tests {
     #[test]
     fn what_nobody_took_is_told_again_and_nothing_before_it() {
         let folder = tempfile::tempdir().unwrap();
-        let watch = Watch::new(folder.path()).unwrap();
+        let watch = Watch::new(folder.path(), true).unwrap();
         let (sender, told) = channel();
         let listens = Arc::new(AtomicBool::new(false));
         let is_listened_to = Arc::clone(&listens);
@@ -722,7 +742,7 @@ mod tests {
     #[test]
     fn a_name_from_before_the_watch_is_no_news_and_one_from_after_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        let watch = Watch::new(folder.path()).unwrap();
+        let watch = Watch::new(folder.path(), true).unwrap();
         std::fs::write(folder.path().join("old"), "").unwrap();
         thread::sleep(Duration::from_millis(50));
         watch.listen(Arc::new(|_| true)).unwrap();
@@ -739,18 +759,27 @@ mod tests {
     }
 
     #[test]
-    fn content_that_was_opened_is_kept_until_it_changes_and_never_while_it_is_fresh() {
-        let stamp = |changed| Stamp {
-            inode: 9,
-            size: 1,
-            modified: (changed, 0),
-            changed: (changed, 0),
-            shape: Shape::File,
+    fn content_that_was_opened_is_kept_for_a_while_until_it_changes_and_never_while_it_is_fresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = Watch::new(folder.path(), true).unwrap();
+        watch.listen(Arc::new(|_| true)).unwrap();
+        let mut state = watch.lock();
+        let attr = |changed: i64| Attr {
+            ino: 9,
+            mode: FileType::RegularFile.as_raw_mode(),
+            nlink: 1,
+            ctime: u64::try_from(changed).unwrap(),
+            ..Attr::default()
         };
-        let mut state = State::default();
-        let (old, fresh) = (stamp(now().0 - 100), stamp(now().0));
-        assert_eq!([state.open(old), state.open(old)], [false, true]);
-        assert_eq!([state.open(fresh), state.open(fresh)], [false, false]);
-        assert!(!state.open(old), "it looked otherwise in between");
+        let (old, fresh) = (attr(now().0 - 100), attr(now().0));
+        state.known.looked_up((ROOT, c"a".to_owned()), 7, Stamp::from(&old));
+        let minute = Duration::from_secs(60);
+        assert_eq!([&old, &old].map(|attr| state.open(7, attr, minute)), [false, true]);
+        assert!(!state.open(7, &old, Duration::ZERO), "it was opened too long ago");
+        assert_eq!([&fresh, &fresh].map(|attr| state.open(7, attr, minute)), [false, false]);
+        assert!(!state.open(7, &old, minute), "it looked otherwise in between");
+        assert!(state.open(7, &old, minute));
+        state.known.removed(&(ROOT, c"a".to_owned()));
+        assert!(!state.open(7, &old, minute), "nobody tells of what happens to it elsewhere");
     }
 }
