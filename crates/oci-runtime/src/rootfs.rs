@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
@@ -391,6 +391,22 @@ impl Rootfs {
 
 impl Overlay {
     fn mount(&self, target: &std::ffi::CStr) -> Result<()> {
+        self.mount_somehow(target)?;
+        if self.upper.as_os_str().is_empty() {
+            return Ok(());
+        }
+        // Where the kernel can't make a directory in `work`, it mounts read-only and says so in its log alone.
+        let is_read_only = |path: &std::ffi::CStr| {
+            rustix::fs::statvfs(path).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
+        };
+        if !is_read_only(target) {
+            return Ok(());
+        }
+        let cause = if is_read_only(&cstring(&self.work)?) { Errno::ROFS } else { Errno::NOSPC };
+        Err(cause).doing(|| format!("write in {:?}, which an overlay needs", self.work))
+    }
+
+    fn mount_somehow(&self, target: &std::ffi::CStr) -> Result<()> {
         // Layers are given relative to their common directory: the kernel takes one page of options.
         let mut data = Vec::with_capacity(512);
         data.extend(b"lowerdir=");
@@ -614,4 +630,44 @@ pub(crate) fn cstring(path: &Path) -> Result<CString> {
 /// Text as a C string.
 pub(crate) fn text(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::invalid(format!("{text:?} holds a zero byte")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_without_room_for_its_work_is_refused_and_says_why() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        // In a mount namespace of its own, which goes with the thread.
+        std::thread::scope(|scope| {
+            let done = scope.spawn(|| {
+                sys::unshare(libc::CLONE_FS | libc::CLONE_NEWNS).unwrap();
+                sys::mount(None, c"/", None, libc::MS_SLAVE | libc::MS_REC, None).unwrap();
+                // Room for four directories and its own root.
+                let target = cstring(dir).unwrap();
+                sys::mount(Some(c"none"), &target, Some(c"tmpfs"), 0, Some(c"nr_inodes=5")).unwrap();
+                for name in ["lower", "upper", "work", "root"] {
+                    std::fs::create_dir(dir.join(name)).unwrap();
+                }
+                let overlay = Overlay {
+                    lowers: vec![dir.join("lower")],
+                    upper: dir.join("upper"),
+                    work: dir.join("work"),
+                    ..Overlay::default()
+                };
+                let error = overlay.mount(&cstring(&dir.join("root")).unwrap()).unwrap_err();
+                assert!(
+                    error.chain().to_lowercase().contains("no space left on device"),
+                    "{}",
+                    error.chain()
+                );
+            });
+            done.join().unwrap();
+        });
+    }
 }
