@@ -41,8 +41,11 @@ pub(crate) fn limit(bytes: u64) -> Result<()> {
         return file.set_len(surplus).context("failed to give room back");
     }
     match fallocate(&file, FallocateFlags::empty(), 0, surplus) {
-        // All that there was is held now.
-        Ok(()) | Err(rustix::io::Errno::NOSPC) => Ok(()),
+        Ok(()) => Ok(()),
+        // Somebody wrote after the look: all that there was is held now, and with it what may be taken.
+        Err(rustix::io::Errno::NOSPC) => {
+            file.set_len(taken().saturating_sub(bytes)).context("failed to give room back")
+        }
         Err(error) => Err(error).context("failed to hold room back"),
     }
 }
