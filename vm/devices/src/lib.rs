@@ -12,7 +12,7 @@
 //!
 //! What a guest says is input from outside: it may hold up or break its own devices, never this process.
 //!
-//! Start reading at [`vsock`]'s `muxer.rs` (who decides), then `session.rs` (how a monitor comes and goes).
+//! Start reading at `vsock`'s `muxer.rs` (who decides), then `session.rs` (how a monitor comes and goes).
 #![cfg(target_os = "linux")]
 
 mod error;
