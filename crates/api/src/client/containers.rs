@@ -247,7 +247,7 @@ impl Client {
     }
 
     /// Creates a container, attaches to it and starts it, by one request of Cove's own. What comes are frames
-    /// for a [`super::FrameDecoder`]; those of [`super::Channel::System`] are a [`RunEvent`] each.
+    /// for a [`super::FrameDecoder`]; those of [`super::Channel::System`] are a [`crate::container::RunEvent`] each.
     ///
     /// # Errors
     /// Any [`Error`]; an engine that is not Cove's has no such path.
