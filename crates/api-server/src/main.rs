@@ -259,8 +259,7 @@ async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, server
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                not_accepted(&error).await;
                 continue;
             }
         };
@@ -284,6 +283,12 @@ async fn accept_tcp(listener: TcpListener, acceptor: Option<TlsAcceptor>, server
     }
 }
 
+/// Out of descriptors, most likely: clients that end give some back.
+async fn not_accepted(error: &std::io::Error) {
+    tracing::warn!(%error, "failed to accept a connection");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
 /// Connections of the host of this virtual machine.
 async fn accept_vsock(listener: VsockListener, server: Server) {
     let tracker = Arc::new(tokio_util::task::TaskTracker::new());
@@ -293,10 +298,7 @@ async fn accept_vsock(listener: VsockListener, server: Server) {
                 let server = server.clone();
                 tracker.spawn(async move { server.serve(stream, None).await });
             }
-            Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(error) => not_accepted(&error).await,
         }
     }
 }
@@ -310,11 +312,7 @@ async fn accept(listener: UnixListener, server: Server) {
                 let socket = stream.as_fd().try_clone_to_owned().ok();
                 tracker.spawn(async move { server.serve(stream, socket).await });
             }
-            Err(error) => {
-                // Out of descriptors, most likely: clients that end give some back.
-                tracing::warn!(%error, "failed to accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(error) => not_accepted(&error).await,
         }
     }
 }
