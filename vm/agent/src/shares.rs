@@ -2,16 +2,21 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{Mode, OFlags, fstatfs, open};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, open_tree, unmount};
 use vm_proto::message::Share;
 
 /// How long a share may be busy after the host has said that it tells of no more changes.
 const IDLE_DEADLINE: Duration = Duration::from_secs(1);
+/// `FUSE_SUPER_MAGIC` of statfs(2), which shares have.
+const FUSE: rustix::fs::FsWord = 0x6573_5546;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What stays the guest's own: a share on top of it would take the guest's system away.
@@ -90,10 +95,40 @@ pub(crate) fn mount_share(share: &Share) -> Result<()> {
         share.path
     );
     fs::create_dir_all(path).with_context(|| format!("failed to make {}", share.path))?;
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    flags.set(MountFlags::RDONLY, share.read_only);
-    mount(&share.tag, path, "virtiofs", flags, None::<&CStr>)
-        .with_context(|| format!("failed to mount the share {}", share.path))
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mounted = mount(&share.tag, path, "virtiofs", flags, None::<&CStr>).and_then(|()| {
+        if !share.read_only {
+            return Ok(());
+        }
+        // The mount alone, not its file system: there the host's changes are acted out. The host refuses others.
+        mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | flags, c"")
+    });
+    mounted.with_context(|| format!("failed to mount the share {}", share.path))
+}
+
+/// A share as the host's changes in it are acted out.
+pub(crate) struct Stage {
+    /// Its root, by a mount that nobody else sees and that may be changed by, whatever the share's own is: this kernel
+    /// would refuse by itself what is acted out.
+    pub(crate) root: OwnedFd,
+    /// What is mounted stays in use for as long.
+    _seen: OwnedFd,
+}
+
+impl Stage {
+    /// Of the share that is mounted at `path`.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let seen = open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        if fstatfs(&seen)?.f_type != FUSE {
+            // It was taken away, and what is below it now are files of the guest's own.
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let clone =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let root = open_tree(&seen, "", clone)?;
+        crate::sys::make_writable(&root)?;
+        Ok(Self { root, _seen: seen })
+    }
 }
 
 #[cfg(test)]

@@ -4,44 +4,35 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, fstatfs, mkdirat,
-    open, openat, renameat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, mkdirat, openat,
+    renameat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-/// `FUSE_SUPER_MAGIC` of statfs(2), which shares have.
-const FUSE: rustix::fs::FsWord = 0x6573_5546;
-
-/// Acts out the events of a stream until it ends, for the share that is mounted at `root`. `trigger` is the name that
+/// Acts out the events of a stream until it ends, for the share whose root is `root`. `trigger` is the name that
 /// the host gave for this. Each event is a letter, a path from the root, and a zero byte; a rename has one more path.
 ///
 /// Call it on a thread of its own that does nothing else in the share.
 ///
 /// # Errors
 ///
-/// The stream's, and that there is no such share. An event that can't be acted out is passed over: the file has changed
+/// The stream's. An event that can't be acted out is passed over: the file has changed
 /// again since.
-pub(crate) fn act_out(mut events: impl BufRead, root: &Path, trigger: &str) -> io::Result<()> {
-    let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    if fstatfs(&root)?.f_type != FUSE {
-        // It was taken away, and what is below it now are files of the guest's own.
-        return Err(io::ErrorKind::NotFound.into());
-    }
+pub(crate) fn act_out(mut events: impl BufRead, root: BorrowedFd<'_>, trigger: &str) -> io::Result<()> {
     let (mut event, mut target) = (Vec::new(), Vec::new());
     while events.read_until(0, &mut event)? > 0 {
         if event.first() == Some(&b'n') {
             events.read_until(0, &mut target)?;
         }
         // There is no such file: the look tells the host that this event is at work.
-        let _ = statat(&root, trigger, AtFlags::SYMLINK_NOFOLLOW);
+        let _ = statat(root, trigger, AtFlags::SYMLINK_NOFOLLOW);
         if let [kind, path @ .., 0] = event.as_slice() {
             let target = target.strip_suffix(&[0]).unwrap_or_default();
-            let _ = act(root.as_fd(), *kind, OsStr::from_bytes(path), OsStr::from_bytes(target));
+            let _ = act(root, *kind, OsStr::from_bytes(path), OsStr::from_bytes(target));
         }
         event.clear();
         target.clear();

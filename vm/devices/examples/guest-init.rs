@@ -36,7 +36,7 @@ mod guest {
     use std::io::{self, BufRead, Read, Write};
     use std::mem::MaybeUninit;
     use std::net::Shutdown;
-    use std::path::Path;
+    use std::os::fd::AsFd;
     use std::process::{Command, Stdio};
     use std::thread;
 
@@ -146,7 +146,7 @@ mod guest {
             events.read_line(&mut line).map(|_| line.trim_end().to_owned())
         };
         let (root, trigger) = (line()?, line()?);
-        trigger::act_out(events, Path::new(&root), &trigger)
+        trigger::act_out(events, File::open(root)?.as_fd(), &trigger)
     }
 
     fn watch(mut stream: VsockStream) -> io::Result<()> {

@@ -94,7 +94,7 @@ impl Share {
             return Err(failed(io::ErrorKind::InvalidFilename.into()));
         }
         config.owner.check().map_err(failed)?;
-        let watch = Watch::new(&config.root, config.access == Access::ReadWrite).map_err(failed)?;
+        let watch = Watch::new(&config.root).map_err(failed)?;
         let watched = Arc::clone(&watch);
         let tag = tag.to_owned();
         let access = config.access;

@@ -108,8 +108,6 @@ struct Watched {
 /// A share's watcher: off until somebody listens.
 pub(crate) struct Watch {
     root: PathBuf,
-    /// The guest can act changes out: not where it may change nothing.
-    can_act: bool,
     trigger: CString,
     inotify: OwnedFd,
     is_on: AtomicBool,
@@ -125,13 +123,12 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(root: &Path, can_act: bool) -> io::Result<Arc<Watch>> {
+    pub(crate) fn new(root: &Path) -> io::Result<Arc<Watch>> {
         let mut random = [MaybeUninit::uninit(); 16];
         let (random, _) = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Arc::new(Watch {
             root: root.to_owned(),
-            can_act,
             trigger: CString::new(format!(".cove-trigger-{token}"))?,
             inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
             is_on: AtomicBool::new(false),
@@ -211,7 +208,7 @@ impl Watch {
             let is_local = fstatfs(&fd).is_ok_and(|found| LOCAL.contains(&found.f_type));
             let other = state.by_watch.insert(watch, folder).and_then(|other| state.folders.get_mut(&other));
             // A folder that is at two places of the share has one watch, and is told of at one of them.
-            let is_told = self.can_act && other.is_none();
+            let is_told = other.is_none();
             other.into_iter().for_each(|other| other.is_told = false);
             let watched = Watched { watch, since, is_local, is_told, listed: None };
             state.folders.insert(folder, watched);
@@ -679,7 +676,7 @@ mod tests {
         const FILES: usize = 20_000;
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let watch = Watch::new(folder.path(), true).unwrap();
+        let watch = Watch::new(folder.path()).unwrap();
         std::fs::write(at("changed"), "1").unwrap();
         std::fs::write(at("removed"), "1").unwrap();
         std::fs::write(at("never-seen"), "1").unwrap();
@@ -715,7 +712,7 @@ mod tests {
     #[test]
     fn what_nobody_took_is_told_again_and_nothing_before_it() {
         let folder = tempfile::tempdir().unwrap();
-        let watch = Watch::new(folder.path(), true).unwrap();
+        let watch = Watch::new(folder.path()).unwrap();
         let (sender, told) = channel();
         let listens = Arc::new(AtomicBool::new(false));
         let is_listened_to = Arc::clone(&listens);
@@ -742,7 +739,7 @@ mod tests {
     #[test]
     fn a_name_from_before_the_watch_is_no_news_and_one_from_after_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        let watch = Watch::new(folder.path(), true).unwrap();
+        let watch = Watch::new(folder.path()).unwrap();
         std::fs::write(folder.path().join("old"), "").unwrap();
         thread::sleep(Duration::from_millis(50));
         watch.listen(Arc::new(|_| true)).unwrap();
@@ -761,7 +758,7 @@ mod tests {
     #[test]
     fn content_that_was_opened_is_kept_for_a_while_until_it_changes_and_never_while_it_is_fresh() {
         let folder = tempfile::tempdir().unwrap();
-        let watch = Watch::new(folder.path(), true).unwrap();
+        let watch = Watch::new(folder.path()).unwrap();
         watch.listen(Arc::new(|_| true)).unwrap();
         let mut state = watch.lock();
         let attr = |changed: i64| Attr {
