@@ -70,9 +70,9 @@ struct Args {
     #[arg(long, value_name = "URL")]
     registry_mirror: Vec<String>,
     /// What --add-host …:host-gateway stands for, and host.docker.internal in every container: the computer around
-    /// the virtual machine that this runs in
+    /// the virtual machine that this runs in; once for each version of IP
     #[arg(long, value_name = "IP")]
-    host_gateway_ip: Option<IpAddr>,
+    host_gateway_ip: Vec<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -199,7 +199,7 @@ async fn run(args: Args, inherited: Vec<OwnedFd>) -> Result<()> {
         insecure_registries: args.insecure_registry,
         registry_certs: args.registry_certs,
         mirrors: args.registry_mirror,
-        host_gateway: args.host_gateway_ip,
+        host_gateways: args.host_gateway_ip,
     })
     .await
     .map_err(|error| anyhow::anyhow!(error.chain()))?;

@@ -34,9 +34,9 @@ pub struct Config {
     pub registry_certs: Option<PathBuf>,
     /// Mirrors of Docker Hub.
     pub mirrors: Vec<String>,
-    /// The address of the computer that people mean by `host-gateway` and `host.docker.internal`, where that is
-    /// not the one this runs on: an engine in a machine.
-    pub host_gateway: Option<IpAddr>,
+    /// Addresses, one for each version of IP at most, of the computer that people mean by `host-gateway` and
+    /// `host.docker.internal`, where that is not the one this runs on: an engine in a machine.
+    pub host_gateways: Vec<IpAddr>,
 }
 
 /// A container engine. Copies are handles to the same one.

@@ -1,5 +1,6 @@
 //! From a created container to a running one, and what follows when it ends.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -460,7 +461,7 @@ impl Engine {
             LOCALHOST.into()
         };
         hosts.push_str(&crate::networks::linked(self, container, spec)?);
-        let (own, gateway, resolv_conf) = {
+        let (own, gateways, resolv_conf) = {
             let dynamic = container.dynamic();
             let way_out = dynamic.network.kept.way_out().or(dynamic.network.kept.endpoints.first());
             let address = way_out.and_then(|endpoint| endpoint.addresses.first().copied());
@@ -469,28 +470,40 @@ impl Engine {
             let own = host_names(&dynamic.network, &hostname, &spec.domainname);
             let kernel = self.networks.kernel.as_ref();
             let host = gateway.and_then(|gateway| kernel.and_then(|kernel| kernel.host_address(gateway)));
-            let host = self.config.host_gateway.or(host);
-            (own, host.map(|host| host.to_string()), resolv_conf(spec, &dynamic.network))
+            let mut hosts = self.config.host_gateways.clone();
+            if !shares_host && !dynamic.network.kept.endpoints.iter().any(|endpoint| endpoint.v6().is_some())
+            {
+                // Programs that try one address alone might take the one that leads nowhere.
+                hosts.retain(IpAddr::is_ipv4);
+            }
+            if hosts.is_empty() {
+                hosts.extend(host);
+            }
+            (own, hosts, resolv_conf(spec, &dynamic.network))
         };
         for entry in &spec.host.extra_hosts {
             // Addresses of IPv6 have colons of their own.
             let (name, address) = entry
                 .split_once([':', '='])
                 .ok_or_else(|| Error::invalid(format!("bad format for add-host: {entry:?}")))?;
-            let address = match (address, &gateway) {
-                ("host-gateway", Some(gateway)) => gateway,
-                ("host-gateway", None) if shares_host => "127.0.0.1",
-                ("host-gateway", None) => {
+            if address == "host-gateway" && !gateways.is_empty() {
+                hosts.extend(gateways.iter().map(|gateway| format!("{gateway}\t{name}\n")));
+                continue;
+            }
+            let address = match address {
+                "host-gateway" if shares_host => "127.0.0.1",
+                "host-gateway" => {
                     return Err(Error::unsupported("--add-host …:host-gateway needs a bridge network"));
                 }
-                (address, _) => address.trim_start_matches('[').trim_end_matches(']'),
+                address => address.trim_start_matches('[').trim_end_matches(']'),
             };
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
         // In the engine's own network they are in its /etc/hosts.
         let is_apart = !shares_host && spec.host.network_mode != "none";
-        if let Some(host) = self.config.host_gateway.filter(|_| is_apart) {
-            hosts.push_str(&format!("{host}\thost.docker.internal gateway.docker.internal\n"));
+        if is_apart && !self.config.host_gateways.is_empty() {
+            let line = |host| format!("{host}\thost.docker.internal gateway.docker.internal\n");
+            hosts.extend(gateways.iter().map(line));
         }
         hosts.push_str(&own);
         write(&files.hosts, &hosts)?;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,8 +37,8 @@ const TAIL: usize = 4 << 10;
 pub(crate) struct Settings {
     /// Variables beside those every program has: the proxies.
     pub(crate) environment: Vec<(String, String)>,
-    /// The host's address as seen from here.
-    pub(crate) host: Option<Ipv4Addr>,
+    /// The host's addresses as seen from here.
+    pub(crate) host: Vec<IpAddr>,
     /// Where its clients on the host connect.
     pub(crate) clients: OwnedFd,
 }

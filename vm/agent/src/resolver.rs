@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use vm_proto::message::{Network, Resolver};
@@ -18,11 +19,19 @@ pub(crate) fn set(resolver: &Resolver) -> Result<()> {
     fs::write("/etc/resolv.conf", text).context("failed to write /etc/resolv.conf")
 }
 
+/// The host's addresses as seen from here: it is behind the way out.
+pub(crate) fn host_addresses(network: &Network) -> impl Iterator<Item = IpAddr> {
+    let version6 = network.address6.as_ref().map(|version6| version6.gateway.into());
+    std::iter::once(network.gateway.into()).chain(version6)
+}
+
 /// Writes `/etc/hosts`: this guest, and the host behind the way out.
 pub(crate) fn name_host(hostname: &str, network: Option<&Network>) -> Result<()> {
     let mut text = format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{hostname}\n");
     if let Some(network) = network {
-        let _ = writeln!(text, "{}\thost.docker.internal", network.gateway);
+        for address in host_addresses(network) {
+            let _ = writeln!(text, "{address}\thost.docker.internal");
+        }
     }
     fs::write("/etc/hosts", text).context("failed to write /etc/hosts")
 }
