@@ -46,7 +46,8 @@ hybrid; all runtimes keep their state on a tmpfs. podman is called as its wrappe
 const MACHINE_HEAD: &str = "# Benchmarks of machines
 
 The last `cargo xtask bench machine`. QEMU emulates (TCG): its figures are for ratios. The bare kernel is the same one on the
-same QEMU until it ends for want of a first process. Machines have 512 MiB and two processors.
+same QEMU until it ends for want of a first process. Machines have 512 MiB and two processors. Emulated, one
+boots when it is started for the first time, and begins from there afterwards; a cold start is one that boots.
 
 ";
 

@@ -23,7 +23,7 @@ use vm_manager::control::{Answer, Request};
 use vm_manager::image::Record;
 pub use vm_manager::places::Folders;
 use vm_manager::places::Places;
-use vm_manager::saved::Record as Saved;
+use vm_manager::saved::{Moment, Record as Saved};
 pub use vm_manager::stage::{Deed, Remedy, Stage};
 pub use vm_manager::status::{Failure, Phase, Status};
 pub use vm_manager::{config, size};
@@ -259,7 +259,7 @@ impl Machine {
 
     /// Whether its state is on disk, to go on from.
     fn is_saved(&self) -> bool {
-        Saved::read(&self.places).is_some()
+        Saved::read(&self.places, Moment::Sleep).is_some()
     }
 
     /// Asks its supervisor for something; `None` where there is none.
@@ -437,7 +437,7 @@ impl Machine {
         if self.status().await?.phase == Phase::Asleep {
             if at_once {
                 if Supervisor::connect(&self.places).await.is_err() {
-                    return Ok(vm_manager::saved::forget(&self.places)?);
+                    return Ok(vm_manager::saved::forget(&self.places, Moment::Sleep)?);
                 }
             } else {
                 self.start(Mode::Normal, |_| {}).await?;
@@ -468,7 +468,9 @@ impl Machine {
     /// It runs, or the disk's.
     pub async fn empty_disk(&self) -> Result<(), Error> {
         self.refuse_running().await?;
-        vm_manager::saved::forget(&self.places)?;
+        for moment in [Moment::Sleep, Moment::Boot] {
+            vm_manager::saved::forget(&self.places, moment)?;
+        }
         for path in [self.places.disk(), self.places.disk_before()] {
             match std::fs::remove_file(&path) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

@@ -40,8 +40,13 @@ impl Watcher {
     fn start(machine: &Machine, folder: &Path) -> Result<Self> {
         let program = machine.compile(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/watcher.c")))?;
         let mount = format!("{0}:{0}", machine.shared().display());
+        let other = format!("{0}:{0}", folder.display());
         let (program, watched) = (program.display().to_string(), folder.display().to_string());
-        let run = ["run", "--rm", "--network", "none", "-v", &mount, "busybox", &program, &watched];
+        let mut run = vec!["run", "--rm", "--network", "none", "-v", &mount];
+        if !folder.starts_with(machine.shared()) {
+            run.extend(["-v", &other]);
+        }
+        run.extend(["busybox", &program, &watched]);
         let mut client = machine.command(&run)?.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
         let (told, lines) = channel();
         let out = BufReader::new(client.stdout.take().context("its output")?);
@@ -222,6 +227,47 @@ fn what_a_container_does_itself_is_seen_by_another_once_each() -> Result<()> {
     ensure!(said.code == 0, "{}", said.err);
     let seen = watcher.until("the-end")?;
     compare(&seen, &expected)
+}
+
+#[test]
+fn changes_are_seen_where_a_container_may_change_nothing() -> Result<()> {
+    let _alone = alone();
+    let Some(machine) = Machine::init("uml")? else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let (shared, path) = (machine.shared().display().to_string(), folder.path().display().to_string());
+    let share = ["--share", &shared, "--share", &format!("{path}:ro")];
+    machine.cove_ok(&[&["machine", "set", "test"], &share[..]].concat())?;
+    machine.bring_up()?;
+    machine.load_busybox()?;
+    let numbers: Vec<usize> = (0..60).collect();
+    for number in numbers.iter().filter(|number| matches!(*number % 6, 1..=4)) {
+        std::fs::write(folder.path().join(format!("old-{number}")), "as before")?;
+    }
+    let watcher = Watcher::start(&machine, folder.path())?;
+    watcher.until("the-beginning")?;
+    let mut expected = Vec::new();
+    for number in numbers {
+        expected.extend(deed(folder.path(), number)?);
+    }
+    let mut seen = watcher.until("the-end")?;
+    seen.retain(|line| !line.starts_with("modify new-"));
+    compare(&seen, &expected)?;
+    let before = std::fs::read_dir(folder.path())?.count();
+    // As root of the guest, by any of its mounts; and of a container that was given it to write to.
+    for script in [
+        format!("echo x > {path}/file"),
+        format!("rm {path}/the-end"),
+        format!("mount -o remount,rw,bind {path} && mkdir {path}/folder"),
+    ] {
+        let said = machine.cove(&["machine", "shell", "test", "--", "sh", "-c", &script])?;
+        ensure!(said.code != 0 && said.err.contains("Read-only file system"), "{script}: {said:?}");
+    }
+    let mount = format!("{path}:/written:rw");
+    let write = ["run", "--rm", "--network", "none", "-v", &mount, "busybox", "touch", "/written/file"];
+    let said = machine.cove(&write)?;
+    ensure!(said.code != 0 && said.err.contains("Read-only file system"), "{said:?}");
+    assert_eq!(std::fs::read_dir(folder.path())?.count(), before);
+    Ok(())
 }
 
 fn compare(seen: &[String], expected: &[String]) -> Result<()> {

@@ -47,12 +47,52 @@ fn containers_of_a_machine_reach_the_computer_by_its_names() -> Result<()> {
     ] {
         assert_eq!(ask(options, name)?, "hello from outside", "{options:?} {name}");
     }
+    reach_by_version_6(&machine)?;
     // What a user says of a name goes before.
     let hosts =
         ["run", "--rm", "--add-host", "host.docker.internal:192.0.2.9", "busybox", "cat", "/etc/hosts"];
     let hosts = machine.docker_ok(&hosts)?;
     let first = hosts.lines().find(|line| line.contains("host.docker.internal"));
     assert_eq!(first, Some("192.0.2.9\thost.docker.internal"), "{hosts}");
+    Ok(())
+}
+
+/// The same by IPv6: in a network that has it, by the computer's loopback of that version.
+fn reach_by_version_6(machine: &Machine) -> Result<()> {
+    let hosts = |options: &[&str]| {
+        machine.cove_ok(&[&["run", "--rm"], options, &["busybox", "cat", "/etc/hosts"]].concat())
+    };
+    let named = |hosts: &str| {
+        let lines = hosts.lines().filter(|line| line.contains("host.docker.internal"));
+        lines.filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        named(&hosts(&[])?),
+        [COMPUTER],
+        "a container without IPv6 has the address that leads somewhere"
+    );
+    let routes = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let is_way_out = |line: &&str| line.starts_with(&format!("{:032} 00 ", 0)) && !line.ends_with("lo");
+    if routes.lines().filter(is_way_out).count() == 0 {
+        support::absent("this computer has no way out by IPv6, so its machines have none");
+        return Ok(());
+    }
+    let listener = TcpListener::bind("[::1]:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(b"hello by version 6\n");
+        }
+    });
+    machine.cove_ok(&["network", "create", "--ipv6", "six"])?;
+    let address = named(&hosts(&["--network", "six"])?).pop().context("an address")?;
+    ensure!(address.contains(':'), "{address} is none of IPv6");
+    for network in ["six", "host"] {
+        let ask = ["run", "--rm", "--network", network, "busybox", "sh", "-c"];
+        let words = ["(echo; sleep 2) | busybox nc $0 $1", &address, &port];
+        assert_eq!(machine.cove_ok(&[&ask[..], &words].concat())?, "hello by version 6", "{network}");
+    }
     Ok(())
 }
 

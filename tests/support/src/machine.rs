@@ -239,13 +239,35 @@ impl Machine {
     /// # Errors
     /// It can't be written.
     pub fn install_broken_image(&mut self) -> Result<()> {
+        self.install_image(|_| b"no archive at all".to_vec())
+    }
+
+    /// The same, whose first process is another program: it finds files of its own beside it.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn install_stranger(&mut self, program: &Path, files: &[(&str, &[u8])]) -> Result<()> {
+        let program = std::fs::read(program)?;
+        // The kernel takes archives that follow each other one after another, and the last of a name.
+        self.install_image(|mut initrd| {
+            let files = files.iter().map(|(name, content)| (*name, 0o100_644, *content));
+            for (name, mode, content) in std::iter::once(("init", 0o100_755, &program[..])).chain(files) {
+                add_to_archive(&mut initrd, name, mode, content);
+            }
+            add_to_archive(&mut initrd, "TRAILER!!!", 0, b"");
+            initrd
+        })
+    }
+
+    fn install_image(&mut self, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Result<()> {
         let origin = ["own", "debian"]
             .into_iter()
             .find(|origin| self.images.join(format!("{}-{origin}/image.json", self.backend)).is_file());
         let name = format!("{}-{}", self.backend, origin.context("an image")?);
         let broken = self.dir.path().join("broken").join(&name);
         copy_all(&self.images.join(&name), &broken)?;
-        std::fs::write(broken.join("initrd"), b"no archive at all")?;
+        let initrd = std::fs::read(broken.join("initrd"))?;
+        std::fs::write(broken.join("initrd"), change(initrd))?;
         let path = broken.join("image.json");
         let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
         let files = manifest["files"].as_object().context("files")?.keys().cloned().collect::<Vec<_>>();
@@ -399,6 +421,23 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// An entry of cpio's form `newc`, of root's and of the time 0 (initramfs-buffer-format of the kernel's documentation).
+fn add_to_archive(archive: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
+    let pad = |archive: &mut Vec<u8>| archive.resize(archive.len().next_multiple_of(4), 0);
+    pad(archive);
+    let (inode, size, name_size) = (archive.len(), content.len(), name.len() + 1);
+    let fields = [inode, mode as usize, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
+    archive.extend_from_slice(b"070701");
+    for field in fields {
+        archive.extend_from_slice(format!("{field:08X}").as_bytes());
+    }
+    archive.extend_from_slice(name.as_bytes());
+    archive.push(0);
+    pad(archive);
+    archive.extend_from_slice(content);
+    pad(archive);
 }
 
 fn copy_all(from: &Path, to: &Path) -> Result<()> {

@@ -42,8 +42,9 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         clients: streams::for_clients()?,
     };
     let Some((mut host, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
-    beside("the engine's port", streams::serve_host());
-    beside("the streams' port", streams::serve_streams(guest.children.clone()));
+    beside("the engine's port", streams::serve_host(streams::listen(port::ENGINE_OWN)?));
+    let listener = streams::listen(port::STREAM)?;
+    beside("the streams' port", streams::serve_streams(listener, guest.children.clone()));
     if configuration.ssh_agent {
         beside("the SSH agent's socket", streams::serve_ssh_agent());
     }
@@ -81,26 +82,46 @@ impl Host {
     }
 }
 
-/// Says hello, and is told what to be; `None` when the host was of another version and has ended it.
+/// Says hello, and is told what to be; `None` when it is nothing but to end.
 async fn meet(
     connected: &mpsc::Sender<WriteHalf<VsockStream>>,
-    deadline: Duration,
+    mut deadline: Duration,
 ) -> Result<Option<(Host, Configuration)>> {
-    let stream = greet(deadline).await?;
-    let broken = crate::sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
-    let (mut from, to) = tokio::io::split(stream);
-    connected.send(to).await.context("nobody speaks to the host any more")?;
-    match read(&mut from).await?.context("the host hung up")? {
-        FromHost::Welcome(configuration) => Ok(Some((Host { from, broken }, *configuration))),
-        FromHost::WrongVersion { version } => {
-            tell(format_args!(
-                "cove-agent: the host speaks version {version}, this is {}",
-                vm_proto::VERSION
-            ));
-            wait_for_end(&mut from).await?;
-            Ok(None)
+    loop {
+        let stream = greet(deadline).await?;
+        let broken = crate::sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
+        let (from, mut to) = tokio::io::split(stream);
+        let mut host = Host { from, broken };
+        match read(&mut host.from).await?.context("the host hung up")? {
+            FromHost::Welcome(configuration) => {
+                connected.send(to).await.context("nobody speaks to the host any more")?;
+                return Ok(Some((host, *configuration)));
+            }
+            FromHost::WrongVersion { version } => {
+                tell(format_args!(
+                    "cove-agent: the host speaks version {version}, this is {}",
+                    vm_proto::VERSION
+                ));
+                wait_for_end(&mut host.from).await?;
+                return Ok(None);
+            }
+            FromHost::Sleep => {
+                // What is only cached would be written, and read again at each start.
+                system::drop_caches();
+                to.write_all(&frame::encode(&FromGuest::Ready)?).await?;
+                // The device goes, and comes back: here, or in another start.
+                loop {
+                    match host.next().await {
+                        Ok(Some(FromHost::Shutdown)) => return Ok(None),
+                        Ok(Some(_)) => {}
+                        Ok(None) | Err(_) => break,
+                    }
+                }
+                deadline = Duration::MAX;
+            }
+            FromHost::Shutdown => return Ok(None),
+            other => bail!("the host began with {other:?}"),
         }
-        other => bail!("the host began with {other:?}"),
     }
 }
 
@@ -215,6 +236,7 @@ impl Guest {
     /// Disk, shares, network, engine, each told as it stands. After a failure the guest waits to be looked at.
     async fn become_what(&self, wanted: &Configuration, booted: &Booted) {
         for outcome in [
+            system::add_entropy(&wanted.entropy),
             system::set_time(wanted.nanoseconds),
             system::set_hostname(&wanted.hostname),
             system::trust(&wanted.certificates),
@@ -254,7 +276,7 @@ impl Guest {
         let (sender, mut events) = mpsc::channel(WAITING);
         let settings = engine::Settings {
             environment: wanted.proxies.clone(),
-            host: wanted.network.as_ref().map(|network| network.gateway),
+            host: wanted.network.iter().flat_map(resolver::host_addresses).collect(),
             clients: self.clients.try_clone()?,
         };
         let (children, stop, tell_host) =
@@ -372,11 +394,12 @@ impl Guest {
 
     /// Goes on after a sleep: the clock stood still, and shares have new devices. The rest is as it was.
     async fn wake(&self, wanted: &Configuration) {
+        complain(system::add_entropy(&wanted.entropy));
         complain(system::set_time(wanted.nanoseconds));
         self.tell_step(Step::Disk, Ok(())).await;
         self.mount_shares(wanted).await;
         if let Some(network) = &wanted.network {
-            complain(resolver::set(&network.resolver));
+            complain(network::reconfigure(network));
         }
         self.tell_step(Step::Network, Ok(())).await;
         self.tell_step(Step::Engine, Ok(())).await;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
 
 use crate::children::Children;
+use crate::shares::Stage;
 use crate::{engine, execute, tell, trigger};
 
 /// How long a stream's first words may take, and a connection inside the guest.
@@ -23,8 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Accepts the host's own connections to the engine, for as long as the guest runs. Its clients' go to the engine
 /// itself ([`for_clients`]).
-pub(crate) async fn serve_host() -> Result<()> {
-    let listener = listen(port::ENGINE_OWN)?;
+pub(crate) async fn serve_host(listener: VsockListener) -> Result<()> {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => begin(carry_to_engine(stream)),
@@ -43,8 +43,7 @@ pub(crate) fn for_clients() -> Result<OwnedFd> {
 const SSH_AGENT: (&str, &str) = ("/run/host-services", "ssh-auth.sock");
 
 /// Accepts the host's other streams, for as long as the guest runs.
-pub(crate) async fn serve_streams(children: Children) -> Result<()> {
-    let listener = listen(port::STREAM)?;
+pub(crate) async fn serve_streams(listener: VsockListener, children: Children) -> Result<()> {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => begin(carry(stream, children.clone())),
@@ -73,7 +72,8 @@ pub(crate) async fn serve_ssh_agent() -> Result<()> {
     }
 }
 
-fn listen(port: u32) -> Result<VsockListener> {
+/// Where the host connects from when this returns on.
+pub(crate) fn listen(port: u32) -> Result<VsockListener> {
     VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
         .with_context(|| format!("failed to listen on vsock port {port}"))
 }
@@ -133,7 +133,10 @@ async fn carry(mut stream: VsockStream, children: Children) -> io::Result<()> {
 /// Acts out changes of a share on a thread of its own, which is how the share's server knows it.
 async fn act_out(mut stream: VsockStream, path: String, trigger: String) -> io::Result<()> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    let work = move || trigger::act_out(io::BufReader::new(theirs), Path::new(&path), &trigger);
+    let work = move || {
+        let stage = Stage::of(Path::new(&path))?;
+        trigger::act_out(io::BufReader::new(theirs), stage.root.as_fd(), &trigger)
+    };
     let acting = tokio::task::spawn_blocking(work);
     ours.set_nonblocking(true)?;
     let mut ours = UnixStream::from_std(ours)?;

@@ -15,6 +15,11 @@ use tokio::io::unix::AsyncFd;
 
 /// `FITRIM` of linux/fs.h: _IOWR('X', 121, struct fstrim_range).
 const FITRIM: libc::Ioctl = 0xc018_5879_u32 as libc::Ioctl;
+/// `RNDADDENTROPY` and `RNDRESEEDCRNG` of linux/random.h: _IOW('R', 3, int[2]), _IO('R', 7).
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203_u32 as libc::Ioctl;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+/// How much entropy is added at once, in bytes.
+const ENTROPY_MAX: usize = 256;
 /// Requests of netdevice(7) and route(7), of the type that the C library's ioctl takes: glibc's and musl's differ.
 const SIOCSIFADDR: libc::Ioctl = libc::SIOCSIFADDR as libc::Ioctl;
 const SIOCSIFNETMASK: libc::Ioctl = libc::SIOCSIFNETMASK as libc::Ioctl;
@@ -32,6 +37,14 @@ struct TrimRange {
     start: u64,
     length: u64,
     minimum: u64,
+}
+
+/// `struct rand_pool_info` of linux/random.h, with room for its bytes.
+#[repr(C)]
+struct EntropyInfo {
+    bits: libc::c_int,
+    length: libc::c_int,
+    bytes: [u8; ENTROPY_MAX],
 }
 
 /// `struct in6_ifreq` of linux/ipv6.h.
@@ -82,6 +95,41 @@ pub(crate) fn trim(on: &File) -> io::Result<()> {
     // SAFETY: FITRIM reads and writes one fstrim_range, which `range` is in size and layout, and which outlives the call.
     let result = unsafe { libc::ioctl(on.as_raw_fd(), FITRIM, &raw mut range) };
     check(result)
+}
+
+/// Lets what is below a mount that is at no place be changed by it (mount_setattr(2)).
+pub(crate) fn make_writable(mount: &OwnedFd) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
+    // SAFETY: mount_setattr reads an empty path, with its zero byte, and one mount_attr of the size that is given; both
+    // outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Mixes `bytes` into the kernel's entropy, has it count for as much as it is long, and has the generator begin anew from
+/// it (random(4)).
+pub(crate) fn add_entropy(bytes: &[u8]) -> io::Result<()> {
+    let mut info = EntropyInfo { bits: 0, length: 0, bytes: [0; ENTROPY_MAX] };
+    let place = info.bytes.get_mut(..bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    place.copy_from_slice(bytes);
+    info.length = i32::try_from(bytes.len()).map_err(io::Error::other)?;
+    info.bits = info.length * 8;
+    let random = File::options().write(true).open("/dev/urandom")?;
+    // SAFETY: RNDADDENTROPY reads one rand_pool_info and as many bytes behind it as that says, all of them in `info`, which
+    // outlives the call.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const info) })?;
+    // SAFETY: RNDRESEEDCRNG takes nothing.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) })
 }
 
 /// Ends the guest. If the kernel refuses, the first process ends, which it does not survive either.

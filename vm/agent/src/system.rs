@@ -17,6 +17,15 @@ pub(crate) fn set_time(nanoseconds: u64) -> Result<()> {
     clock_settime(ClockId::Realtime, time).context("failed to set the clock")
 }
 
+/// Has random numbers come from what only this start knows too: a guest that begins from a saved state has the
+/// generator of every other that did.
+pub(crate) fn add_entropy(bytes: &[u8]) -> Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    crate::sys::add_entropy(bytes).context("failed to add to the kernel's entropy")
+}
+
 /// Sets the guest's name.
 pub(crate) fn set_hostname(name: &str) -> Result<()> {
     rustix::system::sethostname(name.as_bytes()).context("failed to set the host name")

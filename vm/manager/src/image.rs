@@ -196,7 +196,7 @@ fn sweep_older(folders: &Folders, age: Duration) -> Result<Vec<PathBuf>, Error> 
         let places = folders.machine(&name)?;
         let Record { current, previous, failed } = Record::read(&places)?;
         used.extend([current, previous, failed, Config::read(&places)?.image].into_iter().flatten());
-        used.extend(saved::Record::read(&places).map(|saved| saved.image));
+        used.extend(saved::Record::read(&places, saved::Moment::Sleep).map(|saved| saved.image));
     }
     let used: HashSet<&str> = used.iter().filter_map(|digest| folder_name(digest)).collect();
     let images = folders.images();

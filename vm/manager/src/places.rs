@@ -94,10 +94,10 @@ impl Places {
         self.data.join("saved")
     }
 
-    /// The same on its way: not whole, and worth nothing.
+    /// What starts begin from: a guest that has just booted ([`crate::saved`]).
     #[must_use]
-    pub fn saved_draft(&self) -> PathBuf {
-        self.data.join("saved.new")
+    pub fn template(&self) -> PathBuf {
+        self.data.join("template")
     }
 
     /// Which images it was started with.

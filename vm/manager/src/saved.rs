@@ -1,7 +1,8 @@
-//! What a machine that sleeps wakes up from: the guest's memory and the state of its devices, in a folder of their own.
+//! What a machine goes on from: the guest's memory and the state of its devices, in a folder of their own.
 //!
-//! The folder appears whole or not at all, and is used once: as soon as the guest goes on, its disk changes, and what
-//! was saved would no longer fit it.
+//! Of one that sleeps it is used once: as soon as the guest goes on, its disk changes, and what was saved would no
+//! longer fit it. That of one that has just booted, and knows nothing of its disk yet, is kept and begun from each
+//! time. Either folder appears whole or not at all.
 
 use std::fs::{self, File};
 use std::io;
@@ -28,22 +29,53 @@ pub struct Record {
     pub program: String,
 }
 
+/// When a state was saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The machine fell asleep.
+    Sleep,
+    /// It had booted, and was told nothing yet.
+    Boot,
+}
+
+impl Moment {
+    /// Where its state is.
+    #[must_use]
+    pub fn folder(self, places: &Places) -> PathBuf {
+        match self {
+            Self::Sleep => places.saved(),
+            Self::Boot => places.template(),
+        }
+    }
+
+    fn draft(self, places: &Places) -> PathBuf {
+        self.folder(places).with_extension("new")
+    }
+}
+
 impl Record {
     /// The machine's; `None` where nothing is saved, or what is there can't be understood.
     #[must_use]
-    pub fn read(places: &Places) -> Option<Self> {
-        serde_json::from_slice(&fs::read(record(&places.saved())).ok()?).ok()
+    pub fn read(places: &Places, moment: Moment) -> Option<Self> {
+        serde_json::from_slice(&fs::read(record(&moment.folder(places))).ok()?).ok()
+    }
+
+    /// Without what a guest that has just booted knows nothing of.
+    #[must_use]
+    pub fn of_boot(&self) -> Self {
+        let config = Config { image: None, sleep_after: None, ssh_agent: false, ..self.config.clone() };
+        Self { config, ..self.clone() }
     }
 
     /// Begins anew: an empty folder, to be filled by whoever saves.
     ///
     /// # Errors
     /// The disk's.
-    pub fn begin(places: &Places) -> Result<Draft, Error> {
-        let folder = places.saved_draft();
+    pub fn begin(places: &Places, moment: Moment) -> Result<Draft, Error> {
+        let folder = moment.draft(places);
         remove(&folder)?;
         make_private(&folder)?;
-        Ok(Draft { folder })
+        Ok(Draft { folder, to: moment.folder(places), machine: places.data.clone() })
     }
 }
 
@@ -51,6 +83,9 @@ impl Record {
 #[derive(Debug)]
 pub struct Draft {
     folder: PathBuf,
+    /// Where it will be, and the folder of its machine.
+    to: PathBuf,
+    machine: PathBuf,
 }
 
 impl Draft {
@@ -66,11 +101,11 @@ impl Draft {
         devices(&self.folder)
     }
 
-    /// Makes it what the machine wakes up from; on disk when this returns.
+    /// Makes it what the machine goes on from; on disk when this returns.
     ///
     /// # Errors
     /// The disk's.
-    pub fn keep(self, places: &Places, what: &Record) -> Result<(), Error> {
+    pub fn keep(self, what: &Record) -> Result<(), Error> {
         for path in [self.memory(), self.devices()] {
             // Windows flushes only what may be written.
             let synced = File::options().write(true).open(&path).and_then(|file| file.sync_all());
@@ -80,10 +115,9 @@ impl Draft {
         let text = serde_json::to_vec_pretty(what)
             .map_err(|source| Error::Content { path: path.clone(), source })?;
         write_atomic(&path, &text, Durability::Power).map_err(Error::file("write", &path))?;
-        let to = places.saved();
-        remove(&to)?;
-        let kept = fs::rename(&self.folder, &to).and_then(|()| sync_dir(&places.data));
-        kept.map_err(Error::file("make", &to))
+        remove(&self.to)?;
+        let kept = fs::rename(&self.folder, &self.to).and_then(|()| sync_dir(&self.machine));
+        kept.map_err(Error::file("make", &self.to))
     }
 }
 
@@ -107,8 +141,8 @@ fn record(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The disk's.
-pub fn forget(places: &Places) -> Result<(), Error> {
-    let (saved, draft) = (places.saved(), places.saved_draft());
+pub fn forget(places: &Places, moment: Moment) -> Result<(), Error> {
+    let (saved, draft) = (moment.folder(places), moment.draft(places));
     if saved.exists() {
         remove(&draft)?;
         // At once: half of it must not be found.
@@ -153,24 +187,29 @@ mod tests {
     }
 
     #[test]
-    fn it_is_there_whole_or_not_at_all_and_used_once() {
+    fn it_is_there_whole_or_not_at_all_until_it_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path());
-        let draft = Record::begin(&places).unwrap();
+        there_whole_or_not_at_all(&places, Moment::Boot);
+        there_whole_or_not_at_all(&places, Moment::Sleep);
+    }
+
+    fn there_whole_or_not_at_all(places: &Places, moment: Moment) {
+        let draft = Record::begin(places, moment).unwrap();
         fs::write(draft.memory(), "m").unwrap();
-        assert_eq!(Record::read(&places), None, "it is on its way");
+        assert_eq!(Record::read(places, moment), None, "it is on its way");
         // Without the devices' state it is none.
-        assert!(draft.keep(&places, &what()).is_err());
-        assert_eq!(Record::read(&places), None);
-        let draft = Record::begin(&places).unwrap();
+        assert!(draft.keep(&what()).is_err());
+        assert_eq!(Record::read(places, moment), None);
+        let draft = Record::begin(places, moment).unwrap();
         assert!(!draft.memory().exists(), "what was left is gone");
         fs::write(draft.memory(), "m").unwrap();
         fs::write(draft.devices(), "d").unwrap();
-        draft.keep(&places, &what()).unwrap();
-        assert_eq!(Record::read(&places), Some(what()));
-        forget(&places).unwrap();
-        assert_eq!(Record::read(&places), None);
-        assert!(!places.saved().exists() && !places.saved_draft().exists());
-        forget(&places).unwrap();
+        draft.keep(&what()).unwrap();
+        assert_eq!(Record::read(places, moment), Some(what()));
+        forget(places, moment).unwrap();
+        assert_eq!(Record::read(places, moment), None);
+        assert!(!moment.folder(places).exists() && !moment.draft(places).exists());
+        forget(places, moment).unwrap();
     }
 }

@@ -149,7 +149,8 @@ pub enum FromHost {
     SetResolver(Resolver),
     /// The data disk has grown: use all of it.
     Grow,
-    /// Prepare to be saved; answered by [`FromGuest::Ready`] or [`FromGuest::NotReady`].
+    /// Prepare to be saved; answered by [`FromGuest::Ready`] or [`FromGuest::NotReady`]. Said in place of a welcome too, to
+    /// a guest that has nothing to let go of yet.
     Sleep,
     /// Go on after all: nothing was saved.
     Wake,
@@ -176,6 +177,8 @@ pub struct Configuration {
     pub ssh_agent: bool,
     /// `HTTP_PROXY` and the like, for the engine.
     pub proxies: Vec<(String, String)>,
+    /// For the guest's random numbers: of two guests that begin from one state, neither is to foresee the other's.
+    pub entropy: Vec<u8>,
 }
 
 /// How a guest is to run.

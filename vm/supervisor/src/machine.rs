@@ -3,6 +3,7 @@
 mod run;
 mod size;
 mod sleep;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use vm_manager::config::Config;
 use vm_manager::control::{Answer, Request as Asking};
 use vm_manager::lifecycle::{self, Action, Fact, Input, Request, State, Then};
 use vm_manager::places::{Folders, Places};
-use vm_manager::saved::Record;
+use vm_manager::saved::{Moment, Record};
 use vm_manager::stage::Stage;
 use vm_manager::status::{Failure, Phase, Status};
 use vm_proto::message::{FromGuest, FromHost, Mode, Step};
@@ -34,7 +35,7 @@ use crate::guest::Heard;
 use crate::preparation::{self, Chosen};
 use crate::room::{self, Room};
 use crate::{clock, engine};
-use run::{Beginning, Prepared, Run};
+use run::{Beginning, Prepared, Run, Template};
 
 /// How long a guest may take to power off: containers may take ten seconds to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -72,6 +73,8 @@ pub(crate) enum Event {
     Heard { run: u64, heard: Heard },
     /// Its state is on disk, or can't be had.
     Saved { run: u64, outcome: Result<()> },
+    /// After its state was kept for later starts, it can't go on.
+    Stuck { run: u64, error: anyhow::Error },
     /// Its sizes were changed, or some were; whoever asked is to be told.
     Resized { run: u64, memory: Option<u64>, disk: Option<u64>, answer: oneshot::Sender<Answer> },
     /// Somebody calls the engine while it sleeps.
@@ -332,7 +335,8 @@ impl Machine {
             Event::Ended { run, how } if run == self.runs => self.vmm_gone(how),
             Event::Heard { run, heard } if of_run == Some(run) => self.hear_guest(heard),
             Event::Saved { run, outcome } if of_run == Some(run) => self.has_saved(outcome),
-            Event::Ended { .. } | Event::Heard { .. } | Event::Saved { .. } => {}
+            Event::Stuck { run, error } if of_run == Some(run) => self.failed(Stage::Kernel, &error),
+            Event::Ended { .. } | Event::Heard { .. } | Event::Saved { .. } | Event::Stuck { .. } => {}
             Event::Resized { run, memory, disk, answer } => {
                 self.resized(of_run == Some(run), memory, disk, answer);
             }
@@ -373,7 +377,8 @@ impl Machine {
     fn vmm_gone(&mut self, how: String) {
         let has_previous = self.has_previous();
         // Emulated processors trip over code that a kernel changes as it boots; the next boot mostly does not.
-        let is_flaky = self.is_emulated && !std::mem::replace(&mut self.was_flaky, true);
+        let is_starting = matches!(self.state, State::Starting { .. });
+        let is_flaky = is_starting && self.is_emulated && !std::mem::replace(&mut self.was_flaky, true);
         if is_flaky {
             let said = crate::console::last_of(&self.places.console(), CONSOLE_LINES);
             tracing::warn!(how, said, "the machine ended by itself");
@@ -390,12 +395,17 @@ impl Machine {
         match heard {
             Heard::Hello { kernel, uptime_ms, guest } => {
                 tracing::info!(kernel, uptime_ms, "the guest is there");
+                if self.asks_for_template(&guest) {
+                    return;
+                }
                 self.status.send_modify(|status| status.kernel = kernel);
                 if let (Some(run), State::Starting { mode, .. } | State::Running { mode }) =
                     (&mut self.run, &self.state)
                 {
                     guest.welcome(run.configuration(&self.places.name, *mode));
                     run.guest = Some(guest);
+                } else if let State::Stopping { .. } = self.state {
+                    guest.say(FromHost::Shutdown);
                 }
                 self.fact(Fact::Done(Stage::Kernel));
             }
@@ -459,6 +469,7 @@ impl Machine {
                 self.now();
                 self.answer_waiting();
             }
+            FromGuest::Ready if self.keeps_template() => {}
             FromGuest::Ready => {
                 self.hangs_up = true;
                 self.fact(Fact::GuestIsReady);
@@ -472,6 +483,9 @@ impl Machine {
     fn failed(&mut self, stage: Stage, error: &anyhow::Error) {
         let has_previous = self.has_previous();
         tracing::error!(stage = stage.name(), "{error:#}");
+        if self.boots_instead(stage) {
+            return;
+        }
         self.fact(Fact::Failed { stage, cause: format!("{error:#}"), has_previous });
     }
 
@@ -541,7 +555,7 @@ impl Machine {
             }
             Action::AwaitCall => self.await_call(),
             Action::DropSaved => {
-                if let Err(error) = vm_manager::saved::forget(&self.places) {
+                if let Err(error) = vm_manager::saved::forget(&self.places, Moment::Sleep) {
                     tracing::error!(%error, "failed to forget the saved state");
                 }
             }
@@ -556,6 +570,7 @@ impl Machine {
                 self.deadline = None;
                 self.room = Room::default();
                 self.vsock.send_replace(None);
+                self.forget_unproven_template();
                 if let Some(run) = self.run.take() {
                     run.clear_up();
                 }
@@ -574,13 +589,15 @@ impl Machine {
         self.began = Instant::now();
         let deadline = match (stage, &self.saved) {
             (Stage::Hypervisor, Some(_)) => WAKE_DEADLINE,
+            // It has booted before.
+            (Stage::Kernel, _) if self.begins_from_template() => stage.deadline(false),
             _ => stage.deadline(self.is_emulated),
         };
         self.deadline = Some(Deadline::now() + deadline);
         if stage == Stage::Image {
             // One that sleeps is rescued by its disk, which is as a power cut would leave it.
             let goes_on = matches!(self.state, State::Starting { mode: Mode::Normal, .. });
-            self.saved = goes_on.then(|| Record::read(&self.places)).flatten();
+            self.saved = goes_on.then(|| Record::read(&self.places, Moment::Sleep)).flatten();
         }
         // One that sleeps is what it was: what was changed meanwhile holds from its next start on.
         let config = self.saved.as_ref().map_or(&self.config, |saved| &saved.config).clone();
@@ -611,9 +628,11 @@ impl Machine {
             Stage::Hypervisor => {
                 let Some(chosen) = self.chosen.clone() else { return };
                 let (number, saved) = (self.runs, self.saved.clone());
-                let beginning = Beginning { config, places, image: chosen.image, number, saved };
+                let may_use_template = matches!(self.state, State::Starting { mode: Mode::Normal, .. });
+                let image = chosen.image;
+                let beginning = Beginning { config, places, image, number, saved, may_use_template };
                 let back = events.clone();
-                let work = move || Event::Hypervisor(run::start(beginning, &back).map(Box::new));
+                let work = move || Event::Hypervisor(run::start(&beginning, &back).map(Box::new));
                 self.blocking(work, events);
             }
             Stage::Kernel | Stage::Agent | Stage::Shares => {}
@@ -665,6 +684,9 @@ impl Machine {
     }
 
     fn keep_image(&mut self) {
+        if let Some(run) = &mut self.run {
+            run.template = Template::None;
+        }
         let Some(chosen) = &self.chosen else { return };
         let kept = vm_manager::image::Record::read(&self.places).and_then(|mut record| {
             record.keep(&chosen.image.manifest.digest);

@@ -1,4 +1,5 @@
-//! Sending a machine to sleep, and waking it: what is done with its program and its files. When, `machine` decides.
+//! Sending a machine to sleep, and waking it; keeping what it is right after its boot, and beginning from there: what is
+//! done with its program and its files. When, `machine` decides.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +12,7 @@ use rustix::fs::MemfdFlags;
 use vm_manager::backend::qemu::{self, Plugged, state};
 use vm_manager::places::Places;
 use vm_manager::qmp::Qmp;
-use vm_manager::saved::{self, Record};
+use vm_manager::saved::{self, Draft, Moment, Record};
 
 use crate::sparse::copy_sparse;
 
@@ -44,36 +45,79 @@ impl Saving {
     /// Writes the state of a guest that is ready for it; its program stands still then. After a failure the guest goes
     /// on, and says hello again.
     pub(crate) async fn save(&self) -> Result<()> {
-        let mut qmp = Qmp::connect(&self.qmp).await.context("failed to reach the machine's program")?;
-        let outcome = self.write(&mut qmp).await;
+        let mut qmp = self.connect().await?;
+        let outcome = match self.write(&mut qmp, Moment::Sleep).await {
+            Ok(draft) => self.keep(draft, self.record.clone()).await,
+            Err(error) => Err(error),
+        };
         if outcome.is_err() {
-            // Half of it would take room that may be what is missing.
-            if let Err(error) = saved::forget(&self.places) {
-                tracing::warn!(%error, "what was saved in part is left");
-            }
-            let again = async {
-                state::go_on(&mut qmp).await?;
-                state::plug(&mut qmp, &self.devices).await
-            };
-            again.await.context("failed to have the guest go on")?;
+            self.forget(Moment::Sleep);
+            self.go_on(&mut qmp).await?;
         }
         outcome
     }
 
-    async fn write(&self, qmp: &mut Qmp) -> Result<()> {
+    /// Keeps the state of a guest that has booted and is ready for it, for later starts. The guest goes on then, whether
+    /// it was kept or not, and says hello again; it is on disk some time later.
+    ///
+    /// # Errors
+    /// The guest can't go on.
+    pub(crate) async fn keep_template(&self) -> Result<()> {
+        let mut qmp = self.connect().await?;
+        let written = self.write(&mut qmp, Moment::Boot).await;
+        self.go_on(&mut qmp).await?;
+        let outcome = match written {
+            Ok(draft) => self.keep(draft, self.record.of_boot()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            self.forget(Moment::Boot);
+            tracing::warn!("the next start boots, as this one did: {error:#}");
+        }
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<Qmp> {
+        Qmp::connect(&self.qmp).await.context("failed to reach the machine's program")
+    }
+
+    /// Half of it would take room that may be what is missing.
+    fn forget(&self, moment: Moment) {
+        if let Err(error) = saved::forget(&self.places, moment) {
+            tracing::warn!(%error, "what was saved in part is left");
+        }
+    }
+
+    async fn go_on(&self, qmp: &mut Qmp) -> Result<()> {
+        let again = async {
+            state::go_on(qmp).await?;
+            state::plug(qmp, &self.devices).await
+        };
+        again.await.context("failed to have the guest go on")
+    }
+
+    async fn write(&self, qmp: &mut Qmp, moment: Moment) -> Result<Draft> {
         state::unplug(qmp, &self.devices).await.context("failed to unplug its devices")?;
-        let draft = Record::begin(&self.places)?;
+        let draft = Record::begin(&self.places, moment)?;
         let socket = self.places.device("state");
         state::save(qmp, &socket, &draft.devices()).await.context("failed to save its devices")?;
         let this = self.clone();
-        let rest = move || {
+        let copy = move || {
             let memory = File::options().write(true).create_new(true).open(draft.memory())?;
             copy_sparse(&this.memory, &memory).context("failed to save its memory")?;
-            // The guest takes for written what the host has only in memory yet.
-            File::open(this.places.disk())?.sync_all().context("failed to write its disk")?;
-            Ok(draft.keep(&this.places, &this.record)?)
+            Ok(draft)
         };
-        tokio::task::spawn_blocking(rest).await?
+        tokio::task::spawn_blocking(copy).await?
+    }
+
+    async fn keep(&self, draft: Draft, record: Record) -> Result<()> {
+        let disk = self.places.disk();
+        let keep = move || {
+            // The guest takes for written what the host has only in memory yet.
+            File::open(disk)?.sync_all().context("failed to write its disk")?;
+            Ok(draft.keep(&record)?)
+        };
+        tokio::task::spawn_blocking(keep).await?
     }
 }
 
@@ -90,22 +134,30 @@ impl Restored {
 }
 
 /// Begins to fill the memory of a guest with what was saved.
-pub(crate) fn begin_to_restore_memory(places: &Places, memory: &File) -> Result<Restored> {
-    let saved = File::open(saved::memory(&places.saved())).context("its memory is gone")?;
+pub(crate) fn begin_to_restore_memory(places: &Places, moment: Moment, memory: &File) -> Result<Restored> {
+    let saved = File::open(saved::memory(&moment.folder(places))).context("its memory is gone")?;
     let memory = memory.try_clone()?;
     let copy = move || copy_sparse(&saved, &memory);
     Ok(Restored(std::thread::Builder::new().name("memory".to_owned()).spawn(copy)?))
 }
 
-/// Has a program that waits for it take over the state of the devices, and go on. What was saved is used up then.
-pub(crate) async fn wake(places: &Places, qmp: &std::path::Path, devices: &[Plugged]) -> Result<()> {
+/// Has a program that waits for it take over the state of the devices, and go on. What was saved of a sleep is used up
+/// then.
+pub(crate) async fn wake(
+    places: &Places,
+    moment: Moment,
+    qmp: &std::path::Path,
+    devices: &[Plugged],
+) -> Result<()> {
     let mut qmp = connect(qmp).await?;
-    let state = saved::devices(&places.saved());
+    let state = saved::devices(&moment.folder(places));
     state::restore(&mut qmp, &places.device("state"), &state)
         .await
         .context("failed to restore its devices")?;
-    // From here on its disk changes.
-    saved::forget(places)?;
+    if moment == Moment::Sleep {
+        // From here on its disk changes.
+        saved::forget(places, moment)?;
+    }
     state::plug(&mut qmp, devices).await.context("failed to plug in its devices")?;
     state::go_on(&mut qmp).await.context("failed to have it go on")
 }

@@ -1,5 +1,6 @@
 //! One run of a machine: what there is from the hypervisor's stage to the end of its program.
 
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use vm_manager::backend::{self, Acceleration, Plan, qemu};
 use vm_manager::config::Config;
 use vm_manager::image::Image;
 use vm_manager::places::Places;
-use vm_manager::saved::Record;
+use vm_manager::saved::{self, Moment, Record};
 use vm_proto::message::{Configuration, Listener, Mode, Network};
 use vm_proto::port;
 
@@ -28,6 +29,8 @@ use crate::{acceleration, changes, clock, engine, network, ports, resolver, ssh_
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
+/// Bytes of entropy that a guest is given: as many as its generator's key has.
+const ENTROPY: usize = 32;
 /// How long a program that was killed may take to be gone.
 const GONE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,7 @@ pub(crate) struct Run {
     pub(crate) listening: watch::Sender<Vec<Listener>>,
     /// What it takes to save it, where that can be done.
     pub(crate) saving: Option<Saving>,
+    pub(crate) template: Template,
     network: Option<Network>,
     has_ssh_agent: bool,
     /// What serves the engine's clients, and the ports of containers.
@@ -52,6 +56,19 @@ pub(crate) struct Run {
     pub(crate) resolver: resolver::Watch,
     cancelled: CancellationToken,
     _passt: Option<Passt>,
+}
+
+/// How a run stands to the state of a guest that has just booted, from which later starts begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Template {
+    /// It has none to do with it.
+    None,
+    /// It boots, and its state is to be kept as soon as it has.
+    Wanted,
+    /// The guest makes itself ready for that.
+    Asked,
+    /// It was kept in this run, or this run began from it: should the start fail, it may be why.
+    Unproven,
 }
 
 /// A run, and what is to be told of it.
@@ -71,54 +88,91 @@ pub(crate) struct Beginning {
     pub(crate) number: u64,
     /// What was saved of it, if it is to go on from there.
     pub(crate) saved: Option<Record>,
+    /// It may begin from the state of a guest that has just booted, or leave one.
+    pub(crate) may_use_template: bool,
 }
 
 /// Serves the devices and starts the program, from a saved state if there is one that fits. Blocks.
-pub(crate) fn start(mut beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared> {
-    if beginning.saved.is_none() {
-        return launch(beginning, events);
-    }
-    match launch(beginning.clone(), events) {
-        Ok(prepared) => Ok(prepared),
-        Err(error) => {
-            vm_manager::saved::forget(&beginning.places)?;
-            beginning.saved = None;
-            let mut prepared = launch(beginning, events)?;
+pub(crate) fn start(beginning: &Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared> {
+    let Beginning { config, places, image, saved, may_use_template, .. } = beginning;
+    let machines = places.data.parent().unwrap_or(&places.data);
+    let acceleration = acceleration::find(config.backend, machines, &image.file("kernel"))?;
+    let can_be_saved = backend::capabilities(config.backend).saves;
+    let record = Record {
+        config: config.clone(),
+        image: image.manifest.digest.clone(),
+        acceleration,
+        program: if can_be_saved { saving::program()? } else { String::new() },
+    };
+    if let Some(saved) = saved {
+        let woken = saving::check(saved, &record)
+            .and_then(|()| launch(beginning, record.clone(), Origin::Saved(Moment::Sleep), events));
+        return woken.or_else(|error| {
+            saved::forget(places, Moment::Sleep)?;
+            let mut prepared = launch(beginning, record, Origin::Boot, events)?;
             let warning = format!(
                 "it could not go on from where it fell asleep, and started anew, as after a power cut: {error:#}"
             );
             prepared.warnings.push(warning);
             Ok(prepared)
+        });
+    }
+    // A processor that is real boots in less time than it takes to save.
+    let uses_template = can_be_saved && *may_use_template && acceleration == Acceleration::Tcg;
+    let kept = Record::read(places, Moment::Boot).filter(|_| uses_template);
+    if kept.is_some_and(|kept| kept == record.of_boot()) {
+        match launch(beginning, record.clone(), Origin::Saved(Moment::Boot), events) {
+            Ok(mut prepared) => {
+                tracing::info!("it begins from the state after a boot");
+                prepared.run.template = Template::Unproven;
+                return Ok(prepared);
+            }
+            Err(error) => {
+                tracing::warn!("it can't begin from the state after a boot, and boots: {error:#}");
+                saved::forget(places, Moment::Boot)?;
+            }
         }
     }
+    let mut prepared = launch(beginning, record, Origin::Boot, events)?;
+    if uses_template {
+        prepared.run.template = Template::Wanted;
+    }
+    Ok(prepared)
 }
 
-fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared> {
-    let Beginning { config, places, image, number, saved } = beginning;
+/// What a program begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Boot,
+    Saved(Moment),
+}
+
+fn launch(
+    beginning: &Beginning,
+    record: Record,
+    origin: Origin,
+    events: &mpsc::Sender<Event>,
+) -> Result<Prepared> {
+    let Beginning { config, places, image, number, .. } = beginning.clone();
+    let acceleration = record.acceleration;
     let mut warnings = Vec::new();
-    let machines = places.data.parent().unwrap_or(&places.data).to_owned();
-    let acceleration = acceleration::find(config.backend, &machines, &image.file("kernel"))?;
     let memory = match backend::capabilities(config.backend).saves {
         true => Some(saving::memory(config.memory >> 20 << 20)?),
         false => None,
     };
-    let record = Record {
-        config: config.clone(),
-        image: image.manifest.digest.clone(),
-        acceleration,
-        program: if memory.is_some() { saving::program()? } else { String::new() },
-    };
     // It takes as long as everything else until the program is ready for it.
-    let restored = match (&saved, &memory) {
-        (Some(saved), Some(memory)) => {
-            saving::check(saved, &record)?;
-            Some(saving::begin_to_restore_memory(&places, memory)?)
+    let restored = match (origin, &memory) {
+        (Origin::Saved(moment), Some(memory)) => {
+            Some((moment, saving::begin_to_restore_memory(&places, moment, memory)?))
         }
         _ => None,
     };
-    let resolver = resolver::Watch::new();
+    let mut resolver = resolver::Watch::new();
     let (passt, way_out, network) = match network::start(&places) {
-        Ok((passt, socket, network)) => (Some(passt), Some(socket), Some(network)),
+        Ok((passt, socket, mut network)) => {
+            network.resolver = resolver.of_network(network.address6.is_some());
+            (Some(passt), Some(socket), Some(network))
+        }
         Err(error) => {
             warnings.push(format!("the machine has no way out: {error:#}"));
             (None, None, None)
@@ -144,7 +198,7 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
         config,
         image,
         memory: memory.as_ref().map(|memory| memory.as_raw_fd()),
-        wakes: saved.is_some(),
+        wakes: origin != Origin::Boot,
         vsock: devices.vsock_socket.clone(),
         network: devices.network_socket.clone(),
         shares: devices.share_sockets.clone(),
@@ -153,15 +207,15 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
     };
     let command = backend::command(&plan)?;
     tracing::info!(?command, "starting the machine");
-    let (ended, end) = End::watch(number, events.clone(), saved.is_none());
+    let (ended, end) = End::watch(number, events.clone(), origin == Origin::Boot);
     // Each start's console is told apart from those before.
     let _ = std::fs::rename(plan.places.console(), plan.places.console().with_extension("log.old"));
     let vmm = Vmm::start(command, memory.as_ref(), plan.places.console(), ended)?;
     let (devices_of_qemu, qmp) = (qemu::plugged(&plan), qemu::qmp_socket(&plan));
-    if let Some(restored) = restored {
+    if let Some((moment, restored)) = restored {
         let woken = restored
             .finish()
-            .and_then(|()| runtime.block_on(saving::wake(&plan.places, &qmp, &devices_of_qemu)));
+            .and_then(|()| runtime.block_on(saving::wake(&plan.places, moment, &qmp, &devices_of_qemu)));
         end.count_if(woken, &vmm, &plan.places)?;
     }
     let saving = memory.map(|memory| Saving {
@@ -178,6 +232,7 @@ fn launch(beginning: Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared
         guest: None,
         listening: watch::Sender::new(Vec::new()),
         saving,
+        template: Template::None,
         network,
         has_ssh_agent,
         open: None,
@@ -254,6 +309,13 @@ impl End {
     }
 }
 
+/// What only this start knows; none where the system has none, as the guest has a source of its own.
+fn entropy() -> Vec<u8> {
+    let mut bytes = vec![0; ENTROPY];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    if read.is_ok() { bytes } else { Vec::new() }
+}
+
 impl Run {
     /// What the guest is to be.
     pub(crate) fn configuration(&self, name: &str, mode: Mode) -> Configuration {
@@ -266,6 +328,7 @@ impl Run {
             certificates: trust::certificates(),
             ssh_agent: self.has_ssh_agent,
             proxies: trust::proxies(self.network.as_ref().map(|network| network.gateway)),
+            entropy: entropy(),
         }
     }
 
