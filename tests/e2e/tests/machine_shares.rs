@@ -125,52 +125,68 @@ fn what_a_guest_has_looked_at_is_right_again_soon_whatever_happens_to_it_here() 
     Ok(())
 }
 
+/// Runs a test on each kind of machine; it is told the share of the work that is done on one that is emulated.
+fn on_each(test: impl Fn(&Machine, u64) -> Result<()>) -> Result<()> {
+    for (backend, share) in [("uml", 1), ("qemu", 5)] {
+        let Some(machine) = Machine::start(backend)? else { continue };
+        test(&machine, share).with_context(|| format!("on {backend}"))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn random_reads_writes_and_mappings_of_a_share_agree_with_a_model() -> Result<()> {
-    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
-    let exerciser = exerciser(&machine)?;
-    let folder = folder(&machine, "fsx")?;
-    let count = number("COVE_TEST_FUZZ", 3000).to_string();
+    on_each(agree_with_a_model)
+}
+
+fn agree_with_a_model(machine: &Machine, share: u64) -> Result<()> {
+    let exerciser = exerciser(machine)?;
+    let folder = folder(machine, "fsx")?;
+    let count = (number("COVE_TEST_FUZZ", 3000) / share).to_string();
     let seed = number("COVE_TEST_SEED", 1);
     for seed in seed..seed + 2 {
         let file = format!("{folder}/{seed}");
-        there(&machine, &[&exerciser, "fsx", &file, &seed.to_string(), &count])
+        there(machine, &[&exerciser, "fsx", &file, &seed.to_string(), &count])
             .with_context(|| format!("COVE_TEST_SEED={seed}"))?;
     }
     // The same operations here leave the same files.
-    let sum = there(&machine, &[&exerciser, "sum", &folder])?;
+    let sum = there(machine, &[&exerciser, "sum", &folder])?;
     assert_eq!(sum, here(&exerciser, &["sum", &folder])?);
     for seed in seed..seed + 2 {
         here(&exerciser, &["fsx", &format!("{folder}/{seed}"), &seed.to_string(), &count])?;
     }
     assert_eq!(sum, here(&exerciser, &["sum", &folder])?);
-    assert_eq!(sum, there(&machine, &[&exerciser, "sum", &folder])?);
+    assert_eq!(sum, there(machine, &[&exerciser, "sum", &folder])?);
     Ok(())
 }
 
 #[test]
 fn trees_of_thousands_of_files_are_the_same_from_both_sides() -> Result<()> {
-    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
-    let exerciser = exerciser(&machine)?;
-    let (from_here, from_there) = (folder(&machine, "from-here")?, folder(&machine, "from-there")?);
-    here(&exerciser, &["grow", &from_here, "3000"])?;
+    on_each(trees_are_the_same)
+}
+
+fn trees_are_the_same(machine: &Machine, share: u64) -> Result<()> {
+    let (all, some) = ((3000 / share).to_string(), (500 / share).to_string());
+    let exerciser = exerciser(machine)?;
+    let (from_here, from_there) = (folder(machine, "from-here")?, folder(machine, "from-there")?);
+    here(&exerciser, &["grow", &from_here, &all])?;
     let expected = here(&exerciser, &["sum", &from_here])?;
-    there(&machine, &[&exerciser, "grow", &from_there, "3000"])?;
+    there(machine, &[&exerciser, "grow", &from_there, &all])?;
     assert_eq!(here(&exerciser, &["sum", &from_there])?, expected);
-    assert_eq!(there(&machine, &[&exerciser, "sum", &from_here])?, expected);
-    assert_eq!(there(&machine, &[&exerciser, "sum", &from_there])?, expected);
+    assert_eq!(there(machine, &[&exerciser, "sum", &from_here])?, expected);
+    assert_eq!(there(machine, &[&exerciser, "sum", &from_there])?, expected);
     // Each side takes away what the other has made, and what the guest had cached of it is gone, too.
     here(&exerciser, &["clear", &from_there])?;
-    there(&machine, &[&exerciser, "clear", &from_here])?;
+    there(machine, &[&exerciser, "clear", &from_here])?;
     ensure!(std::fs::read_dir(&from_here)?.next().is_none());
     machine.wait_for("the end of what was removed here", || {
-        there(&machine, &["ls", "-A", &from_there]).is_ok_and(|left| left.is_empty())
+        there(machine, &["ls", "-A", &from_there]).is_ok_and(|left| left.is_empty())
     })?;
     // And again, in the place of what was there.
-    here(&exerciser, &["grow", &from_there, "500"])?;
+    here(&exerciser, &["grow", &from_there, &some])?;
     let expected = here(&exerciser, &["sum", &from_there])?;
     machine.wait_for("the new tree", || {
-        there(&machine, &[&exerciser, "sum", &from_there]).is_ok_and(|sum| sum == expected)
+        there(machine, &[&exerciser, "sum", &from_there]).is_ok_and(|sum| sum == expected)
     })
 }
 
@@ -189,17 +205,20 @@ fn portable_git(machine: &Machine) -> Result<PathBuf> {
 
 #[test]
 fn a_repository_is_worked_on_by_git_from_both_sides() -> Result<()> {
-    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
-    let exerciser = exerciser(&machine)?;
-    let root = portable_git(&machine)?.display().to_string();
-    let repository = folder(&machine, "repository")?;
+    on_each(git_works_on_both_sides)
+}
+
+fn git_works_on_both_sides(machine: &Machine, _share: u64) -> Result<()> {
+    let exerciser = exerciser(machine)?;
+    let root = portable_git(machine)?.display().to_string();
+    let repository = folder(machine, "repository")?;
     // `git` by its own loader, as busybox' image has no libraries; it starts itself by the name in PATH.
     let script = format!(
         "set -e; mkdir /lib64; ln -s {root}/* /lib64/; ln -s {root}/git /bin/git; export LD_LIBRARY_PATH={root} HOME=/; \
          git config --global user.name t; git config --global user.email t@example.org; \
          git config --global --add safe.directory '*'; cd {repository}; "
     );
-    let in_guest = |commands: &str| there(&machine, &["sh", "-c", &format!("{script}{commands}")]);
+    let in_guest = |commands: &str| there(machine, &["sh", "-c", &format!("{script}{commands}")]);
     let on_host = |args: &[&str]| {
         let own = ["-C", &repository, "-c", "user.name=h", "-c", "user.email=h@example.org"];
         here("git", &[&own, args].concat())
