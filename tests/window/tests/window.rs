@@ -209,7 +209,7 @@ async fn a_machine_is_made_started_stage_by_stage_and_removed() -> anyhow::Resul
 }
 
 #[tokio::test]
-async fn a_real_machine_starts_and_stops_from_the_window() -> anyhow::Result<()> {
+async fn a_real_machine_starts_is_rescued_and_reset_from_the_window() -> anyhow::Result<()> {
     let image =
         support::machine::images("uml").ok_or_else(|| Missing("there is no guest image for uml".into()));
     let Some(_) = or_skip(image) else { return Ok(()) };
@@ -221,12 +221,20 @@ async fn a_real_machine_starts_and_stops_from_the_window() -> anyhow::Result<()>
     let driven = desktop.drive(&format!("unix://{}/none.sock", folders.run.display())).await?;
     let window = &driven.client;
     let real = |phase: &str| format!("//section[@aria-label='Machine real'][@data-phase='{phase}']");
+    // Emulated or not, a start and a stop take seconds.
+    let comes_to = async |phase: &str| {
+        wait_for(&format!("the machine to be {phase}"), 60, async || {
+            Ok((!window.find_all(Locator::XPath(&real(phase))).await?.is_empty()).then_some(()))
+        })
+        .await
+    };
+    let choose = async |what: &str| {
+        click(window, "//section[@aria-label='Machine real']//button[@title='More']").await?;
+        click(window, &format!("//*[@role='menuitem'][contains(., '{what}')]")).await
+    };
     click(window, "//button[@data-testid='machines']").await?;
     click(window, "//button[text()='Start']").await?;
-    wait_for("the machine to run", 60, async || {
-        Ok((!window.find_all(Locator::XPath(&real("running"))).await?.is_empty()).then_some(()))
-    })
-    .await?;
+    comes_to("running").await?;
     assert_eq!(window.find_all(Locator::Css("[data-state=done]")).await?.len(), 8);
     see(window, "//section[@aria-label='Processors'][contains(., 'of 2 in use')]").await?;
     wait_for("two reports", 20, async || {
@@ -235,12 +243,26 @@ async fn a_real_machine_starts_and_stops_from_the_window() -> anyhow::Result<()>
     })
     .await?;
     picture(window, "20-real-running").await?;
+    // It is stopped for a rescue, and started again with its disk read-only.
+    choose("Rescue").await?;
+    click(window, "//button[@data-testid='act']").await?;
+    comes_to("rescue").await?;
+    picture(window, "21-real-rescue").await?;
     click(window, "//button[text()='Stop']").await?;
-    wait_for("the machine to be off", 60, async || {
-        Ok((!window.find_all(Locator::XPath(&real("stopped"))).await?.is_empty()).then_some(()))
-    })
-    .await?;
-    picture(window, "21-real-stopped").await?;
+    comes_to("stopped").await?;
+    picture(window, "22-real-stopped").await?;
+    let disk = folders.machine("real")?.disk();
+    assert!(disk.is_file(), "it has no disk to begin with");
+    choose("Reset").await?;
+    click(window, "//button[@role='switch'][@aria-label='Volumes too']").await?;
+    click(window, "//button[@data-testid='act']").await?;
+    wait_for("its disk to be gone", 60, async || Ok((!disk.exists()).then_some(()))).await?;
+    comes_to("stopped").await?;
+    // What is made anew is as good.
+    click(window, "//button[text()='Start']").await?;
+    comes_to("running").await?;
+    click(window, "//button[text()='Stop']").await?;
+    comes_to("stopped").await?;
     driven.client.close().await?;
     Ok(())
 }
