@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::architecture::Architecture;
 use crate::files;
 use crate::shell::command;
 
@@ -19,6 +20,7 @@ const FRESH: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// A release of Debian: `trixie`, `sid`.
 pub(crate) struct Suite {
     name: &'static str,
+    index: Index,
     dir: PathBuf,
     debs: PathBuf,
 }
@@ -42,10 +44,10 @@ impl Package {
     }
 }
 
-/// Whether sources are asked for too: their index is large.
+/// What is asked for: one architecture's packages, or sources, whose index is large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Index {
-    Packages,
+    Packages(Architecture),
     Sources,
 }
 
@@ -56,8 +58,12 @@ impl Suite {
             Path::new(KEYRING).exists(),
             "{KEYRING} is missing, by which Debian's packages are verified: install debian-archive-keyring"
         );
-        let kind = if index == Index::Sources { "-sources" } else { "" };
-        let suite = Self { name, dir: cache.join(format!("apt/{name}{kind}")), debs: cache.join("debs") };
+        let folder = match index {
+            Index::Packages(Architecture::X86) => name.to_owned(),
+            Index::Packages(architecture) => format!("{name}-{}", architecture.debian()),
+            Index::Sources => format!("{name}-sources"),
+        };
+        let suite = Self { name, index, dir: cache.join("apt").join(folder), debs: cache.join("debs") };
         for dir in
             [suite.dir.join("lists/partial"), suite.dir.join("cache/archives/partial"), suite.debs.clone()]
         {
@@ -199,6 +205,10 @@ impl Suite {
     fn apt(&self, program: &str) -> Command {
         let mut apt = command(program, &[]);
         let dir = |name: &str, path: &str| format!("Dir::{name}={}", self.dir.join(path).display());
+        let architecture = match self.index {
+            Index::Packages(architecture) => architecture.debian(),
+            Index::Sources => Architecture::X86.debian(),
+        };
         for option in [
             dir("State::lists", "lists"),
             dir("Cache", "cache"),
@@ -211,8 +221,8 @@ impl Suite {
             "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
             "Dir::State::status=/dev/null".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
-            "APT::Architecture=amd64".to_owned(),
-            "APT::Architectures=amd64".to_owned(),
+            format!("APT::Architecture={architecture}"),
+            format!("APT::Architectures={architecture}"),
             "Acquire::Languages=none".to_owned(),
             "APT::Update::Post-Invoke-Success=".to_owned(),
         ] {

@@ -1,5 +1,5 @@
 //! `cargo xtask cross`: what a user of macOS or Windows runs, from Linux: types and lints are checked for both, `cove` is
-//! linked for both, and under Wine it runs, and so do tests; the guest's agent and runtime are linked for aarch64.
+//! linked for both, and under Wine it runs, and so do tests; a guest's image is made for aarch64.
 //!
 //! Nothing here runs a program of macOS'. Which packages there are for which system stands in their `Cargo.toml`
 //! ([`platforms`]).
@@ -21,23 +21,21 @@ use crate::sysroot::{self, Depth, Target};
 use platforms::{Member, Platform};
 
 /// Every part, or those that are named.
-pub(crate) fn cross(parts: &[String]) -> Result<()> {
-    if let Some(unknown) =
-        parts.iter().find(|part| !["macos", "windows", "wine", "guest"].contains(&part.as_str()))
-    {
+pub(crate) fn cross(parts: &[&str]) -> Result<()> {
+    if let Some(unknown) = parts.iter().find(|part| !["macos", "windows", "wine", "guest"].contains(part)) {
         bail!("{unknown} is unknown: cross [macos] [windows] [wine] [guest]");
     }
-    let is_wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| part == name);
+    let is_wanted = |name: &str| parts.is_empty() || parts.contains(&name);
     packages::ensure(Purpose::Cross, false)?;
-    // The window's program holds its UI.
-    if !root().join("ui/dist/index.html").is_file() {
+    // The window's program holds its UI; the guest has none.
+    if parts != ["guest"] && !root().join("ui/dist/index.html").is_file() {
         build_ui()?;
     }
     sysroot::ask_rustup(&[
         Platform::Macos.triple(),
         Platform::Windows.triple(),
         windows::TRIPLE,
-        guest::TRIPLE,
+        crate::guest_image::ARM_TARGET,
     ]);
     let members = platforms::members()?;
     let began = Instant::now();

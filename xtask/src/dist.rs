@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::architecture::Architecture;
 use crate::files;
 use crate::guest_image::{self, Machine, Origin};
 use crate::shell::{output, root, run};
@@ -96,8 +97,11 @@ fn debs(facts: &Facts, is_built: bool) -> Result<()> {
 
 /// Of each machine one image: that with our own kernel where it is built.
 fn guest_images() -> Vec<PathBuf> {
+    // Packages are for x86-64.
+    let images = guest_image::folder(Architecture::X86);
     let of = |machine| {
-        let folders = [Origin::Own, Origin::Debian].map(|origin| guest_image::folder(machine, origin));
+        let name = |origin| guest_image::name(machine, origin);
+        let folders = [Origin::Own, Origin::Debian].map(|origin| images.join(name(origin)));
         folders.into_iter().find(|folder| folder.join("image.json").is_file())
     };
     [Machine::Qemu, Machine::Uml].into_iter().filter_map(of).collect()

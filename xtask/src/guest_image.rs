@@ -1,5 +1,7 @@
-//! `cargo xtask guest-image`: what a machine boots, in `target/guest/MACHINE-KERNEL` (`vm/image/README.md`).
+//! `cargo xtask guest-image`: what a machine boots, in `target/guest/MACHINE-KERNEL` (`vm/image/README.md`);
+//! for another architecture than this computer's, in a folder of its own there.
 
+mod image;
 mod initrd;
 mod kernel;
 mod manifest;
@@ -14,49 +16,77 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::architecture::Architecture;
 use crate::files;
 use crate::shell::root;
 use kernel::Kernel;
-use programs::Programs;
+pub(crate) use programs::{ARM_TARGET, Profile, Programs};
 pub(crate) use recipe::{Machine, Origin};
 
 /// Makes the images that the arguments ask for.
 pub(crate) fn guest_image(args: &[String]) -> Result<()> {
-    let mut machines = vec![Machine::Uml, Machine::Qemu];
+    let mut machines = None;
     let mut origin = None;
+    let mut architecture = Architecture::host()?;
     let mut words = args.iter().map(String::as_str);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"));
         match word {
-            "--machine" => machines = vec![Machine::parse(value?)?],
+            "--arch" => architecture = Architecture::parse(value?)?,
+            "--machine" => machines = Some(vec![Machine::parse(value?)?]),
             "--kernel" => origin = Some(Origin::parse(value?)?),
-            other => bail!("{other} is unknown: guest-image [--machine uml|qemu] [--kernel debian|own]"),
+            other => bail!(
+                "{other} is unknown: guest-image [--arch x86_64|aarch64] [--machine uml|qemu] [--kernel debian|own]"
+            ),
         }
     }
-    let programs = Programs::build()?;
+    // There is User Mode Linux for one architecture alone.
+    let machines = machines.unwrap_or_else(|| match architecture {
+        Architecture::X86 => vec![Machine::Uml, Machine::Qemu],
+        Architecture::Arm => vec![Machine::Qemu],
+    });
+    for &machine in &machines {
+        recipe::can_be_made(architecture, machine, origin)?;
+    }
+    let programs = Programs::build(architecture, Profile::Guest)?;
     for machine in machines {
-        make(machine, origin, &programs)?;
+        make(machine, origin, &programs, &folder(architecture))?;
     }
     Ok(())
 }
 
-/// Where an image is, or will be.
-pub(crate) fn folder(machine: Machine, origin: Origin) -> PathBuf {
-    root().join(format!("target/guest/{}-{}", machine.name(), origin.name()))
+/// Where an architecture's images are: this computer's are where machines look for them.
+pub(crate) fn folder(architecture: Architecture) -> PathBuf {
+    let images = root().join("target/guest");
+    if architecture.name() == std::env::consts::ARCH { images } else { images.join(architecture.name()) }
 }
 
-fn make(machine: Machine, origin: Option<Origin>, programs: &Programs) -> Result<()> {
+/// What an image's folder is called among those of its architecture.
+pub(crate) fn name(machine: Machine, origin: Origin) -> String {
+    format!("{}-{}", machine.name(), origin.name())
+}
+
+/// Makes an image in a folder of images, of these programs.
+pub(crate) fn make(
+    machine: Machine,
+    origin: Option<Origin>,
+    programs: &Programs,
+    images: &Path,
+) -> Result<()> {
     let began = Instant::now();
     let cache = files::cache();
+    let architecture = programs.architecture();
     let origin = match origin {
         Some(origin) => origin,
-        None if own::is_cached(machine, &cache)? => Origin::Own,
+        None if architecture == Architecture::X86 && own::is_cached(machine, &cache)? => Origin::Own,
         None => Origin::Debian,
     };
-    let kernel = Kernel::prepare(machine, origin, &cache)?;
-    let userland = system::userland(&cache)?;
+    let kernel = Kernel::prepare(architecture, machine, origin, &cache)?;
+    let userland = system::userland(architecture, &cache)?;
+    // Its own can't be run everywhere; what it is made of is the same.
+    let busybox = system::userland(Architecture::host()?, &cache)?.join("usr/bin/busybox");
     let modules = kernel.modules()?;
-    let dir = folder(machine, origin);
+    let dir = images.join(name(machine, origin));
     let new = files::Scratch::new(dir.parent().context("an image is in a folder")?)?;
     let made = new.path().join("image");
     files::make_dir(&made)?;
@@ -66,8 +96,8 @@ fn make(machine: Machine, origin: Option<Origin>, programs: &Programs) -> Result
     }
     let boot = modules.as_ref().map_or(Ok(Vec::new()), modules::Modules::boot)?;
     initrd::make(&programs.agent(), &boot, &made.join("initrd"))?;
-    system::make(&userland, modules.as_ref(), &programs.all(), &made.join("system.erofs"))?;
-    let digest = manifest::write(&made, machine, &kernel)?;
+    system::make(&userland, &busybox, modules.as_ref(), &programs.all(), &made.join("system.erofs"))?;
+    let digest = manifest::write(&made, architecture, machine, &kernel)?;
     replace(&made, &dir)?;
     println!(
         "{}: kernel {}, {digest}, made in {:.1} s",

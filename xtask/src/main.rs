@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
 
 mod apt;
+mod architecture;
 mod bench;
 mod cross;
 mod dist;
@@ -28,12 +29,12 @@ Usage: cargo xtask COMMAND
   ci                          test, and what else a change must pass: formatting, lints, docs
   tidy                        check the house rules
   gen-types                   write the UI's types and docs/api-coverage.md anew from the code
-  guest-image [--machine uml|qemu] [--kernel debian|own]
-                              make what a machine boots, in target/guest; both machines, and our own
-                              kernel if it was built before, unless said otherwise
+  guest-image [--arch x86_64|aarch64] [--machine uml|qemu] [--kernel debian|own]
+                              make what a machine boots, in target/guest; for this computer's architecture,
+                              all machines, and our own kernel if it was built before, unless said otherwise
   cross [macos] [windows] [wine] [guest]
                               check what is for macOS and Windows from here, link it, and run it under Wine;
-                              link what a guest needs for aarch64
+                              make a guest's image for aarch64, of programs to be tried
   musl                        build what ships for Linux, in target/ship
   dist [deb [--built]] [macos] [windows]
                               make packages in target/dist: Debian's, of programs that are built first or, with
@@ -66,7 +67,10 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("tidy") => tidy::tidy(),
         Some("gen-types") => test::gen_types(),
         Some("guest-image") => guest_image::guest_image(args.get(1..).unwrap_or_default()),
-        Some("cross") => cross::cross(args.get(1..).unwrap_or_default()),
+        Some("cross") => {
+            let parts: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+            cross::cross(&parts)
+        }
         Some("musl") => musl::musl(),
         Some("dist") => dist::dist(args.get(1..).unwrap_or_default()),
         Some("test-machine") => test::test_machine(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::apt::{Index, Suite};
+use crate::architecture::Architecture;
 use crate::files;
 use crate::shell::{command, output, root, run, run_command};
 use crate::sysroot::{self, Depth, Target};
@@ -69,7 +70,7 @@ pub(crate) fn folder() -> PathBuf {
 /// What every program is linked with: musl, and LLVM's unwinder, for gcc's is made for glibc.
 fn take_libc(into: &Path) -> Result<()> {
     let cache = files::cache();
-    let suite = Suite::open("trixie", Index::Packages, &cache)?;
+    let suite = Suite::open("trixie", Index::Packages(Architecture::X86), &cache)?;
     let names = ["musl-dev", "libunwind-22-dev"];
     let packages = suite.packages(&names)?;
     let scratch = files::Scratch::new(&cache)?;

@@ -36,6 +36,8 @@ const TEST: &[&str] = &[
     "dbus",
     // A machine to run, and what its image is made with.
     "qemu-system-x86",
+    // The same for a guest of another processor.
+    "qemu-system-arm",
     "erofs-utils",
     "kmod",
     "xz-utils",

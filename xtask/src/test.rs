@@ -24,12 +24,14 @@ pub(crate) fn test() -> Result<()> {
     run("npm", &["ci", "--prefix", &folder, "--ignore-scripts", "--no-audit", "--no-fund"])?;
     let python = python_clients()?;
     let image = build()?;
+    // A guest that one of the tests boots.
+    crate::cross::cross(&["guest"])?;
     let mut tests = command("cargo", &["test", "--workspace", "--no-fail-fast"]);
     tests.env("COVE_TEST_IMAGE_TAR", &image).env("NODE_PATH", clients.join("node_modules"));
     tests.env("COVE_GUEST_IMAGES", root().join("target/guest")).env("COVE_TEST_PYTHON", &python);
     run_command(tests)?;
     crate::machine_suite::run(&image)?;
-    crate::cross::cross(&[])
+    crate::cross::cross(&["macos", "windows", "wine"])
 }
 
 /// Where the clients are that come by PyPI, cached by their list and the Python they are for.

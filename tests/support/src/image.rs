@@ -43,6 +43,14 @@ pub fn header(kind: EntryType, mode: u32, size: u64) -> Header {
 pub fn busybox_layer() -> Result<Vec<u8>> {
     let program =
         std::fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX} is missing: install busybox-static"))?;
+    layer_of_busybox(&program)
+}
+
+/// The same of a busybox that was had elsewhere, as for another processor.
+///
+/// # Errors
+/// None but of memory.
+pub fn layer_of_busybox(program: &[u8]) -> Result<Vec<u8>> {
     let mut layer = Builder::new(Vec::new());
     for (dir, mode) in
         [("bin/", 0o755), ("etc/", 0o755), ("tmp/", 0o1777), ("root/", 0o700), ("home/", 0o755)]
@@ -52,7 +60,7 @@ pub fn busybox_layer() -> Result<Vec<u8>> {
     layer.append_data(
         &mut header(EntryType::Regular, 0o755, program.len() as u64),
         "bin/busybox",
-        program.as_slice(),
+        program,
     )?;
     for applet in APPLETS {
         layer.append_link(&mut header(EntryType::Symlink, 0o777, 0), format!("bin/{applet}"), "busybox")?;
@@ -75,9 +83,23 @@ pub fn busybox_layer() -> Result<Vec<u8>> {
 /// # Errors
 /// None but of memory.
 pub fn docker_archive(name: &str, layers: &[Vec<u8>], config: &serde_json::Value) -> Result<Vec<u8>> {
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    docker_archive_for(architecture, name, layers, config)
+}
+
+/// As [`docker_archive`], for any processor.
+///
+/// # Errors
+/// None but of memory.
+pub fn docker_archive_for(
+    architecture: &str,
+    name: &str,
+    layers: &[Vec<u8>],
+    config: &serde_json::Value,
+) -> Result<Vec<u8>> {
     let diff_ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
     let file = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "architecture": architecture,
         "os": "linux",
         "created": "2026-01-01T00:00:00Z",
         "config": config,

@@ -29,14 +29,28 @@ pub struct Machine {
 /// The folder of guest images that `cargo xtask test` has made, if there is one for `backend` in it.
 #[must_use]
 pub fn images(backend: &str) -> Option<PathBuf> {
-    let dir = std::env::var_os("COVE_GUEST_IMAGES").map(PathBuf::from);
+    let has = |images: &Path, origin| images.join(format!("{backend}-{origin}/image.json")).is_file();
+    all_images().filter(|images| has(images, "own") || has(images, "debian"))
+}
+
+fn all_images() -> Option<PathBuf> {
     // Of a test in `deps`, and of a program beside it.
     let built = || {
         let exe = std::env::current_exe().ok()?;
         exe.ancestors().skip(2).take(2).map(|dir| dir.join("guest")).find(|dir| dir.is_dir())
     };
-    let has = |images: &Path, origin| images.join(format!("{backend}-{origin}/image.json")).is_file();
-    dir.or_else(built).filter(|images| has(images, "own") || has(images, "debian"))
+    std::env::var_os("COVE_GUEST_IMAGES").map(PathBuf::from).or_else(built)
+}
+
+/// The folder of guest images for another processor, `aarch64`, beside those for this one: that which was made last of what
+/// ships and what is tried. `None` where there is none.
+#[must_use]
+pub fn foreign_images(architecture: &str) -> Option<PathBuf> {
+    let images = all_images()?;
+    let folders = [images.join(architecture), images.join(format!("{architecture}-dev"))];
+    let made = |folder: &PathBuf| folder.join("qemu-debian/image.json").metadata()?.modified();
+    let times = folders.into_iter().filter_map(|folder| Some((made(&folder).ok()?, folder)));
+    times.max().map(|(_, folder)| folder)
 }
 
 /// The kinds of machines for tests that take minutes where the processor is emulated: all with `COVE_TEST_MACHINES=all`.
@@ -82,6 +96,29 @@ impl Machine {
             crate::skip("cove-machine was not built");
             return Ok(None);
         }
+        Self::make(backend, images, programs).map(Some)
+    }
+
+    /// One of QEMU's with a guest for another processor, which is emulated. `None`, with the reason told, where there is no
+    /// image for it or no program that runs it.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn init_foreign(architecture: &str) -> Result<Option<Self>> {
+        let Some(images) = foreign_images(architecture) else {
+            crate::skip(&format!("there is no guest image for {architecture} (cargo xtask cross guest)"));
+            return Ok(None);
+        };
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let emulator = format!("qemu-system-{architecture}");
+        if !std::env::split_paths(&paths).any(|dir| dir.join(&emulator).is_file()) {
+            crate::skip(&format!("{emulator} is not installed"));
+            return Ok(None);
+        }
+        Self::make("qemu", images, None).map(Some)
+    }
+
+    fn make(backend: &'static str, images: PathBuf, programs: Option<&Path>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("cove-machine").tempdir()?;
         let machine = Self {
             dir,
@@ -108,7 +145,7 @@ impl Machine {
             "--share",
             &share,
         ])?;
-        Ok(Some(machine))
+        Ok(machine)
     }
 
     /// One that runs, with the busybox image loaded.

@@ -20,7 +20,9 @@ impl Acceleration {
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "KVM",
-            Self::Tcg => "TCG: emulated, because KVM does not work here; several times slower",
+            Self::Tcg => {
+                "TCG: emulated, because KVM does not work here or for this image; several times slower"
+            }
             Self::Native => "User Mode Linux: a convenience, and no wall against hostile code",
         }
     }

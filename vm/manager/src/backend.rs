@@ -72,6 +72,14 @@ pub fn capabilities(backend: Backend) -> Capabilities {
     }
 }
 
+/// Whether `backend` runs what is for another architecture than this computer's.
+pub(crate) fn emulates(backend: Backend, architecture: &str) -> bool {
+    match backend {
+        Backend::Qemu => qemu::runs(architecture),
+        Backend::Uml => false,
+    }
+}
+
 /// The command that is the machine: in the foreground, its console on standard output.
 ///
 /// # Errors
@@ -86,4 +94,30 @@ pub fn command(plan: &Plan) -> Result<Command, Error> {
 /// The devices the guest finds its disks at: the system image, the data.
 pub(crate) fn kernel_options(system: &str, data: &str) -> String {
     format!("quiet loglevel=4 panic=-1 rcupdate.rcu_expedited=1 cove.system={system} cove.data={data}")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::image::Manifest;
+
+    #[test]
+    fn an_image_for_another_architecture_is_refused_where_nothing_emulates_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |machine: &str, architecture: &str| {
+            let manifest = serde_json::json!({
+                "format": 1, "machine": machine, "kernel": { "origin": "debian", "version": "7" },
+                "architecture": architecture, "version": "0", "files": {}, "digest": format!("sha256:{:064}", 0),
+            });
+            std::fs::write(dir.path().join("image.json"), manifest.to_string()).unwrap();
+            Manifest::read(dir.path()).map(drop).map_err(|error| error.to_string())
+        };
+        let here = std::env::consts::ARCH;
+        let other = if here == "aarch64" { "x86_64" } else { "aarch64" };
+        for (machine, architecture) in [("qemu", here), ("qemu", other), ("uml", here)] {
+            read(machine, architecture).unwrap();
+        }
+        let error = read("uml", other).unwrap_err();
+        assert!(error.contains(&format!("it is for {other}, and uml runs here")), "{error}");
+        assert!(read("qemu", "riscv64").unwrap_err().contains("it is for riscv64"));
+    }
 }

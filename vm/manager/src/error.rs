@@ -106,6 +106,9 @@ impl Error {
             Self::NoProgram { program: "qemu-system-x86_64" } => {
                 "install the package qemu-system-x86".to_owned()
             }
+            Self::NoProgram { program: "qemu-system-aarch64" } => {
+                "install the package qemu-system-arm".to_owned()
+            }
             Self::NoProgram { program } => format!("install {program}"),
             _ => return None,
         })

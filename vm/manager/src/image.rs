@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use stdx::fs::Durability;
 
 use crate::Error;
+use crate::backend;
 use crate::config::{Backend, Config};
 use crate::places::{Folders, Places, make_private};
 use crate::saved;
@@ -136,8 +137,12 @@ impl Manifest {
         if manifest.format != 1 {
             return wrong(format!("its format is {}, this release knows 1", manifest.format));
         }
-        if manifest.architecture != std::env::consts::ARCH {
-            return wrong(format!("it is for {}", manifest.architecture));
+        let (architecture, here) = (&manifest.architecture, std::env::consts::ARCH);
+        if architecture != here && !backend::emulates(manifest.machine, architecture) {
+            let machine = manifest.machine;
+            return wrong(format!(
+                "it is for {architecture}, and {machine} runs here what is for {here} alone"
+            ));
         }
         let is_inside = |name: &String| name.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if folder_name(&manifest.digest).is_none() || !manifest.files.keys().all(is_inside) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use vm_manager::backend::{Acceleration, qemu};
 use vm_manager::config::Backend;
+use vm_manager::image::Manifest;
 
 /// How long a kernel without a root may take to panic: a tenth of a second is usual.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -16,14 +17,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// What `backend` runs with; `machines` keeps what was found out, `kernel` is the image's.
 ///
 /// # Errors
-/// QEMU is missing.
+/// QEMU is missing, or the kernel is in no image.
 pub(crate) fn find(backend: Backend, machines: &Path, kernel: &Path) -> Result<Acceleration> {
     if backend == Backend::Uml {
         return Ok(Acceleration::Native);
     }
     let wanted = std::env::var("COVE_ACCELERATION").unwrap_or_default();
+    // KVM runs what is for this computer's architecture.
+    let is_own = match kernel.parent() {
+        Some(image) => Manifest::read(image)?.architecture == std::env::consts::ARCH,
+        None => false,
+    };
     let is_there = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
-    if wanted == "tcg" || !is_there {
+    if wanted == "tcg" || !is_own || !is_there {
         return Ok(Acceleration::Tcg);
     }
     if wanted == "kvm" {

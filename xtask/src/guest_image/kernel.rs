@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::image;
 use super::modules::{Modules, Wanted};
 use super::own;
 use super::recipe::{self, Machine, Origin};
 use crate::apt::{Index, Suite};
+use crate::architecture::Architecture;
 use crate::files;
 
 /// Changes when this module makes something else of the same packages.
@@ -28,10 +30,15 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Has it from the cache, or makes it.
-    pub(super) fn prepare(machine: Machine, origin: Origin, cache: &Path) -> Result<Self> {
+    pub(super) fn prepare(
+        architecture: Architecture,
+        machine: Machine,
+        origin: Origin,
+        cache: &Path,
+    ) -> Result<Self> {
         let dir = match (origin, machine) {
             (Origin::Own, _) => own::prepare(machine, cache)?,
-            (Origin::Debian, Machine::Qemu) => debian_qemu(cache)?,
+            (Origin::Debian, Machine::Qemu) => debian_qemu(architecture, cache)?,
             (Origin::Debian, Machine::Uml) => debian_uml(cache)?,
         };
         let version = files::read_text(&dir.join("version"))?;
@@ -53,9 +60,9 @@ impl Kernel {
 }
 
 /// trixie's kernel for clouds.
-fn debian_qemu(cache: &Path) -> Result<PathBuf> {
-    let suite = Suite::open("trixie", Index::Packages, cache)?;
-    let meta = suite.package("linux-image-cloud-amd64")?;
+fn debian_qemu(architecture: Architecture, cache: &Path) -> Result<PathBuf> {
+    let suite = Suite::open("trixie", Index::Packages(architecture), cache)?;
+    let meta = suite.package(&format!("linux-image-cloud-{}", architecture.debian()))?;
     let package = suite.package(meta.dependency("linux-image-")?)?;
     let list = recipe::text("modules")?;
     let key = files::key(&[RECIPE, "qemu", &package.sha256, &list]);
@@ -67,7 +74,10 @@ fn debian_qemu(cache: &Path) -> Result<PathBuf> {
             .into_iter()
             .find(|path| path.to_string_lossy().contains("/vmlinuz-"))
             .with_context(|| format!("package {} has no kernel", package.name))?;
-        files::copy(&kernel, &dir.join("kernel"))?;
+        match architecture {
+            Architecture::X86 => files::copy(&kernel, &dir.join("kernel"))?,
+            Architecture::Arm => image::write(&kernel, &dir.join("kernel"))?,
+        }
         files::set_mode(&dir.join("kernel"), 0o644)?;
         let from = only(&unpacked.join("usr/lib/modules"))?;
         take_modules(&from, &Wanted::parse(&list, Machine::Qemu)?, dir)?;
@@ -78,7 +88,7 @@ fn debian_qemu(cache: &Path) -> Result<PathBuf> {
 
 /// sid's UML, for trixie's (6.12) does not get on with devices that rust-vmm's programs provide; with sid's libc.
 fn debian_uml(cache: &Path) -> Result<PathBuf> {
-    let suite = Suite::open("sid", Index::Packages, cache)?;
+    let suite = Suite::open("sid", Index::Packages(Architecture::X86), cache)?;
     let packages = suite.packages(&["user-mode-linux", "libc6"])?;
     let [uml, libc] = packages.as_slice() else { unreachable!("two were asked for") };
     let list = recipe::text("modules")?;

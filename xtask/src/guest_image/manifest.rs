@@ -7,10 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::kernel::Kernel;
 use super::recipe::Machine;
+use crate::architecture::Architecture;
 use crate::files;
 
 /// Writes it, of all files in the folder; returns the digest over them.
-pub(super) fn write(dir: &Path, machine: Machine, kernel: &Kernel) -> Result<String> {
+pub(super) fn write(
+    dir: &Path,
+    architecture: Architecture,
+    machine: Machine,
+    kernel: &Kernel,
+) -> Result<String> {
     let mut entries = Map::new();
     let mut lines = String::new();
     for path in files::walk(dir)? {
@@ -28,7 +34,7 @@ pub(super) fn write(dir: &Path, machine: Machine, kernel: &Kernel) -> Result<Str
         "format": 1,
         "machine": machine.name(),
         "kernel": { "origin": kernel.origin.name(), "version": kernel.version },
-        "architecture": std::env::consts::ARCH,
+        "architecture": architecture.name(),
         "version": env!("CARGO_PKG_VERSION"),
         "files": Value::Object(entries),
         "command": kernel.command(machine),

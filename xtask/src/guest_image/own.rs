@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::recipe::{self, Machine};
 use crate::apt::{Index, Package, Suite};
+use crate::architecture::Architecture;
 use crate::files;
 use crate::packages::{self, Purpose};
 use crate::shell::{command, run_command};
@@ -31,7 +32,7 @@ impl Source {
             Machine::Qemu => ("trixie", "linux-source-6.12", "qemu.config"),
             Machine::Uml => ("sid", "linux-source-7.2", "uml.config"),
         };
-        let suite = Suite::open(suite, Index::Packages, cache)?;
+        let suite = Suite::open(suite, Index::Packages(Architecture::X86), cache)?;
         let package = suite.package(package)?;
         let mut fragments = Vec::new();
         for name in ["kernel.config", fragment] {

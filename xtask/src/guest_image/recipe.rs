@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
+use crate::architecture::Architecture;
 use crate::files;
 use crate::shell::root;
 
@@ -57,6 +58,24 @@ impl Origin {
             other => bail!("--kernel {other} is unknown: debian or own"),
         }
     }
+}
+
+/// Whether there is a recipe for it.
+pub(super) fn can_be_made(
+    architecture: Architecture,
+    machine: Machine,
+    origin: Option<Origin>,
+) -> Result<()> {
+    if architecture == Architecture::X86 {
+        return Ok(());
+    }
+    let name = architecture.name();
+    ensure!(machine == Machine::Qemu, "there is no User Mode Linux for {name}: leave --machine uml out");
+    ensure!(
+        origin != Some(Origin::Own),
+        "a kernel of our own is made for x86_64 alone so far: {name} has Debian's"
+    );
+    Ok(())
 }
 
 /// Where the recipe's files are.

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, bail, ensure};
 use super::modules::Modules;
 use super::recipe;
 use crate::apt::{Index, Suite};
+use crate::architecture::Architecture;
 use crate::files;
 use crate::shell::command;
 
 /// Changes when this module makes something else of the same recipe.
 const RECIPE: &str = "1";
-const LIB: &str = "usr/lib/x86_64-linux-gnu";
 /// Places to mount on and to write in, for nothing can be made later.
 const DIRECTORIES: &[&str] = &[
     "dev",
@@ -58,10 +58,10 @@ struct Taken {
 }
 
 /// What of Debian is in the system: a folder in the cache.
-pub(super) fn userland(cache: &Path) -> Result<PathBuf> {
+pub(super) fn userland(architecture: Architecture, cache: &Path) -> Result<PathBuf> {
     let text = recipe::text("userland")?;
-    let taken = parse(&text)?;
-    let suite = Suite::open("trixie", Index::Packages, cache)?;
+    let taken = parse(&text, architecture)?;
+    let suite = Suite::open("trixie", Index::Packages(architecture), cache)?;
     let names: Vec<&str> = taken.iter().map(|line| line.package.as_str()).collect();
     let packages = suite.packages(&names)?;
     let digests: Vec<&str> = packages.iter().map(|package| package.sha256.as_str()).collect();
@@ -80,9 +80,10 @@ pub(super) fn userland(cache: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Makes the file system.
+/// Makes the file system. `busybox` is the same as the userland's, and can be run here.
 pub(super) fn make(
     userland: &Path,
+    busybox: &Path,
     modules: Option<&Modules>,
     programs: &[PathBuf],
     to: &Path,
@@ -110,11 +111,15 @@ pub(super) fn make(
         files::copy(program, &system.join("usr/bin").join(name))?;
     }
     for (link, target) in LINKS {
+        // Not every architecture's loader is there.
+        if *link == "lib64" && !system.join(target).exists() {
+            continue;
+        }
         let link = system.join(link);
         std::os::unix::fs::symlink(target, &link)
             .with_context(|| format!("failed to make {}", link.display()))?;
     }
-    link_applets(&system)?;
+    link_applets(&system, busybox)?;
     set_directory_modes(&system)?;
     let mut mkfs = command("mkfs.erofs", &["--quiet", "-T0", "-U", UUID, "--all-root", "-x-1"]);
     mkfs.arg(to).arg(&system);
@@ -122,8 +127,7 @@ pub(super) fn make(
 }
 
 /// A name for each program that busybox is, where nothing else has it: what a rescue shell is used for.
-fn link_applets(system: &Path) -> Result<()> {
-    let busybox = system.join("usr/bin/busybox");
+fn link_applets(system: &Path, busybox: &Path) -> Result<()> {
     let names = files::output_of(command(&busybox.display().to_string(), &["--list"]))?;
     for name in names.lines() {
         let places = ["usr/bin", "usr/sbin"].map(|dir| system.join(dir).join(name));
@@ -136,13 +140,21 @@ fn link_applets(system: &Path) -> Result<()> {
     Ok(())
 }
 
-fn parse(text: &str) -> Result<Vec<Taken>> {
+fn parse(text: &str, architecture: Architecture) -> Result<Vec<Taken>> {
+    let (loader_folder, loader) = architecture.loader();
+    let names = [
+        ("LIB/", format!("usr/lib/{}-linux-gnu/", architecture.name())),
+        ("ROOT/", format!("{loader_folder}/")),
+        ("LOADER", loader.to_owned()),
+    ];
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut taken = Vec::new();
     for line in lines {
         let mut words = line.split_whitespace();
         let package = words.next().unwrap_or_default().to_owned();
-        let patterns: Vec<String> = words.map(|word| word.replace("LIB/", &format!("{LIB}/"))).collect();
+        let patterns: Vec<String> = words
+            .map(|word| names.iter().fold(word.to_owned(), |word, (name, here)| word.replace(name, here)))
+            .collect();
         ensure!(!patterns.is_empty(), "vm/image/userland: nothing is taken of {package}");
         taken.push(Taken { package, patterns });
     }
@@ -238,13 +250,15 @@ mod tests {
 
     #[test]
     fn a_line_names_a_package_and_what_is_taken_of_it() {
-        let lines = parse("# why\n\nlibmnl0 LIB/libmnl.so.0*\n").expect("a list");
-        let expected = Taken {
-            package: "libmnl0".to_owned(),
-            patterns: vec!["usr/lib/x86_64-linux-gnu/libmnl.so.0*".to_owned()],
+        let text = "# why\n\nlibc6 LIB/libc.so.6* ROOT/LOADER\n";
+        let check = |architecture, patterns: [&str; 2]| {
+            let lines = parse(text, architecture).expect("a list");
+            let patterns = patterns.map(str::to_owned).to_vec();
+            assert_eq!(lines, [Taken { package: "libc6".to_owned(), patterns }]);
         };
-        assert_eq!(lines, [expected]);
-        assert!(parse("libmnl0\n").is_err());
+        check(Architecture::X86, ["usr/lib/x86_64-linux-gnu/libc.so.6*", "usr/lib64/ld-linux-x86-64.so.2"]);
+        check(Architecture::Arm, ["usr/lib/aarch64-linux-gnu/libc.so.6*", "usr/lib/ld-linux-aarch64.so.1"]);
+        assert!(parse("libmnl0\n", Architecture::X86).is_err());
     }
 
     #[test]

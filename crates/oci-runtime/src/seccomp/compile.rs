@@ -76,6 +76,12 @@ impl Arch {
     }
 
     fn number(self, name: &str) -> Option<u32> {
+        // The table has them by other names than the kernel's headers and libseccomp.
+        let name = match (self, name) {
+            (Self::Aarch64, "newfstatat") => "fstatat",
+            (Self::Aarch64, "sync_file_range") => "sync_file_range2",
+            _ => name,
+        };
         let id = match self {
             Self::X86_64 | Self::X32 => syscalls::x86_64::Sysno::from_str(name).ok()?.id(),
             Self::X86 => syscalls::x86::Sysno::from_str(name).ok()?.id(),
@@ -410,6 +416,22 @@ mod tests {
 
     const ALLOW: u32 = 0x7fff_0000;
     const X86_64: u32 = 0xc000_003e;
+
+    #[test]
+    fn calls_are_known_by_the_names_that_profiles_have_for_them() {
+        let check =
+            |arch: Arch, name: &str, number: u32| assert_eq!(arch.number(name), Some(number), "{name}");
+        check(Arch::X86_64, "newfstatat", 262);
+        check(Arch::X86_64, "sync_file_range", 277);
+        check(Arch::X32, "read", X32_BIT);
+        // asm-generic/unistd.h
+        check(Arch::Aarch64, "newfstatat", 79);
+        check(Arch::Aarch64, "fstat", 80);
+        check(Arch::Aarch64, "sync_file_range", 84);
+        check(Arch::Aarch64, "openat", 56);
+        check(Arch::Aarch64, "statx", 291);
+        check(Arch::Arm, "fstatat64", 327);
+    }
 
     #[test]
     fn each_operator_compares_all_64_bits() {

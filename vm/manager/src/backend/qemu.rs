@@ -18,16 +18,63 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     wire: Wire::Direct,
 };
 
-const PROGRAM: &str = "qemu-system-x86_64";
+/// What QEMU has for guests of one architecture.
+struct Kind {
+    architecture: &'static str,
+    program: &'static str,
+    /// With what of it can be left out.
+    machine: &'static str,
+    /// Where the processor is emulated.
+    cpu: &'static str,
+    console: &'static str,
+}
 
-/// Where the program is.
+const KINDS: [Kind; 2] = [
+    Kind {
+        architecture: "x86_64",
+        program: "qemu-system-x86_64",
+        machine: "q35,usb=off,smbus=off,sata=off,hpet=off,vmport=off",
+        // Emulated, AVX and the saving of its registers are young in QEMU 7.2, and no faster than SSE.
+        cpu: "max,xsave=off",
+        console: "ttyS0",
+    },
+    Kind {
+        architecture: "aarch64",
+        program: "qemu-system-aarch64",
+        machine: "virt,usb=off,gic-version=max",
+        // Pointers are signed by what is quick to emulate.
+        cpu: "max,pauth-impdef=on",
+        console: "ttyAMA0",
+    },
+];
+
+impl Kind {
+    fn of(architecture: &str) -> Result<&'static Self, Error> {
+        KINDS.iter().find(|kind| kind.architecture == architecture).ok_or_else(|| Error::WrongImage {
+            file: "image.json".to_owned(),
+            reason: format!("it is for {architecture}, which QEMU is not known to be started for"),
+        })
+    }
+
+    fn find(&self) -> Result<PathBuf, Error> {
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let mut places = std::env::split_paths(&paths).map(|dir| dir.join(self.program));
+        places.find(|path| path.is_file()).ok_or(Error::NoProgram { program: self.program })
+    }
+}
+
+/// Whether there is a program for guests of an architecture, this computer's or another.
+pub(crate) fn runs(architecture: &str) -> bool {
+    Kind::of(architecture).is_ok()
+}
+
+/// Where the program is: that for guests of this computer's own architecture, else another, which is of the same release.
 ///
 /// # Errors
 /// It is not installed.
 pub fn program() -> Result<PathBuf, Error> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).map(|dir| dir.join(PROGRAM)).find(|path| path.is_file());
-    found.ok_or(Error::NoProgram { program: PROGRAM })
+    let own = Kind::of(std::env::consts::ARCH).and_then(Kind::find);
+    own.or_else(|error| KINDS.iter().find_map(|kind| kind.find().ok()).ok_or(error))
 }
 
 /// The socket QMP is spoken on.
@@ -37,7 +84,8 @@ pub fn qmp_socket(plan: &Plan) -> PathBuf {
 }
 
 pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
-    let mut command = stdx::process::command(program()?);
+    let kind = Kind::of(&plan.image.manifest.architecture)?;
+    let mut command = stdx::process::command(kind.find()?);
     let mut option = |name: &str, value: String| {
         command.arg(name).arg(value);
     };
@@ -47,9 +95,8 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     };
     option("-name", format!("cove-{}", plan.places.name));
     option("-accel", accelerator.to_owned());
-    option("-machine", "q35,memory-backend=mem,usb=off,smbus=off,sata=off,hpet=off,vmport=off".to_owned());
-    // Emulated, AVX and the saving of its registers are young in QEMU 7.2, and no faster than SSE.
-    let cpu = if plan.acceleration == Acceleration::Kvm { "host" } else { "max,xsave=off" };
+    option("-machine", format!("{},memory-backend=mem", kind.machine));
+    let cpu = if plan.acceleration == Acceleration::Kvm { "host" } else { kind.cpu };
     option("-cpu", cpu.to_owned());
     option("-smp", plan.config.cpus.to_string());
     option("-m", format!("{}M", plan.config.memory >> 20));
@@ -61,7 +108,7 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     option("-object", format!("{memory},size={}M,share=on", plan.config.memory >> 20));
     option("-kernel", plan.image.file("kernel").display().to_string());
     option("-initrd", plan.image.file("initrd").display().to_string());
-    option("-append", append(plan));
+    option("-append", append(plan, kind));
     option("-chardev", "stdio,id=console,signal=off".to_owned());
     option("-serial", "chardev:console".to_owned());
     let system = escaped(&plan.image.file("system.erofs"));
@@ -130,8 +177,8 @@ pub fn plugged(plan: &Plan) -> Vec<Plugged> {
     std::iter::once(vsock).chain(shares).collect()
 }
 
-fn append(plan: &Plan) -> String {
-    let mut words = format!("console=ttyS0 {}", kernel_options("/dev/vda", "/dev/vdb"));
+fn append(plan: &Plan, kind: &Kind) -> String {
+    let mut words = format!("console={} {}", kind.console, kernel_options("/dev/vda", "/dev/vdb"));
     if plan.acceleration == Acceleration::Tcg {
         // Without it, pages of programs that a share writes into run what was translated of them before.
         words.push_str(" init_on_alloc=1");
@@ -139,14 +186,16 @@ fn append(plan: &Plan) -> String {
     words
 }
 
-/// A command that shows whether KVM runs an ordinary kernel: one without a root panics, and with that the machine ends.
+/// A command that shows whether KVM runs an ordinary kernel of this computer's architecture: one without a root panics, and
+/// with that the machine ends.
 ///
 /// # Errors
 /// The program is missing.
 pub fn probe(kernel: &Path) -> Result<Command, Error> {
-    let mut command = stdx::process::command(program()?);
-    command.args(["-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "128M", "-kernel"]).arg(kernel);
-    command.args(["-append", "console=ttyS0 panic=-1", "-serial", "stdio"]);
+    let kind = Kind::of(std::env::consts::ARCH)?;
+    let mut command = stdx::process::command(kind.find()?);
+    command.args(["-accel", "kvm", "-machine", kind.machine, "-cpu", "host", "-m", "128M", "-kernel"]);
+    command.arg(kernel).args(["-append", &format!("console={} panic=-1", kind.console), "-serial", "stdio"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     Ok(command)
 }
