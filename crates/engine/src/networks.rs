@@ -98,7 +98,7 @@ impl EngineNetworks {
             let place = if engine.is_rootless { Place::own } else { Place::of_host };
             place(engine.state_dir.clone(), engine.runtime.clone())
         };
-        let kernel = has_bridges.then(|| Networks::new(table, place()));
+        let kernel = has_bridges.then(|| Networks::new(table, place(), !engine.host_gateways.is_empty()));
         let mut known = BTreeMap::new();
         for record in predefined(has_bridges, &interface) {
             known.insert(record.id.clone(), Arc::new(record));

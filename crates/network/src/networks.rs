@@ -44,6 +44,7 @@ pub struct Networks {
     reaper: Reaper,
     outside: Outside,
     shows_clients: OnceLock<bool>,
+    is_in_machine: bool,
     is_watched: AtomicBool,
     /// Whether the rules of a daemon before this one are still in force, and better than a part of ours.
     is_adopting: AtomicBool,
@@ -59,9 +60,10 @@ struct State {
 }
 
 impl Networks {
-    /// Of an engine whose table has that name, in their place; nothing is made yet.
+    /// Of an engine whose table has that name, in their place; nothing is made yet. `is_in_machine`: ports may be published
+    /// at addresses of the computer around this one, which carries here what arrives there.
     #[must_use]
-    pub fn new(table: String, place: Place) -> Arc<Self> {
+    pub fn new(table: String, place: Place, is_in_machine: bool) -> Arc<Self> {
         let place = Arc::new(place);
         let state = State {
             netlink: None,
@@ -77,6 +79,7 @@ impl Networks {
             spares: Spares::default(),
             outside: Outside::default(),
             shows_clients: OnceLock::new(),
+            is_in_machine,
             is_watched: AtomicBool::new(false),
             is_adopting: AtomicBool::new(true),
         })
@@ -330,14 +333,18 @@ impl Networks {
         let mut holds = Vec::new();
         for port in ports {
             let arrivals = |at: IpAddr| match self.place.carrier(at, port.protocol) {
-                Some(_) => Arrivals::AreRead,
-                None => Arrivals::AreLedOn,
+                Some(_) => Arrivals::Read,
+                None => self.led_on(),
             };
             holds.extend(Hold::take(port, has_v4, has_v6, is_led, &arrivals)?);
         }
         let published = holds.iter().map(|hold| hold.published.clone()).collect();
         self.lead(key, holds, endpoint)?;
         Ok(published)
+    }
+
+    fn led_on(&self) -> Arrivals {
+        if self.is_in_machine { Arrivals::CarriedHere } else { Arrivals::LedOn }
     }
 
     /// Takes note of ports published by a daemon before this one.
@@ -347,7 +354,7 @@ impl Networks {
     pub fn adopt_ports(&self, key: &str, ports: &[Published], endpoint: &Endpoint) -> Result<()> {
         let again = |port: &Published| match self.place.carrier(port.address, port.protocol) {
             Some(_) => Hold::elsewhere(port),
-            None => Hold::again(port),
+            None => Hold::again(port, self.led_on()),
         };
         self.lead(key, ports.iter().map(again).collect(), endpoint)
     }

@@ -83,9 +83,11 @@ pub(crate) struct Hold {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrivals {
     /// The firewall's rules lead it on: the socket only keeps others out.
-    AreLedOn,
+    LedOn,
+    /// The same, and the address may be one of the computer around this one, which carries it here.
+    CarriedHere,
     /// It is read from the socket.
-    AreRead,
+    Read,
 }
 
 /// How often a random port is tried that is free for one version of IP, but not for the other.
@@ -168,10 +170,10 @@ impl Hold {
     }
 
     /// Takes a port again that a container has.
-    pub(crate) fn again(published: &Published) -> Self {
+    pub(crate) fn again(published: &Published, arrivals: Arrivals) -> Self {
         let at = SocketAddr::new(published.address, published.outer);
-        let socket = bind(published.protocol, at, Arrivals::AreLedOn)
-            .map_err(|error| refused(published.protocol, at, &error));
+        let socket =
+            bind(published.protocol, at, arrivals).map_err(|error| refused(published.protocol, at, &error));
         if let Err(error) = &socket {
             tracing::warn!(%error, "a published port was taken while no daemon ran");
         }
@@ -190,7 +192,7 @@ pub(crate) fn bind_for_holder(port: Carried) -> io::Result<OwnedFd> {
         model::holder::Carried::Tcp => Protocol::Tcp,
         model::holder::Carried::Udp => Protocol::Udp,
     };
-    bind(protocol, port.outer, Arrivals::AreRead)
+    bind(protocol, port.outer, Arrivals::Read)
         .map_err(|error| io::Error::other(refused(protocol, port.outer, &error).to_string()))
 }
 
@@ -210,11 +212,17 @@ fn bind(protocol: Protocol, at: SocketAddr, arrivals: Arrivals) -> io::Result<Ow
     }
     // Of IPv6, one that is not read from only keeps others out, as long as it does not share its address; what
     // rules don't lead on is refused rather than left to wait.
-    let is_read = arrivals == Arrivals::AreRead;
+    let is_read = arrivals == Arrivals::Read;
     let listens = protocol != Protocol::Udp && (at.is_ipv4() || is_read);
     if listens {
         // A connection of before that lingers is no owner.
         rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    if arrivals == Arrivals::CarriedHere {
+        match at {
+            SocketAddr::V4(_) => rustix::net::sockopt::set_ip_freebind(&socket, true)?,
+            SocketAddr::V6(_) => rustix::net::sockopt::set_ipv6_freebind(&socket, true)?,
+        }
     }
     rustix::net::bind(&socket, &at)?;
     if listens {
@@ -268,7 +276,7 @@ mod tests {
         let address = Some(Ipv4Addr::LOCALHOST.into());
         let take = |outer| {
             let port = Port { inner: 80, protocol: Protocol::Tcp, address, outer };
-            Hold::take(&port, true, false, true, &|_| Arrivals::AreLedOn)
+            Hold::take(&port, true, false, true, &|_| Arrivals::LedOn)
         };
         let error = take((outer, outer)).unwrap_err();
         let text = error.to_string();
@@ -284,15 +292,29 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_the_computer_around_this_one_can_be_published_at() {
+        // Of TEST-NET-1 (RFC 5737): nobody's.
+        let address = Some(Ipv4Addr::new(192, 0, 2, 77).into());
+        let port = Port { inner: 80, protocol: Protocol::Tcp, address, outer: (0, 0) };
+        let take = |arrivals: Arrivals| Hold::take(&port, true, false, true, &|_| arrivals);
+        assert!(matches!(take(Arrivals::LedOn), Err(Error::Invalid { .. })));
+        let held = take(Arrivals::CarriedHere).unwrap().remove(0);
+        let again = Hold::again(&held.published, Arrivals::CarriedHere);
+        assert!(again.socket.is_none(), "it is held");
+        drop(held.socket);
+        assert!(Hold::again(&held.published, Arrivals::CarriedHere).socket.is_some());
+    }
+
+    #[test]
     fn every_address_is_that_of_both_versions() {
         let port = Port { inner: 80, protocol: Protocol::Tcp, address: None, outer: (0, 0) };
         let outer = |holds: Vec<Hold>| holds.iter().map(|hold| hold.published.outer).collect::<Vec<_>>();
-        let both = outer(Hold::take(&port, true, true, true, &|_| Arrivals::AreLedOn).unwrap());
+        let both = outer(Hold::take(&port, true, true, true, &|_| Arrivals::LedOn).unwrap());
         assert!(matches!(both.as_slice(), [a, b] if a == b), "{both:?}");
-        assert_eq!(outer(Hold::take(&port, true, false, false, &|_| Arrivals::AreRead).unwrap()).len(), 1);
+        assert_eq!(outer(Hold::take(&port, true, false, false, &|_| Arrivals::Read).unwrap()).len(), 1);
         let six = Port { address: Some(Ipv6Addr::LOCALHOST.into()), ..port };
         assert!(matches!(
-            Hold::take(&six, true, false, true, &|_| Arrivals::AreLedOn),
+            Hold::take(&six, true, false, true, &|_| Arrivals::LedOn),
             Err(Error::Invalid { .. })
         ));
     }

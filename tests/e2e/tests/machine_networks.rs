@@ -2,7 +2,7 @@
 //! kernels of computers seldom have.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -93,6 +93,46 @@ fn reach_by_version_6(machine: &Machine) -> Result<()> {
         let words = ["(echo; sleep 2) | busybox nc $0 $1", &address, &port];
         assert_eq!(machine.cove_ok(&[&ask[..], &words].concat())?, "hello by version 6", "{network}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_port_is_published_at_one_address_of_the_computer() -> Result<()> {
+    let Some(machine) = machine()? else { return Ok(()) };
+    // The address that this computer has towards others; nothing is sent.
+    let asked = UdpSocket::bind("0.0.0.0:0")?;
+    let Some(address) = asked.connect("192.0.2.1:9").ok().and_then(|()| asked.local_addr().ok()) else {
+        support::absent("this computer has no address but that of its loopback");
+        return Ok(());
+    };
+    let address = address.ip();
+    let port = TcpListener::bind((address, 0))?.local_addr()?.port();
+    let publish = |at: &str| format!("{at}:{port}:80");
+    let serve = |name: &str, at: &str| {
+        let script = "echo $0 > /index.html; httpd -f -h / -p 80";
+        let words = ["-p", &publish(at), "--name", name, "busybox", "sh", "-c", script, name];
+        machine.docker_ok(&[&["run", "-d"], &words[..]].concat())
+    };
+    let ask = |at: IpAddr| -> Result<String> {
+        let mut stream = TcpStream::connect((at, port))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    serve("outer", &address.to_string())?;
+    machine.wait_for("the port", || ask(address).is_ok_and(|answer| answer.contains("outer")))?;
+    ensure!(ask(Ipv4Addr::LOCALHOST.into()).is_err(), "it answers where it is not published");
+    // The same number at another address is another port.
+    serve("inner", "127.0.0.1")?;
+    machine.wait_for("the other port", || {
+        ask(Ipv4Addr::LOCALHOST.into()).is_ok_and(|answer| answer.contains("inner"))
+    })?;
+    ensure!(ask(address)?.contains("outer"));
+    let published = machine.docker_ok(&["port", "outer"])?;
+    assert_eq!(published, format!("80/tcp -> {address}:{port}"));
+    let taken = machine.docker(&["run", "--rm", "-p", &publish(&address.to_string()), "busybox", "true"])?;
+    ensure!(taken.code != 0 && taken.err.contains("port is already allocated"), "{}", taken.err);
     Ok(())
 }
 

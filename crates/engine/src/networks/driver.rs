@@ -256,7 +256,11 @@ mod tests {
         let mut record = record(change);
         complete(
             &mut record,
-            &Networks::new("test".into(), network::Place::of_host("/nowhere".into(), "/nowhere".into())),
+            &Networks::new(
+                "test".into(),
+                network::Place::of_host("/nowhere".into(), "/nowhere".into()),
+                false,
+            ),
         )?;
         config(&record)
     }
