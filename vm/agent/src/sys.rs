@@ -191,6 +191,14 @@ pub(crate) fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> io:
     bring_up(interface)
 }
 
+/// Takes an interface's address away, and with it all ways that go by it.
+pub(crate) fn clear_address(interface: &str) -> io::Result<()> {
+    let socket = control(AddressFamily::INET)?;
+    let mut wanted = request(interface)?;
+    wanted.ifr_ifru.ifru_addr = address4(Ipv4Addr::UNSPECIFIED);
+    send(&socket, SIOCSIFADDR, &mut wanted)
+}
+
 /// Brings an interface up.
 pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
     let socket = control(AddressFamily::INET)?;

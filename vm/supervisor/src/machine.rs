@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use vm_devices::Vsock;
 use vm_manager::backend::Acceleration;
 use vm_manager::config::Config;
 use vm_manager::control::{Answer, Request as Asking};
@@ -32,10 +31,12 @@ use vm_proto::port;
 
 use crate::control::{self, Asked, Desk};
 use crate::guest::Heard;
+use crate::platform::Channel;
 use crate::preparation::{self, Chosen};
 use crate::room::{self, Room};
 use crate::{clock, engine};
-use run::{Beginning, Prepared, Run, Template};
+pub(crate) use run::{Beginning, Origin};
+use run::{Prepared, Run, Template};
 
 /// How long a guest may take to power off: containers may take ten seconds to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -107,7 +108,7 @@ struct Machine {
     images: PathBuf,
     state: State,
     status: watch::Sender<Status>,
-    vsock: watch::Sender<Option<Arc<Vsock>>>,
+    vsock: watch::Sender<Option<Arc<Channel>>>,
     events: mpsc::Sender<Event>,
     /// Counts starts, so that late words of an earlier one are told apart.
     runs: u64,
@@ -147,7 +148,7 @@ impl Machine {
         places: Places,
         config: Config,
         images: PathBuf,
-        vsock: watch::Sender<Option<Arc<Vsock>>>,
+        vsock: watch::Sender<Option<Arc<Channel>>>,
         events: mpsc::Sender<Event>,
         status: watch::Sender<Status>,
     ) -> Self {
@@ -543,7 +544,7 @@ impl Machine {
             Action::AskToSleep => {
                 self.status.send_modify(|status| status.detail.clear());
                 if let Some(run) = &self.run {
-                    run.stop_telling_changes();
+                    run.devices.stop_telling_changes();
                 }
                 self.say(FromHost::Sleep);
                 self.deadline = Some(Deadline::now() + READY_DEADLINE);

@@ -16,8 +16,8 @@ use objc2_virtualization::{
 
 use super::failure::Failure;
 
-/// Is given each connection from the guest.
-pub(super) type Accept = Box<dyn Fn(OwnedFd) + Send + Sync>;
+/// Is given each connection from the guest, and says whether it is taken.
+pub(super) type Accept = Box<dyn Fn(OwnedFd) -> bool + Send + Sync>;
 
 /// The machine's device; on its queue.
 pub(super) fn device(
@@ -86,10 +86,7 @@ define_class!(
             _: &VZVirtioSocketDevice,
         ) -> bool {
             match descriptor(connection, "accept a connection of the guest's") {
-                Ok(descriptor) => {
-                    self.ivars()(descriptor);
-                    true
-                }
+                Ok(descriptor) => self.ivars()(descriptor),
                 Err(_) => false,
             }
         }
