@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use vm_proto::message::{Network, Resolver};
 
+/// Ports of both sides.
+pub(super) const CLIENT_PORT: u16 = 68;
+pub(super) const SERVER_PORT: u16 = 67;
 /// Where options begin (RFC 2131, section 2), after four bytes that say that there are some (RFC 2132, section 2).
 const OPTIONS: usize = 240;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
@@ -31,6 +34,24 @@ mod option {
     pub(super) const LIST: u8 = 55;
     pub(super) const RENEWAL: u8 = 58;
     pub(super) const END: u8 = 255;
+}
+
+/// What a packet of version 4 carries from a server's port to a client's; `None` for all other packets. Sums are not
+/// looked at: those of what never was on a wire are not made.
+pub(super) fn carried(packet: &[u8]) -> Option<&[u8]> {
+    const UDP: u8 = 17;
+    let first = *packet.first()?;
+    let word = |at: usize| Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?));
+    let (version, head) = (first >> 4, usize::from(first & 15) * 4);
+    // Whoever is offered an address is no judge of pieces: an answer fits in one packet.
+    let is_piece = word(6)? & 0x3fff != 0;
+    if version != 4 || head < 20 || is_piece || *packet.get(9)? != UDP {
+        return None;
+    }
+    let datagram = packet.get(head..usize::from(word(2)?))?;
+    let word = |at: usize| Some(u16::from_be_bytes(*datagram.get(at..)?.first_chunk()?));
+    let is_ours = word(0)? == SERVER_PORT && word(2)? == CLIENT_PORT;
+    datagram.get(8..usize::from(word(4)?)).filter(|_| is_ours)
 }
 
 /// A client, in one conversation.
@@ -299,6 +320,36 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_carries_what_is_from_a_server_to_a_client() {
+        let usual = answer([192, 168, 64, 7], USUAL);
+        let packet = |head: u8, from: u16, to: u16, more: usize| {
+            let mut bytes = vec![0x40 | (head / 4), 0];
+            let length = usize::from(head) + 8 + usual.len();
+            bytes.extend(u16::try_from(length + more).unwrap().to_be_bytes());
+            bytes.extend([0, 0, 0x40, 0, 64, 17]);
+            bytes.resize(head.into(), 0);
+            bytes.extend(from.to_be_bytes());
+            bytes.extend(to.to_be_bytes());
+            bytes.extend(u16::try_from(8 + usual.len()).unwrap().to_be_bytes());
+            bytes.extend([0, 0]);
+            bytes.extend(&usual);
+            // As short packets have it on Ethernet.
+            bytes.extend([0; 4]);
+            bytes
+        };
+        assert_eq!(carried(&packet(20, 67, 68, 0)), Some(usual.as_slice()));
+        assert_eq!(carried(&packet(24, 67, 68, 0)), Some(usual.as_slice()));
+        assert_eq!(carried(&packet(20, 67, 68, 5)), None, "it is longer than what came");
+        assert_eq!(carried(&packet(20, 53, 68, 0)), None);
+        assert_eq!(carried(&packet(20, 67, 67, 0)), None);
+        for (at, byte) in [(0, 0x60), (0, 0x44), (6, 0x20), (9, 6), (3, 0), (24, 255)] {
+            let mut other = packet(20, 67, 68, 0);
+            other[at] = byte;
+            assert_eq!(carried(&other), None, "{at}");
+        }
+    }
+
+    #[test]
     fn a_lease_is_renewed_before_it_ends_and_not_all_the_time() {
         let times = |lease: u32, renewal: u32| {
             let (lease, renewal) = (lease.to_be_bytes(), renewal.to_be_bytes());
@@ -321,6 +372,7 @@ mod tests {
                 bytes.extend([option::KIND, 1, 5]);
                 bytes.extend(options);
             }
+            let _ = carried(&bytes);
             if let Some(reply) = CLIENT.understand(&bytes) {
                 let (renew, length) = reply.times();
                 proptest::prop_assert!(renew < length && renew.as_secs() >= 30);
