@@ -162,6 +162,7 @@ async fn greet(deadline: Duration) -> Result<VsockStream> {
         release: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         uptime_ms: report::uptime_ms(),
+        boot: report::boot_id(),
     };
     stream.write_all(&frame::encode(&hello)?).await?;
     Ok(stream)

@@ -18,6 +18,8 @@ pub enum FromGuest {
         kernel: String,
         /// Seconds from the kernel's start to this word, in thousandths.
         uptime_ms: u64,
+        /// Which start of the kernel it is: another one has another (`boot_id` of random(4)).
+        boot: String,
     },
     /// How far it is.
     Progress {

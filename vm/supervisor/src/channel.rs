@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// How soon a guest that does not listen yet is tried again.
@@ -18,10 +19,13 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// Takes a connection of the guest's, or refuses it; must not block.
 pub(crate) type Accept = Box<dyn Fn(OwnedFd) -> bool + Send + Sync>;
 
+/// Is told how a connection to the guest went.
+pub(crate) type Connected = Box<dyn FnOnce(io::Result<OwnedFd>) + Send>;
+
 /// Who connects to the guest, and is connected to.
 pub(crate) trait Dial: Send + Sync + 'static {
-    /// Connects to a port that something in the guest listens on. Blocks.
-    fn connect(&self, port: u32) -> io::Result<OwnedFd>;
+    /// Connects to a port that something in the guest listens on. Returns at once.
+    fn connect(&self, port: u32, done: Connected);
 
     /// Takes the guest's connections to a port of the host's.
     fn listen(&self, port: u32, accept: Accept) -> io::Result<()>;
@@ -167,9 +171,15 @@ impl Drop for Counted {
 async fn dial(guest: Arc<dyn Dial>, port: u32, deadline: Duration) -> io::Result<UnixStream> {
     let begin = Instant::now();
     loop {
-        let dialled = Arc::clone(&guest);
-        let connected = tokio::task::spawn_blocking(move || dialled.connect(port)).await;
-        match connected.map_err(io::Error::other)? {
+        let (told, answer) = oneshot::channel();
+        // Nobody may wait for it any more: then it is closed.
+        guest.connect(port, Box::new(move |outcome| drop(told.send(outcome))));
+        let left = deadline.saturating_sub(begin.elapsed());
+        let connected = match tokio::time::timeout(left, answer).await {
+            Ok(told) => told.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into())),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        match connected {
             Ok(stream) => return in_loop(stream.into()),
             Err(error) if begin.elapsed() >= deadline => return Err(error),
             Err(_) => tokio::time::sleep(AGAIN).await,
@@ -196,19 +206,19 @@ mod tests {
     }
 
     impl Dial for Guest {
-        fn connect(&self, port: u32) -> io::Result<OwnedFd> {
+        fn connect(&self, port: u32, done: Connected) {
             let mut tries = self.tries.lock().unwrap();
             *tries += 1;
             if port == 8 && *tries < 3 {
-                return Err(io::ErrorKind::ConnectionRefused.into());
+                return done(Err(io::ErrorKind::ConnectionRefused.into()));
             }
-            let (ours, mut theirs) = StdStream::pair()?;
+            let (ours, mut theirs) = StdStream::pair().unwrap();
             std::thread::spawn(move || {
                 let mut heard = Vec::new();
                 theirs.read_to_end(&mut heard).unwrap();
                 theirs.write_all(&heard).unwrap();
             });
-            Ok(ours.into())
+            done(Ok(ours.into()));
         }
 
         fn listen(&self, _: u32, accept: Accept) -> io::Result<()> {
@@ -241,7 +251,7 @@ mod tests {
         for port in [7, 8] {
             let (_, channel) = channel();
             let (mut client, theirs) = StdStream::pair().unwrap();
-            let (told, answer) = tokio::sync::oneshot::channel();
+            let (told, answer) = oneshot::channel();
             channel.attach(port, theirs, Duration::from_secs(10), |outcome| told.send(outcome).unwrap());
             assert_eq!(channel.connections(port), 1);
             answer.await.unwrap().unwrap();
@@ -257,24 +267,37 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_guest_that_never_listens_is_given_up() {
-        struct Nobody;
-        impl Dial for Nobody {
-            fn connect(&self, _: u32) -> io::Result<OwnedFd> {
-                Err(io::ErrorKind::ConnectionRefused.into())
-            }
-            fn listen(&self, _: u32, _: Accept) -> io::Result<()> {
-                Ok(())
+    /// Nobody listens there, or nobody says so.
+    #[derive(Default)]
+    struct Nobody {
+        kept: Option<Mutex<Vec<Connected>>>,
+    }
+
+    impl Dial for Nobody {
+        fn connect(&self, _: u32, done: Connected) {
+            match &self.kept {
+                Some(kept) => kept.lock().unwrap().push(done),
+                None => done(Err(io::ErrorKind::ConnectionRefused.into())),
             }
         }
-        let channel = Channel::new(Arc::new(Nobody), Handle::current());
-        let (_client, theirs) = StdStream::pair().unwrap();
-        let (told, answer) = tokio::sync::oneshot::channel();
-        channel.attach(7, theirs, Duration::from_millis(50), |outcome| told.send(outcome).unwrap());
-        let error = answer.await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        until(|| channel.connections(7) == 0).await;
+
+        fn listen(&self, _: u32, _: Accept) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_never_listens_is_given_up() {
+        let silent = Nobody { kept: Some(Mutex::default()) };
+        let refuses = io::ErrorKind::ConnectionRefused;
+        for (guest, expected) in [(Nobody::default(), refuses), (silent, io::ErrorKind::TimedOut)] {
+            let channel = Channel::new(Arc::new(guest), Handle::current());
+            let (_client, theirs) = StdStream::pair().unwrap();
+            let (told, answer) = oneshot::channel();
+            channel.attach(7, theirs, Duration::from_millis(50), |outcome| told.send(outcome).unwrap());
+            assert_eq!(answer.await.unwrap().unwrap_err().kind(), expected);
+            until(|| channel.connections(7) == 0).await;
+        }
     }
 
     #[tokio::test]

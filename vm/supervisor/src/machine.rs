@@ -1,5 +1,6 @@
 //! The one task that owns a machine's state: it hears, has `vm_manager::lifecycle` decide, and acts.
 
+mod greeting;
 mod run;
 mod size;
 mod sleep;
@@ -394,22 +395,7 @@ impl Machine {
 
     fn hear_guest(&mut self, heard: Heard) {
         match heard {
-            Heard::Hello { kernel, uptime_ms, guest } => {
-                tracing::info!(kernel, uptime_ms, "the guest is there");
-                if self.asks_for_template(&guest) {
-                    return;
-                }
-                self.status.send_modify(|status| status.kernel = kernel);
-                if let (Some(run), State::Starting { mode, .. } | State::Running { mode }) =
-                    (&mut self.run, &self.state)
-                {
-                    guest.welcome(run.configuration(&self.places.name, *mode));
-                    run.guest = Some(guest);
-                } else if let State::Stopping { .. } = self.state {
-                    guest.say(FromHost::Shutdown);
-                }
-                self.fact(Fact::Done(Stage::Kernel));
-            }
+            Heard::Hello { kernel, uptime_ms, boot, guest } => self.greeted(kernel, uptime_ms, &boot, guest),
             Heard::Stranger { version, release } => {
                 let cause = format!(
                     "the guest's agent (release {release}) speaks version {version} of the machine's protocol, this program \

@@ -39,6 +39,8 @@ pub(crate) struct Run {
     pub(crate) devices: Devices,
     /// Its agent, once it has said hello.
     pub(crate) guest: Option<Guest>,
+    /// Which start of its kernel it said hello from first.
+    boot: Option<String>,
     /// What the guest listens on.
     pub(crate) listening: watch::Sender<Vec<Listener>>,
     /// What it takes to save it, where that can be done.
@@ -173,6 +175,7 @@ fn launch(
         vmm,
         devices,
         guest: None,
+        boot: None,
         listening: watch::Sender::new(Vec::new()),
         saving,
         template: Template::None,
@@ -259,6 +262,12 @@ fn entropy() -> Vec<u8> {
 }
 
 impl Run {
+    /// Whether its kernel is no longer the one that it began with: there are machines that go on when a guest resets
+    /// them, with everything lost that was in memory.
+    pub(crate) fn has_begun_anew(&mut self, boot: &str) -> bool {
+        self.boot.get_or_insert_with(|| boot.to_owned()) != boot
+    }
+
     /// What the guest is to be.
     pub(crate) fn configuration(&self, name: &str, mode: Mode) -> Configuration {
         let gateway = self.network.as_ref().and_then(WayOut::told).map(|network| network.gateway);

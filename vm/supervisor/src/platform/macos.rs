@@ -24,7 +24,7 @@ use vm_proto::message::WayOut;
 use vm_vz::{Disk, Machine, Spec};
 
 pub(crate) use crate::channel::Channel;
-use crate::channel::{Accept, Dial};
+use crate::channel::{Accept, Connected, Dial};
 use crate::console::keep;
 use crate::machine::{Beginning, Origin};
 pub(crate) use devices::Devices;
@@ -172,8 +172,8 @@ fn identity(places: &Places) -> Result<Identity> {
 }
 
 impl Dial for Machine {
-    fn connect(&self, port: u32) -> io::Result<OwnedFd> {
-        Self::connect(self, port).map_err(io::Error::other)
+    fn connect(&self, port: u32, done: Connected) {
+        Self::connect(self, port, |outcome| done(outcome.map_err(io::Error::other)));
     }
 
     fn listen(&self, port: u32, accept: Accept) -> io::Result<()> {

@@ -195,17 +195,14 @@ impl Machine {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
     }
 
-    /// Connects to a vsock port of the guest's.
-    ///
-    /// # Errors
-    /// Nobody listens there.
-    pub fn connect(&self, port: u32) -> Result<OwnedFd, Failure> {
+    /// Connects to a vsock port of the guest's. Returns at once; `connected` is told how it went on the machine's queue,
+    /// and must not wait.
+    pub fn connect(&self, port: u32, connected: impl FnOnce(Result<OwnedFd, Failure>) + Send + 'static) {
         let doing = "connect to the guest";
-        self.queue.wait_for(doing, move |machine, tell| {
-            let device = channel::device(machine, doing)?;
-            channel::connect(&device, port, doing, tell);
-            Ok(())
-        })
+        self.queue.run(move |machine| match channel::device(machine, doing) {
+            Ok(device) => channel::connect(&device, port, doing, Box::new(connected)),
+            Err(failure) => connected(Err(failure)),
+        });
     }
 
     /// Takes connections of the guest's at a vsock port; `accept` is called on the machine's queue, must not wait, and
