@@ -5,7 +5,7 @@
 //! there, then [`platform`] for what the machine is made with on this system, [`guest`] for the conversation with its
 //! agent, and [`engine`], [`ports`] and [`execute`] for what crosses.
 
-/// Used on macOS, and tried everywhere.
+/// Used on macOS, tested everywhere.
 #[cfg(any(target_os = "macos", test))]
 mod channel;
 mod clock;

@@ -1,7 +1,9 @@
 //! What a machine is made with on this system. Each has the same names here, and nobody else asks which it is:
 //!
 //! ```text
-//! record(Beginning) ──> make ──> Made { making, devices, … } ──start──> Started { vmm, saving, waking } ──wake──> (if it was saved)
+//! make(Beginning, Record) ──> Made { making, devices, … }
+//!                                      └──start──> Started { vmm, saving, waking }
+//!                                                                           └──wake──> one that was saved goes on
 //! ```
 //!
 //! [`Channel`] reaches the guest, [`Devices`] are the others it has, [`Vmm`] is the machine itself, and [`Saving`] is

@@ -1,9 +1,9 @@
 //! The machine itself, which lives in this process: waited for, told to stand still, ended. The framework takes its time
 //! for each, so threads of ours wait for it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -12,6 +12,8 @@ use vm_vz::{Ended, Machine};
 /// A running one.
 #[derive(Debug)]
 pub(crate) struct Vmm {
+    /// Kept here, and by no thread that lives longer: another one may be made of the same disk as soon as we are gone.
+    _machine: Arc<Machine>,
     orders: Sender<Order>,
     stands_still: Arc<AtomicBool>,
 }
@@ -28,7 +30,7 @@ impl Vmm {
     pub(super) fn of(machine: &Arc<Machine>, ended: impl FnOnce(String) + Send + 'static) -> Result<Self> {
         let stands_still = Arc::new(AtomicBool::new(false));
         let (orders, received) = channel();
-        let (ordered, told) = (Arc::clone(machine), Arc::clone(&stands_still));
+        let (ordered, told) = (Arc::downgrade(machine), Arc::clone(&stands_still));
         let obey = move || obey(&ordered, &received, &told);
         thread::Builder::new().name("vmm".to_owned()).spawn(obey).context("failed to start a thread")?;
         let waited = Arc::clone(machine);
@@ -43,7 +45,7 @@ impl Vmm {
             ended(how);
         };
         thread::Builder::new().name("vmm-end".to_owned()).spawn(wait).context("failed to start a thread")?;
-        Ok(Self { orders, stands_still })
+        Ok(Self { _machine: Arc::clone(machine), orders, stands_still })
     }
 
     /// The process it is in: ours.
@@ -84,8 +86,8 @@ impl Vmm {
     }
 }
 
-fn obey(machine: &Machine, received: &Receiver<Order>, stands_still: &AtomicBool) {
-    while let Ok(order) = received.recv() {
+fn obey(machine: &Weak<Machine>, received: &Receiver<Order>, stands_still: &AtomicBool) {
+    while let (Ok(order), Some(machine)) = (received.recv(), machine.upgrade()) {
         let outcome = match order {
             Order::Kill => machine.end(),
             Order::Stop => machine.pause().inspect(|()| stands_still.store(true, Ordering::Relaxed)),
