@@ -49,7 +49,7 @@ pub(crate) async fn doctor(host_name: Option<&str>) -> Outcome {
     Ok(u8::from(checks.iter().any(|check| !check.is_good)))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 fn no_machines() -> Check {
     Check {
         is_good: false,

@@ -68,8 +68,9 @@ Examples:
 pub(crate) struct InitArgs {
     #[command(flatten)]
     name: Name,
-    /// qemu or uml (User Mode Linux: needs neither virtualization nor privilege, and is no wall against hostile code)
-    #[arg(long, default_value = "qemu")]
+    /// On Linux qemu or uml (User Mode Linux: needs neither virtualization nor privilege, and is no wall against hostile
+    /// code); on macOS vz (Virtualization.framework)
+    #[arg(long, default_value = Backend::default().name())]
     backend: String,
     /// Processors
     #[arg(long, value_name = "N")]
@@ -158,7 +159,7 @@ Examples:
 pub(crate) struct SetArgs {
     #[command(flatten)]
     name: Name,
-    /// qemu or uml; the disk is kept
+    /// Another kind of machine, as for init; the disk is kept
     #[arg(long)]
     backend: Option<String>,
     /// Processors

@@ -126,6 +126,10 @@ impl Error {
             Self::NotRunning { endpoint, source } if source.kind() == ErrorKind::Permission => {
                 format!("{endpoint} belongs to another user: add yourself to its group, or unset COVE_HOST")
             }
+            Self::NotRunning { .. } if !sys::HAS_ENGINES && sys::HAS_MACHINES => {
+                "engines run in machines here: 'cove machine init' makes one, and COVE_HOST=machine://default is it"
+                    .to_owned()
+            }
             Self::NotRunning { .. } if !sys::HAS_ENGINES => format!(
                 "engines on {} run in machines, which are not built yet: use one elsewhere, by COVE_HOST or --host",
                 std::env::consts::OS

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
-use vm_proto::message::{Configuration, FromGuest, FromHost, Listener, Mode, Step};
+use vm_proto::message::{Configuration, FromGuest, FromHost, Listener, Mode, Network, Step, WayOut};
 use vm_proto::{frame, port};
 
 use crate::boot::Booted;
@@ -39,6 +39,7 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         tell_host,
         stop: watch::Sender::new(false),
         woken: Arc::default(),
+        addresses: OnceLock::new(),
         clients: streams::for_clients()?,
     };
     let Some((mut host, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
@@ -161,6 +162,7 @@ async fn greet(deadline: Duration) -> Result<VsockStream> {
         release: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         uptime_ms: report::uptime_ms(),
+        boot: report::boot_id(),
     };
     stream.write_all(&frame::encode(&hello)?).await?;
     Ok(stream)
@@ -212,6 +214,8 @@ struct Guest {
     stop: watch::Sender<bool>,
     /// It goes on after a sleep.
     woken: Arc<Notify>,
+    /// Who keeps addresses that are had for a while is told of the same.
+    addresses: OnceLock<Arc<Notify>>,
     /// Where the engine's clients connect.
     clients: OwnedFd,
 }
@@ -241,7 +245,6 @@ impl Guest {
             system::set_hostname(&wanted.hostname),
             system::trust(&wanted.certificates),
             network::bring_loopback_up(),
-            resolver::name_host(&wanted.hostname, wanted.network.as_ref()),
         ] {
             if let Err(error) = outcome {
                 tell(format_args!("cove-agent: {error:#}"));
@@ -256,15 +259,11 @@ impl Guest {
             return;
         }
         self.mount_shares(wanted).await;
-        if let Some(network) = &wanted.network
-            && let Err(error) = network::configure(network)
-        {
-            self.say(FromGuest::Warning { step: Step::Network, text: format!("{error:#}") }).await;
-        }
+        let network = self.open_network(wanted).await;
         self.tell_step(Step::Network, Ok(())).await;
         match wanted.mode {
             Mode::Normal => {
-                if let Err(error) = self.start_engine(wanted) {
+                if let Err(error) = self.start_engine(wanted, network.as_ref()) {
                     let _ = self.tell_step(Step::Engine, Err(error.into())).await;
                 }
             }
@@ -272,11 +271,32 @@ impl Guest {
         }
     }
 
-    fn start_engine(&self, wanted: &Configuration) -> io::Result<()> {
+    /// Makes the one interface what it is to be. Without a way out the guest is one all the same.
+    async fn open_network(&self, wanted: &Configuration) -> Option<Network> {
+        let mut network = wanted.network.as_ref().and_then(WayOut::told).cloned();
+        if let Some(way_out) = &wanted.network {
+            match network::configure(way_out).await {
+                Ok(configured) => {
+                    network = Some(configured.network);
+                    if let Some(keeper) = configured.keeper {
+                        let _ = self.addresses.set(Arc::clone(&keeper.woken));
+                        beside("keeping the address", keeper.keep());
+                    }
+                }
+                Err(error) => {
+                    self.say(FromGuest::Warning { step: Step::Network, text: format!("{error:#}") }).await;
+                }
+            }
+        }
+        complain(resolver::name_host(&wanted.hostname, network.as_ref()));
+        network
+    }
+
+    fn start_engine(&self, wanted: &Configuration, network: Option<&Network>) -> io::Result<()> {
         let (sender, mut events) = mpsc::channel(WAITING);
         let settings = engine::Settings {
             environment: wanted.proxies.clone(),
-            host: wanted.network.iter().flat_map(resolver::host_addresses).collect(),
+            host: network.into_iter().flat_map(resolver::host_addresses).collect(),
             clients: self.clients.try_clone()?,
         };
         let (children, stop, tell_host) =
@@ -398,8 +418,11 @@ impl Guest {
         complain(system::set_time(wanted.nanoseconds));
         self.tell_step(Step::Disk, Ok(())).await;
         self.mount_shares(wanted).await;
-        if let Some(network) = &wanted.network {
+        if let Some(network) = wanted.network.as_ref().and_then(WayOut::told) {
             complain(network::reconfigure(network));
+        }
+        if let Some(addresses) = self.addresses.get() {
+            addresses.notify_one();
         }
         self.tell_step(Step::Network, Ok(())).await;
         self.tell_step(Step::Engine, Ok(())).await;

@@ -7,6 +7,7 @@ mod boot;
 mod children;
 mod clock;
 mod control;
+mod dhcp;
 mod disk;
 mod engine;
 mod execute;

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, eth, socket, socket_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,8 +25,11 @@ const SIOCSIFADDR: libc::Ioctl = libc::SIOCSIFADDR as libc::Ioctl;
 const SIOCSIFNETMASK: libc::Ioctl = libc::SIOCSIFNETMASK as libc::Ioctl;
 const SIOCSIFFLAGS: libc::Ioctl = libc::SIOCSIFFLAGS as libc::Ioctl;
 const SIOCGIFINDEX: libc::Ioctl = libc::SIOCGIFINDEX as libc::Ioctl;
+const SIOCGIFHWADDR: libc::Ioctl = libc::SIOCGIFHWADDR as libc::Ioctl;
 const SIOCADDRT: libc::Ioctl = libc::SIOCADDRT as libc::Ioctl;
 
+/// `ARPHRD_ETHER` of net/if_arp.h.
+const ETHERNET: libc::sa_family_t = 1;
 /// `AF_INET` as sockaddr_in has it, and `IFF_UP | IFF_RUNNING` as ifreq does (netdevice(7)).
 const FAMILY: libc::sa_family_t = 2;
 const UP: libc::c_short = 0x1 | 0x40;
@@ -191,6 +194,31 @@ pub(crate) fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> io:
     bring_up(interface)
 }
 
+/// Takes an interface's address away, and with it all ways that go by it.
+pub(crate) fn clear_address(interface: &str) -> io::Result<()> {
+    let socket = control(AddressFamily::INET)?;
+    let mut wanted = request(interface)?;
+    wanted.ifr_ifru.ifru_addr = address4(Ipv4Addr::UNSPECIFIED);
+    send(&socket, SIOCSIFADDR, &mut wanted)
+}
+
+/// The address of an interface's card, which is of Ethernet's kind.
+pub(crate) fn hardware_address(interface: &str) -> io::Result<[u8; 6]> {
+    let socket = control(AddressFamily::INET)?;
+    let mut wanted = request(interface)?;
+    send(&socket, SIOCGIFHWADDR, &mut wanted)?;
+    // SAFETY: SIOCGIFHWADDR has just filled this member in.
+    let address = unsafe { wanted.ifr_ifru.ifru_hwaddr };
+    if address.sa_family != ETHERNET {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let mut bytes = [0; 6];
+    for (place, byte) in bytes.iter_mut().zip(address.sa_data) {
+        [*place] = byte.to_ne_bytes();
+    }
+    Ok(bytes)
+}
+
 /// Brings an interface up.
 pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
     let socket = control(AddressFamily::INET)?;
@@ -254,6 +282,29 @@ pub(crate) fn add_default_route6(interface: &str, gateway: Ipv6Addr) -> io::Resu
     // SAFETY: SIOCADDRT on an AF_INET6 socket takes one in6_rtmsg, which `route` is in size and layout.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCADDRT, &raw mut route) };
     check(result)
+}
+
+/// What comes to an interface as IPv4, whoever it is for: packets from that header on (packet(7)).
+pub(crate) fn packets_to(interface: &str) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let packets = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, Some(eth::IP))?;
+    let family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    let protocol = u16::try_from(libc::ETH_P_IP).map_err(io::Error::other)?;
+    let place = libc::sockaddr_ll {
+        sll_family: family,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: index_of(&control(AddressFamily::INET)?, interface)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&place)).map_err(io::Error::other)?;
+    // SAFETY: bind reads `length` bytes of the address, which is that long and lives through the call.
+    let result = unsafe { libc::bind(packets.as_raw_fd(), (&raw const place).cast(), length) };
+    check(result)?;
+    // SAFETY: it is owned, so it stays the same open descriptor until it is dropped, and nobody else registers it.
+    Ok(unsafe { AsyncFd::register_with_interest(packets, Interest::READABLE) }?)
 }
 
 /// Tells of errors of a descriptor, and of nothing else.

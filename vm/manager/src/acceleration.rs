@@ -12,6 +12,8 @@ pub enum Acceleration {
     Tcg,
     /// The processor: the guest's kernel is a program.
     Native,
+    /// The processor, by macOS' own hypervisor.
+    Framework,
 }
 
 impl Acceleration {
@@ -23,6 +25,7 @@ impl Acceleration {
             Self::Tcg => {
                 "TCG: emulated, because KVM does not work here or for this image; several times slower"
             }
+            Self::Framework => "Virtualization.framework",
             Self::Native => "User Mode Linux: a convenience, and no wall against hostile code",
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod qemu;
 pub mod uml;
+pub mod vz;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -29,6 +30,8 @@ pub struct Capabilities {
     pub has_qmp: bool,
     /// How it is connected to its network.
     pub wire: Wire,
+    /// Whose guest images it boots: they are named by the kind of machine they were made for.
+    pub images: Backend,
 }
 
 /// What a machine is started with.
@@ -61,6 +64,8 @@ pub enum Wire {
     Direct,
     /// By a card that we serve over vhost-user.
     Card,
+    /// It has a way out of its own, whose addresses the guest asks for.
+    Own,
 }
 
 /// What `backend` can do.
@@ -69,6 +74,7 @@ pub fn capabilities(backend: Backend) -> Capabilities {
     match backend {
         Backend::Qemu => qemu::CAPABILITIES,
         Backend::Uml => uml::CAPABILITIES,
+        Backend::Vz => vz::CAPABILITIES,
     }
 }
 
@@ -76,18 +82,19 @@ pub fn capabilities(backend: Backend) -> Capabilities {
 pub(crate) fn emulates(backend: Backend, architecture: &str) -> bool {
     match backend {
         Backend::Qemu => qemu::runs(architecture),
-        Backend::Uml => false,
+        Backend::Uml | Backend::Vz => false,
     }
 }
 
 /// The command that is the machine: in the foreground, its console on standard output.
 ///
 /// # Errors
-/// A program or a capability that is missing.
+/// A program or a capability that is missing, or it is no program.
 pub fn command(plan: &Plan) -> Result<Command, Error> {
     match plan.config.backend {
         Backend::Qemu => qemu::command(plan),
         Backend::Uml => uml::command(plan),
+        Backend::Vz => Err(Error::Unsupported { what: "a machine on this system", backend: "vz" }),
     }
 }
 

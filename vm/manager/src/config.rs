@@ -23,16 +23,30 @@ pub enum Backend {
     Qemu,
     /// User Mode Linux: a kernel that is a program. A convenience, and no wall against hostile code.
     Uml,
+    /// macOS' Virtualization.framework.
+    Vz,
 }
 
 impl Backend {
     /// All there are.
-    pub const ALL: [Self; 2] = [Self::Qemu, Self::Uml];
+    pub const ALL: [Self; 3] = [Self::Qemu, Self::Uml, Self::Vz];
+
+    /// Those of this system, the one that is taken unless somebody says otherwise first.
+    #[must_use]
+    pub fn here() -> &'static [Self] {
+        crate::sys::BACKENDS
+    }
+
+    /// Another one of this system's.
+    #[must_use]
+    pub fn other_here(self) -> Option<Self> {
+        Self::here().iter().copied().find(|other| *other != self)
+    }
 
     /// Whether its state can be saved and gone on from, on this computer.
     #[must_use]
     pub fn saves(self) -> bool {
-        crate::sys::BACKENDS.contains(&self) && crate::backend::capabilities(self).saves
+        Self::here().contains(&self) && crate::backend::capabilities(self).saves
     }
 
     /// As `--backend` writes it.
@@ -41,7 +55,15 @@ impl Backend {
         match self {
             Self::Qemu => "qemu",
             Self::Uml => "uml",
+            Self::Vz => "vz",
         }
+    }
+}
+
+impl Default for Backend {
+    /// Where no machine can be had, it is as good as any: what is made of it is refused.
+    fn default() -> Self {
+        Self::here().first().copied().unwrap_or(Self::Qemu)
     }
 }
 
@@ -59,8 +81,8 @@ impl FromStr for Backend {
             what: "a backend",
             value: text.to_owned(),
             reason: match text {
-                "vz" | "hyperv" | "wsl2" => "it is not built yet; qemu and uml are".to_owned(),
-                _ => "there are qemu and uml".to_owned(),
+                "hyperv" | "wsl2" => "it is not built yet; qemu, uml and vz are".to_owned(),
+                _ => "there are qemu, uml and vz".to_owned(),
             },
         })
     }
@@ -135,12 +157,13 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let wrong =
             |what, value: String, reason: &str| Err(Error::Value { what, value, reason: reason.to_owned() });
-        if !crate::sys::BACKENDS.contains(&self.backend) {
-            return wrong(
-                "a backend",
-                self.backend.to_string(),
-                "machines are not built yet for this system",
-            );
+        if !Backend::here().contains(&self.backend) {
+            let names: Vec<&str> = Backend::here().iter().map(|backend| backend.name()).collect();
+            let reason = match names.as_slice() {
+                [] => "machines are not built yet for this system".to_owned(),
+                names => format!("this system has {}", names.join(" and ")),
+            };
+            return wrong("a backend", self.backend.to_string(), &reason);
         }
         if self.cpus == 0 || self.cpus > 64 {
             return wrong("processors", self.cpus.to_string(), "1 to 64 are");
@@ -270,7 +293,7 @@ mod tests {
         let mut config: Config = serde_json::from_str(text).unwrap();
         config.set_backend(Backend::Uml);
         assert_eq!((config.backend, config.sleep_after), (Backend::Uml, None));
-        if crate::sys::BACKENDS.contains(&Backend::Uml) {
+        if Backend::here().contains(&Backend::Uml) {
             config.check().unwrap();
         }
     }
@@ -290,6 +313,22 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_not_there_yet_says_so() {
-        assert!("vz".parse::<Backend>().unwrap_err().to_string().contains("not built yet"));
+        assert!("wsl2".parse::<Backend>().unwrap_err().to_string().contains("not built yet"));
+    }
+
+    #[test]
+    fn a_backend_of_another_system_is_refused_with_those_of_this_one() {
+        let text = r#"{"backend":"vz","cpus":1,"memory":1073741824,"disk":1073741824,"shares":[]}"#;
+        let mut config: Config = serde_json::from_str(text).unwrap();
+        for backend in Backend::ALL {
+            config.set_backend(backend);
+            let is_here = Backend::here().contains(&backend);
+            assert_eq!(config.check().is_ok(), is_here, "{backend}");
+        }
+        if cfg!(target_os = "linux") {
+            config.set_backend(Backend::Vz);
+            let said = config.check().unwrap_err().to_string();
+            assert_eq!(said, "a backend can't be vz: this system has qemu and uml");
+        }
     }
 }

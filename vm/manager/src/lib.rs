@@ -9,6 +9,7 @@ pub mod backend;
 pub mod config;
 pub mod control;
 mod error;
+pub mod identity;
 pub mod image;
 pub mod lifecycle;
 pub mod places;

@@ -100,6 +100,12 @@ impl Places {
         self.data.join("template")
     }
 
+    /// Who it is to its hypervisor ([`crate::identity`]).
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.data.join("identity.json")
+    }
+
     /// Which images it was started with.
     #[must_use]
     pub fn image_record(&self) -> PathBuf {

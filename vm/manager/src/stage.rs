@@ -130,14 +130,18 @@ impl Stage {
                 "go back to the guest image that worked",
                 format!("cove machine set {name} --image previous"),
             ),
-            Self::Hypervisor | Self::Kernel => {
-                let other = if backend == Backend::Uml { Backend::Qemu } else { Backend::Uml };
-                remedy(
+            Self::Hypervisor | Self::Kernel => match backend.other_here() {
+                Some(other) => remedy(
                     Deed::Backend(other),
                     "try the other kind of machine; the disk is kept",
                     format!("cove machine set {name} --backend {other}"),
-                )
-            }
+                ),
+                None => remedy(
+                    Deed::Log,
+                    "read what the machine's program said",
+                    format!("cove machine logs {name} --supervisor"),
+                ),
+            },
             Self::Agent => remedy(
                 Deed::Rescue,
                 "get volumes and files out of the disk, read-only",

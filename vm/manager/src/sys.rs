@@ -5,9 +5,11 @@ use crate::config::Backend;
 /// Who can be a machine here.
 #[cfg(target_os = "linux")]
 pub(crate) const BACKENDS: &[Backend] = &[Backend::Qemu, Backend::Uml];
-/// Who can be a machine here. Those of macOS and Windows are packages of their own (`vm/vz`, `vm/hyperv`), to which
-/// nothing leads yet.
-#[cfg(not(target_os = "linux"))]
+/// Who can be a machine here.
+#[cfg(target_os = "macos")]
+pub(crate) const BACKENDS: &[Backend] = &[Backend::Vz];
+/// Who can be a machine here. Those of Windows are a package of their own (`vm/hyperv`), to which nothing leads yet.
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 pub(crate) const BACKENDS: &[Backend] = &[];
 
 /// Whether files of a file system may be executed.
@@ -17,7 +19,7 @@ pub(crate) fn may_execute_in(folder: &std::path::Path) -> bool {
     flags.is_ok_and(|flags| !flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
 }
 
-/// Whether files of a file system may be executed: there are no machines yet whose files are.
+/// Whether files of a file system may be executed: no machine's are.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn may_execute_in(_: &std::path::Path) -> bool {
     false

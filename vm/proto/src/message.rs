@@ -18,6 +18,8 @@ pub enum FromGuest {
         kernel: String,
         /// Seconds from the kernel's start to this word, in thousandths.
         uptime_ms: u64,
+        /// Which start of the kernel it is: another one has another (`boot_id` of random(4)).
+        boot: String,
     },
     /// How far it is.
     Progress {
@@ -170,7 +172,7 @@ pub struct Configuration {
     /// Folders of the host.
     pub shares: Vec<Share>,
     /// The way out; `None` where there is none.
-    pub network: Option<Network>,
+    pub network: Option<WayOut>,
     /// Certificates (PEM) that the host trusts beside those in the image; empty for none.
     pub certificates: String,
     /// The host's SSH agent is to be had ([`crate::port::SSH_AGENT`]).
@@ -201,6 +203,27 @@ pub struct Share {
     pub path: String,
     /// Refused by the host anyway; said so that the mount shows it.
     pub read_only: bool,
+}
+
+/// From whom the guest knows what its one interface is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WayOut {
+    /// From the host.
+    Told(Network),
+    /// From whoever answers there (DHCP, RFC 2131).
+    Asked,
+}
+
+impl WayOut {
+    /// What it is, where the host knows.
+    #[must_use]
+    pub fn told(&self) -> Option<&Network> {
+        match self {
+            Self::Told(network) => Some(network),
+            Self::Asked => None,
+        }
+    }
 }
 
 /// The guest's one interface.

@@ -9,12 +9,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
-use vm_devices::Vsock;
 use vm_manager::control::{Answer, LINE_MAX, Request};
 use vm_manager::status::Status;
 use vm_proto::stream::Open;
 
 use crate::execute;
+use crate::platform::Channel;
 
 /// How long a client may take to say what it wants.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(crate) struct Desk {
     /// How the machine stands.
     pub(crate) status: watch::Receiver<Status>,
     /// The channel to the guest, while there is one.
-    pub(crate) vsock: watch::Receiver<Option<Arc<Vsock>>>,
+    pub(crate) vsock: watch::Receiver<Option<Arc<Channel>>>,
     /// Connections that are being answered.
     pub(crate) tasks: TaskTracker,
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::net::RecvFlags;
 use tokio::net::UnixListener;
-use vm_devices::Vsock;
+
+use crate::platform::Channel;
 
 /// How long the guest may take to accept.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -26,7 +27,7 @@ pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
 }
 
 /// Has a client speak to the engine.
-pub(crate) fn connect(vsock: &Vsock, client: UnixStream, port: u32) {
+pub(crate) fn connect(vsock: &Channel, client: UnixStream, port: u32) {
     vsock.attach(port, client, DEADLINE, |outcome| {
         if let Err(error) = outcome {
             tracing::debug!(%error, "a connection did not reach the engine");
@@ -55,7 +56,7 @@ fn has_hung_up(client: &UnixStream) -> bool {
 }
 
 /// Accepts for as long as it is polled; `port` is one of those in the guest where the engine is.
-pub(crate) async fn serve(listener: Arc<UnixListener>, vsock: Arc<Vsock>, port: u32) {
+pub(crate) async fn serve(listener: Arc<UnixListener>, vsock: Arc<Channel>, port: u32) {
     loop {
         match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => connect(&vsock, stream, port),

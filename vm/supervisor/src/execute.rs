@@ -7,15 +7,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use vm_devices::Vsock;
 use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
+
+use crate::platform::Channel;
 
 /// How long the guest may take to answer.
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Opens one; it is what was asked for when this returns.
-pub(crate) async fn open(vsock: &Arc<Vsock>, what: &Open) -> Result<UnixStream> {
+pub(crate) async fn open(vsock: &Arc<Channel>, what: &Open) -> Result<UnixStream> {
     let (ours, theirs) = StdStream::pair()?;
     let (told, answer) = tokio::sync::oneshot::channel();
     vsock.attach(port::STREAM, theirs, DEADLINE, move |outcome| drop(told.send(outcome)));

@@ -1,5 +1,6 @@
 //! The one task that owns a machine's state: it hears, has `vm_manager::lifecycle` decide, and acts.
 
+mod greeting;
 mod run;
 mod size;
 mod sleep;
@@ -18,7 +19,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use vm_devices::Vsock;
 use vm_manager::backend::Acceleration;
 use vm_manager::config::Config;
 use vm_manager::control::{Answer, Request as Asking};
@@ -32,10 +32,12 @@ use vm_proto::port;
 
 use crate::control::{self, Asked, Desk};
 use crate::guest::Heard;
+use crate::platform::Channel;
 use crate::preparation::{self, Chosen};
 use crate::room::{self, Room};
 use crate::{clock, engine};
-use run::{Beginning, Prepared, Run, Template};
+pub(crate) use run::{Beginning, Origin};
+use run::{Prepared, Run, Template};
 
 /// How long a guest may take to power off: containers may take ten seconds to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -107,7 +109,7 @@ struct Machine {
     images: PathBuf,
     state: State,
     status: watch::Sender<Status>,
-    vsock: watch::Sender<Option<Arc<Vsock>>>,
+    vsock: watch::Sender<Option<Arc<Channel>>>,
     events: mpsc::Sender<Event>,
     /// Counts starts, so that late words of an earlier one are told apart.
     runs: u64,
@@ -147,7 +149,7 @@ impl Machine {
         places: Places,
         config: Config,
         images: PathBuf,
-        vsock: watch::Sender<Option<Arc<Vsock>>>,
+        vsock: watch::Sender<Option<Arc<Channel>>>,
         events: mpsc::Sender<Event>,
         status: watch::Sender<Status>,
     ) -> Self {
@@ -393,22 +395,7 @@ impl Machine {
 
     fn hear_guest(&mut self, heard: Heard) {
         match heard {
-            Heard::Hello { kernel, uptime_ms, guest } => {
-                tracing::info!(kernel, uptime_ms, "the guest is there");
-                if self.asks_for_template(&guest) {
-                    return;
-                }
-                self.status.send_modify(|status| status.kernel = kernel);
-                if let (Some(run), State::Starting { mode, .. } | State::Running { mode }) =
-                    (&mut self.run, &self.state)
-                {
-                    guest.welcome(run.configuration(&self.places.name, *mode));
-                    run.guest = Some(guest);
-                } else if let State::Stopping { .. } = self.state {
-                    guest.say(FromHost::Shutdown);
-                }
-                self.fact(Fact::Done(Stage::Kernel));
-            }
+            Heard::Hello { kernel, uptime_ms, boot, guest } => self.greeted(kernel, uptime_ms, &boot, guest),
             Heard::Stranger { version, release } => {
                 let cause = format!(
                     "the guest's agent (release {release}) speaks version {version} of the machine's protocol, this program \
@@ -543,7 +530,7 @@ impl Machine {
             Action::AskToSleep => {
                 self.status.send_modify(|status| status.detail.clear());
                 if let Some(run) = &self.run {
-                    run.stop_telling_changes();
+                    run.devices.stop_telling_changes();
                 }
                 self.say(FromHost::Sleep);
                 self.deadline = Some(Deadline::now() + READY_DEADLINE);

@@ -2,30 +2,25 @@
 //!
 //! A process for each machine, started by `cove` and ending with the machine, so that closing a window stops nothing.
 //! [`machine`] is the one task that owns the state; what it decides comes from `vm_manager::lifecycle`. Start reading
-//! there, then [`vmm`] for the program that is the machine, [`guest`] for the conversation with its agent, and
-//! [`engine`], [`ports`] and [`execute`] for what crosses.
+//! there, then [`platform`] for what the machine is made with on this system, [`guest`] for the conversation with its
+//! agent, and [`engine`], [`ports`] and [`execute`] for what crosses.
 
-mod acceleration;
-mod changes;
+/// Used on macOS, tested everywhere.
+#[cfg(any(target_os = "macos", test))]
+mod channel;
 mod clock;
 mod console;
 mod control;
-mod devices;
 mod engine;
 mod execute;
 mod guest;
 mod machine;
-mod network;
+mod platform;
 mod ports;
 mod preparation;
-mod resolver;
 mod room;
-mod saving;
-mod sparse;
 mod ssh_agent;
-mod sys;
 mod trust;
-mod vmm;
 
 use std::path::PathBuf;
 

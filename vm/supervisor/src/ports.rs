@@ -11,15 +11,15 @@ use api::client::containers::ListContainers;
 use api::client::{Client, Endpoint, Filters};
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use vm_devices::Vsock;
 use vm_proto::message::Listener;
 use vm_proto::stream::Open;
 
 use crate::execute;
+use crate::platform::Channel;
 
 /// A flow of packets without any for so long has ended.
 const FLOW_IDLE: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ pub(crate) struct Standing {
 /// Carries ports until it is cancelled. `listening` is what the guest tells of its own sockets.
 pub(crate) async fn carry(
     engine: PathBuf,
-    vsock: Arc<Vsock>,
+    vsock: Arc<Channel>,
     listening: watch::Receiver<Vec<Listener>>,
     standing: watch::Sender<Standing>,
     cancelled: CancellationToken,
@@ -178,7 +178,7 @@ fn said(port: Port, error: &io::Error) -> String {
 }
 
 struct Carriers {
-    vsock: Arc<Vsock>,
+    vsock: Arc<Channel>,
     tasks: TaskTracker,
     cancelled: CancellationToken,
     open: BTreeMap<Port, CancellationToken>,
@@ -240,20 +240,16 @@ impl Carriers {
 
 /// Listens; version 6 for itself, so that version 4 may have the same port.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let family =
-        if address.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
-    let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, rustix::net::SocketType::STREAM, flags, None)?;
-    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
     if address.is_ipv6() {
         rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 1024)?;
-    TcpListener::from_std(socket.into())
+    socket.bind(address)?;
+    socket.listen(1024)
 }
 
-async fn accept(listener: TcpListener, port: Port, vsock: Arc<Vsock>, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, port: Port, vsock: Arc<Channel>, tasks: TaskTracker) {
     loop {
         match listener.accept().await {
             Ok((client, _)) => drop(tasks.spawn(carry_connection(client, port, Arc::clone(&vsock)))),
@@ -265,7 +261,7 @@ async fn accept(listener: TcpListener, port: Port, vsock: Arc<Vsock>, tasks: Tas
     }
 }
 
-async fn carry_connection(mut client: TcpStream, port: Port, vsock: Arc<Vsock>) {
+async fn carry_connection(mut client: TcpStream, port: Port, vsock: Arc<Channel>) {
     // Inside, what is bound to one address of the guest's is reached by it.
     let open = Open::Tcp { address: port.address, port: port.port };
     let Ok(mut inner) = execute::open(&vsock, &open).await else { return };
@@ -273,7 +269,7 @@ async fn carry_connection(mut client: TcpStream, port: Port, vsock: Arc<Vsock>) 
     ipc::relay(&mut client, &mut inner).await;
 }
 
-async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Vsock>, tasks: TaskTracker) {
+async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Channel>, tasks: TaskTracker) {
     let flows: Arc<Mutex<BTreeMap<SocketAddr, mpsc::Sender<Vec<u8>>>>> = Arc::default();
     let mut packet = vec![0; usize::from(u16::MAX)];
     loop {

@@ -5,10 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::ioctl_ficlone;
+use vm_manager::backend;
 use vm_manager::config::Config;
 use vm_manager::image::{self, Image, Record};
 use vm_manager::places::Places;
+
+use crate::platform;
 
 /// The image to boot, kept and verified.
 #[derive(Debug, Clone)]
@@ -23,11 +25,12 @@ pub(crate) struct Chosen {
 /// Chooses, keeps and verifies an image.
 pub(crate) fn choose_image(config: &Config, places: &Places, images: &Path) -> Result<Chosen> {
     let mut record = Record::read(places)?;
-    let installed = image::newest(images, config.backend).and_then(|image| image.keep(places));
+    let kind = backend::capabilities(config.backend).images;
+    let installed = image::newest(images, kind).and_then(|image| image.keep(places));
     // Of another backend, as after a change of it, none of the recorded ones can be booted.
     let is_usable = |digest: &Option<String>| {
         digest.as_ref().is_some_and(|digest| {
-            image::kept(places, digest).is_ok_and(|image| image.manifest.machine == config.backend)
+            image::kept(places, digest).is_ok_and(|image| image.manifest.machine == kind)
         })
     };
     for place in [&mut record.current, &mut record.previous, &mut record.failed] {
@@ -78,10 +81,9 @@ pub(crate) fn prepare_disk(config: &Config, places: &Places, is_new_image: bool)
     ensure!(free > 16 << 20, "the disk that holds {} has only {} KiB left", path.display(), free >> 10);
     if is_new_image && length > 0 {
         // Where the file system can share blocks this costs nothing, and elsewhere a copy would cost too much.
-        let snapshot =
-            File::create(places.disk_before()).and_then(|before| Ok(ioctl_ficlone(&before, &file)?));
-        if snapshot.is_err() {
-            let _ = std::fs::remove_file(places.disk_before());
+        let before = places.disk_before();
+        if platform::share_blocks(&file, &before).is_err() {
+            let _ = std::fs::remove_file(&before);
         }
     }
     Ok(())

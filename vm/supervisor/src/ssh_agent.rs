@@ -6,8 +6,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
-use vm_devices::Vsock;
 use vm_proto::port;
+
+use crate::platform::Channel;
 
 /// Where the agent is (ssh-agent(1)).
 const VARIABLE: &str = "SSH_AUTH_SOCK";
@@ -15,7 +16,7 @@ const VARIABLE: &str = "SSH_AUTH_SOCK";
 const AT_ONCE: usize = 16;
 
 /// Serves it for as long as it is polled.
-pub(crate) fn serve(vsock: &Vsock) -> Result<impl Future<Output = ()> + Send + 'static> {
+pub(crate) fn serve(vsock: &Channel) -> Result<impl Future<Output = ()> + Send + 'static> {
     let socket = std::env::var_os(VARIABLE).map(PathBuf::from);
     let socket =
         socket.with_context(|| format!("{VARIABLE} is not set here: start one, and the machine anew"))?;

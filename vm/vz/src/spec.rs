@@ -1,12 +1,16 @@
 //! What a machine is to be.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 /// The longest tag of a share that virtio knows, in bytes (virtio 1.2, section 5.11.4).
 const TAG_MAX: usize = 36;
 /// Memory comes in pieces of a mebibyte.
 const PIECE: u64 = 1 << 20;
+
+/// What a kernel for arm64 that is not compressed has at byte 56 (the kernel's Documentation/arch/arm64/booting.rst).
+const ARM64: (std::ops::Range<usize>, &[u8]) = (56..60, b"ARM\x64");
 
 /// A machine as it is to be.
 #[derive(Debug)]
@@ -77,6 +81,12 @@ pub enum WrongSpec {
         /// How much.
         bytes: u64,
     },
+    /// A kernel that the framework starts, and that never says a word.
+    #[error("the kernel {} is no uncompressed one for arm64, and macOS boots no other", path.display())]
+    Kernel {
+        /// Its file.
+        path: PathBuf,
+    },
 }
 
 impl Spec {
@@ -87,6 +97,10 @@ impl Spec {
     pub fn check(&self) -> Result<(), WrongSpec> {
         if self.memory == 0 || !self.memory.is_multiple_of(PIECE) {
             return Err(WrongSpec::Memory { bytes: self.memory });
+        }
+        // One that can't be read is refused by the framework in its words.
+        if cfg!(target_arch = "aarch64") && !is_plain_kernel(&self.kernel).unwrap_or(true) {
+            return Err(WrongSpec::Kernel { path: self.kernel.clone() });
         }
         let tags: Vec<&str> =
             self.shares.iter().map(|share| share.tag.as_str()).chain(self.rosetta.as_deref()).collect();
@@ -100,6 +114,14 @@ impl Spec {
         }
         Ok(())
     }
+}
+
+/// Whether a kernel is one for arm64 that is not compressed.
+fn is_plain_kernel(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    let (place, magic) = ARM64;
+    File::open(path)?.take(place.end as u64).read_to_end(&mut head)?;
+    Ok(head.get(place) == Some(magic))
 }
 
 #[cfg(test)]
@@ -134,6 +156,24 @@ mod tests {
         let twice = Err(WrongSpec::Twice { tag: "a".to_owned() });
         assert_eq!(check(1 << 30, &["a", "b", "a"], None), twice);
         assert_eq!(check(1 << 30, &["a"], Some("a")), twice);
+    }
+
+    #[test]
+    fn a_kernel_that_is_compressed_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_plain = |bytes: &[u8]| {
+            let path = dir.path().join("kernel");
+            std::fs::write(&path, bytes).unwrap();
+            is_plain_kernel(&path).unwrap()
+        };
+        let mut head = vec![0; 64];
+        head[56..60].copy_from_slice(b"ARM\x64");
+        assert!(is_plain(&head));
+        // What gzip makes, and the kernel's own wrapping of it (drivers/firmware/efi/libstub/zboot-header.S).
+        assert!(!is_plain(&[&[0x1f, 0x8b, 8][..], &[7; 100]].concat()));
+        assert!(!is_plain(&[&b"MZ\0\0zimg"[..], &[0; 100]].concat()));
+        assert!(!is_plain(b""));
+        assert!(is_plain_kernel(&dir.path().join("none")).is_err());
     }
 
     #[test]

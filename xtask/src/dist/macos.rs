@@ -138,8 +138,8 @@ fi
             files::make_dir(&dir.join("programs")).unwrap();
             files::write(&dir.join("programs").join(name), b"").unwrap();
         }
-        files::make_dir(&dir.join("guest/vz-own")).unwrap();
-        files::write(&dir.join("guest/vz-own/image.json"), b"{}").unwrap();
+        files::make_dir(&dir.join("guest/qemu-own")).unwrap();
+        files::write(&dir.join("guest/qemu-own/image.json"), b"{}").unwrap();
         let mut script = command("sh", &[]);
         script.arg(packaging().join("macos/package.sh"));
         script.arg(dir.join("programs")).arg(dir.join("out")).arg("1.2.3").arg(dir.join("guest"));
@@ -189,7 +189,7 @@ fi
         for path in [
             "Library/LaunchAgents/dev.cove.machine.login.plist",
             "Library/LaunchDaemons/dev.cove.machine.boot.plist",
-            "Library/Application Support/Cove/guest/vz-own/image.json",
+            "Library/Application Support/Cove/guest/qemu-own/image.json",
         ] {
             assert!(root.join(path).is_file(), "{path}");
         }

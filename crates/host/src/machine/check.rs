@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
+use vm_manager::backend::{self, Wire};
 use vm_proto::stream::Piece;
 
 use super::{Error, Machine, Phase, Supervisor};
@@ -48,20 +49,25 @@ fn step(what: impl Into<String>, script: &str, arguments: &[&str], remedy: &'sta
     Step { what: what.into(), command: words.into_iter().map(str::to_owned).collect(), remedy }
 }
 
-fn steps(target: &str, port: &str) -> [Step; 5] {
-    [
-        step(
-            "the guest has an address",
-            "ip -4 addr show scope global | grep -q inet",
-            &[],
+fn steps(target: &str, port: &str, wire: Wire) -> [Step; 5] {
+    let (no_address, no_way_here) = match wire {
+        Wire::Direct | Wire::Card => (
             "install the package passt on this computer, then start the machine again",
+            "passt does not carry to this computer's loopback; look at 'cove machine logs --supervisor'",
         ),
+        Wire::Own => (
+            "this computer's system gave none: look at 'cove machine logs', and for a firewall or a VPN here",
+            "a firewall or a VPN of this computer keeps its machines away",
+        ),
+    };
+    [
+        step("the guest has an address", "ip -4 addr show scope global | grep -q inet", &[], no_address),
         step("the guest has a way out", "ip route | grep -q ^default", &[], "cove machine stop and start"),
         step(
             "this computer is reached from the guest",
             "nc -w 5 \"$1\" \"$2\" </dev/null",
             &[HOST, port],
-            "passt does not carry to this computer's loopback; look at 'cove machine logs --supervisor'",
+            no_way_here,
         ),
         step(
             format!("{target} is looked up"),
@@ -92,11 +98,17 @@ impl Machine {
         let failed =
             |source| Error::Supervisor { action: "check the network with", name: name.clone(), source };
         // Something of ours to be reached at.
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+        let wire = backend::capabilities(status.backend).wire;
+        let address = match wire {
+            Wire::Direct | Wire::Card => Ipv4Addr::LOCALHOST,
+            // A way out that is the system's own leads to this computer, and not to its loopback.
+            Wire::Own => Ipv4Addr::UNSPECIFIED,
+        };
+        let listener = TcpListener::bind((address, 0)).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port().to_string();
         // Whoever comes is let in and shown out; the thread ends with us.
         std::thread::spawn(move || listener.incoming().for_each(drop));
-        for step in steps(target, &port) {
+        for step in steps(target, &port, wire) {
             let tried = tokio::time::timeout(DEADLINE, self.exit_code_of(step.command)).await;
             let passed = match tried.ok().transpose()? {
                 Some(0) => Passed::Yes,

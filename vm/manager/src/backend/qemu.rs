@@ -8,6 +8,7 @@ use std::process::Command;
 
 use super::{Acceleration, Capabilities, Plan, Wire, kernel_options};
 use crate::Error;
+use crate::config::Backend;
 
 pub(super) const CAPABILITIES: Capabilities = Capabilities {
     gives_memory_back: true,
@@ -16,6 +17,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     is_wall: true,
     has_qmp: true,
     wire: Wire::Direct,
+    images: Backend::Qemu,
 };
 
 /// What QEMU has for guests of one architecture.
@@ -91,7 +93,7 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     };
     let accelerator = match plan.acceleration {
         Acceleration::Kvm => "kvm",
-        Acceleration::Tcg | Acceleration::Native => "tcg,thread=multi",
+        Acceleration::Tcg | Acceleration::Native | Acceleration::Framework => "tcg,thread=multi",
     };
     option("-name", format!("cove-{}", plan.places.name));
     option("-accel", accelerator.to_owned());

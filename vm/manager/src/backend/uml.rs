@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::{Capabilities, Plan, Wire, kernel_options};
 use crate::Error;
+use crate::config::Backend;
 
 pub(super) const CAPABILITIES: Capabilities = Capabilities {
     gives_memory_back: false,
@@ -13,6 +14,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     is_wall: false,
     has_qmp: false,
     wire: Wire::Card,
+    images: Backend::Uml,
 };
 
 /// Device numbers of the virtio specification, section 5.

@@ -1,7 +1,6 @@
 //! One run of a machine: what there is from the hypervisor's stage to the end of its program.
 
 use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,22 +9,19 @@ use anyhow::{Result, bail};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use vm_manager::backend::{self, Acceleration, Plan, qemu};
+use vm_manager::backend::{self, Acceleration};
 use vm_manager::config::Config;
 use vm_manager::image::Image;
 use vm_manager::places::Places;
 use vm_manager::saved::{self, Moment, Record};
-use vm_proto::message::{Configuration, Listener, Mode, Network};
+use vm_proto::message::{Configuration, Listener, Mode, WayOut};
 use vm_proto::port;
 
 use super::Event;
-use crate::devices::Devices;
 use crate::guest::{self, Guest};
-use crate::network::Passt;
+use crate::platform::{self, Devices, Made, Saving, Started, Vmm, resolver};
 use crate::ports::Standing;
-use crate::saving::{self, Saving};
-use crate::vmm::Vmm;
-use crate::{acceleration, changes, clock, engine, network, ports, resolver, ssh_agent, trust};
+use crate::{clock, engine, ports, ssh_agent, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
@@ -43,19 +39,20 @@ pub(crate) struct Run {
     pub(crate) devices: Devices,
     /// Its agent, once it has said hello.
     pub(crate) guest: Option<Guest>,
+    /// Which start of its kernel it said hello from first.
+    boot: Option<String>,
     /// What the guest listens on.
     pub(crate) listening: watch::Sender<Vec<Listener>>,
     /// What it takes to save it, where that can be done.
     pub(crate) saving: Option<Saving>,
     pub(crate) template: Template,
-    network: Option<Network>,
+    network: Option<WayOut>,
     has_ssh_agent: bool,
     /// What serves the engine's clients, and the ports of containers.
     open: Option<CancellationToken>,
     /// Which resolver the guest is to ask.
     pub(crate) resolver: resolver::Watch,
     cancelled: CancellationToken,
-    _passt: Option<Passt>,
 }
 
 /// How a run stands to the state of a guest that has just booted, from which later starts begin.
@@ -94,18 +91,11 @@ pub(crate) struct Beginning {
 
 /// Serves the devices and starts the program, from a saved state if there is one that fits. Blocks.
 pub(crate) fn start(beginning: &Beginning, events: &mpsc::Sender<Event>) -> Result<Prepared> {
-    let Beginning { config, places, image, saved, may_use_template, .. } = beginning;
-    let machines = places.data.parent().unwrap_or(&places.data);
-    let acceleration = acceleration::find(config.backend, machines, &image.file("kernel"))?;
-    let can_be_saved = backend::capabilities(config.backend).saves;
-    let record = Record {
-        config: config.clone(),
-        image: image.manifest.digest.clone(),
-        acceleration,
-        program: if can_be_saved { saving::program()? } else { String::new() },
-    };
+    let Beginning { config, places, saved, may_use_template, .. } = beginning;
+    config.check()?;
+    let record = platform::record(beginning)?;
     if let Some(saved) = saved {
-        let woken = saving::check(saved, &record)
+        let woken = platform::check(saved, &record)
             .and_then(|()| launch(beginning, record.clone(), Origin::Saved(Moment::Sleep), events));
         return woken.or_else(|error| {
             saved::forget(places, Moment::Sleep)?;
@@ -118,7 +108,8 @@ pub(crate) fn start(beginning: &Beginning, events: &mpsc::Sender<Event>) -> Resu
         });
     }
     // A processor that is real boots in less time than it takes to save.
-    let uses_template = can_be_saved && *may_use_template && acceleration == Acceleration::Tcg;
+    let can_be_saved = backend::capabilities(config.backend).saves;
+    let uses_template = can_be_saved && *may_use_template && record.acceleration == Acceleration::Tcg;
     let kept = Record::read(places, Moment::Boot).filter(|_| uses_template);
     if kept.is_some_and(|kept| kept == record.of_boot()) {
         match launch(beginning, record.clone(), Origin::Saved(Moment::Boot), events) {
@@ -140,9 +131,9 @@ pub(crate) fn start(beginning: &Beginning, events: &mpsc::Sender<Event>) -> Resu
     Ok(prepared)
 }
 
-/// What a program begins with.
+/// What a machine begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
+pub(crate) enum Origin {
     Boot,
     Saved(Moment),
 }
@@ -153,40 +144,20 @@ fn launch(
     origin: Origin,
     events: &mpsc::Sender<Event>,
 ) -> Result<Prepared> {
-    let Beginning { config, places, image, number, .. } = beginning.clone();
+    let Beginning { config, places, number, .. } = beginning;
+    // Each start's console is told apart from those before.
+    let _ = std::fs::rename(places.console(), places.console().with_extension("log.old"));
     let acceleration = record.acceleration;
-    let mut warnings = Vec::new();
-    let memory = match backend::capabilities(config.backend).saves {
-        true => Some(saving::memory(config.memory >> 20 << 20)?),
-        false => None,
-    };
-    // It takes as long as everything else until the program is ready for it.
-    let restored = match (origin, &memory) {
-        (Origin::Saved(moment), Some(memory)) => {
-            Some((moment, saving::begin_to_restore_memory(&places, moment, memory)?))
-        }
-        _ => None,
-    };
-    let mut resolver = resolver::Watch::new();
-    let (passt, way_out, network) = match network::start(&places) {
-        Ok((passt, socket, mut network)) => {
-            network.resolver = resolver.of_network(network.address6.is_some());
-            (Some(passt), Some(socket), Some(network))
-        }
-        Err(error) => {
-            warnings.push(format!("the machine has no way out: {error:#}"));
-            (None, None, None)
-        }
-    };
+    let Made { making, devices, network, resolver, mut warnings } =
+        platform::make(beginning, record, origin)?;
     let cancelled = CancellationToken::new();
     let (greetings, greeted) = mpsc::channel(4);
-    let devices = Devices::serve(&config, &places, way_out.as_deref(), move |stream| {
+    devices.vsock.listen(port::CONTROL, move |stream| {
         // A guest that greets many times at once is not heard more often.
         let _ = greetings.try_send(stream);
-    })?;
-    warnings.extend(devices.warnings.iter().cloned());
+    });
     let runtime = tokio::runtime::Handle::current();
-    let hear = hear(greeted, number, events.clone(), cancelled.clone());
+    let hear = hear(greeted, *number, events.clone(), cancelled.clone());
     runtime.spawn(cancelled.clone().run_until_cancelled_owned(hear));
     let has_ssh_agent = config.ssh_agent && {
         let serve = ssh_agent::serve(&devices.vsock)
@@ -194,42 +165,17 @@ fn launch(
             .map_err(|error| warnings.push(format!("the machine has no SSH agent: {error:#}")));
         serve.is_ok()
     };
-    let plan = Plan {
-        config,
-        image,
-        memory: memory.as_ref().map(|memory| memory.as_raw_fd()),
-        wakes: origin != Origin::Boot,
-        vsock: devices.vsock_socket.clone(),
-        network: devices.network_socket.clone(),
-        shares: devices.share_sockets.clone(),
-        acceleration,
-        places,
-    };
-    let command = backend::command(&plan)?;
-    tracing::info!(?command, "starting the machine");
-    let (ended, end) = End::watch(number, events.clone(), origin == Origin::Boot);
-    // Each start's console is told apart from those before.
-    let _ = std::fs::rename(plan.places.console(), plan.places.console().with_extension("log.old"));
-    let vmm = Vmm::start(command, memory.as_ref(), plan.places.console(), ended)?;
-    let (devices_of_qemu, qmp) = (qemu::plugged(&plan), qemu::qmp_socket(&plan));
-    if let Some((moment, restored)) = restored {
-        let woken = restored
-            .finish()
-            .and_then(|()| runtime.block_on(saving::wake(&plan.places, moment, &qmp, &devices_of_qemu)));
-        end.count_if(woken, &vmm, &plan.places)?;
+    let (ended, end) = End::watch(*number, events.clone(), origin == Origin::Boot);
+    let Started { vmm, saving, waking } = making.start(&devices, ended)?;
+    if let Some(waking) = waking {
+        end.count_if(waking.wake(), &vmm, places)?;
     }
-    let saving = memory.map(|memory| Saving {
-        places: plan.places.clone(),
-        qmp,
-        memory,
-        devices: devices_of_qemu,
-        record,
-    });
     let run = Run {
-        number,
+        number: *number,
         vmm,
         devices,
         guest: None,
+        boot: None,
         listening: watch::Sender::new(Vec::new()),
         saving,
         template: Template::None,
@@ -238,7 +184,6 @@ fn launch(
         open: None,
         resolver,
         cancelled,
-        _passt: passt,
     };
     Ok(Prepared { run, acceleration, warnings })
 }
@@ -317,8 +262,15 @@ fn entropy() -> Vec<u8> {
 }
 
 impl Run {
+    /// Whether its kernel is no longer the one that it began with: there are machines that go on when a guest resets
+    /// them, with everything lost that was in memory.
+    pub(crate) fn has_begun_anew(&mut self, boot: &str) -> bool {
+        self.boot.get_or_insert_with(|| boot.to_owned()) != boot
+    }
+
     /// What the guest is to be.
     pub(crate) fn configuration(&self, name: &str, mode: Mode) -> Configuration {
+        let gateway = self.network.as_ref().and_then(WayOut::told).map(|network| network.gateway);
         Configuration {
             hostname: name.to_owned(),
             nanoseconds: clock::now(),
@@ -327,7 +279,7 @@ impl Run {
             network: self.network.clone(),
             certificates: trust::certificates(),
             ssh_agent: self.has_ssh_agent,
-            proxies: trust::proxies(self.network.as_ref().map(|network| network.gateway)),
+            proxies: trust::proxies(gateway),
             entropy: entropy(),
         }
     }
@@ -383,20 +335,9 @@ impl Run {
         }
     }
 
-    /// Has the guest hear of changes in its shares no more.
-    pub(crate) fn stop_telling_changes(&self) {
-        self.devices.changes.iter().flatten().for_each(|sink| sink.close());
-    }
-
     /// Lets the guest hear of changes in its shares.
     pub(crate) fn tell_changes(&self) {
-        let runtime = tokio::runtime::Handle::current();
-        for (share, sink) in self.devices.shares.iter().zip(&self.devices.changes) {
-            let Some(sink) = sink else { continue };
-            let vsock = Arc::clone(&self.devices.vsock);
-            let tell = changes::connect(Arc::clone(sink), vsock, share.path.clone());
-            runtime.spawn(self.cancelled.clone().run_until_cancelled_owned(tell));
-        }
+        self.devices.tell_changes(&self.cancelled);
     }
 
     /// Ends what goes on beside it.

@@ -1,17 +1,12 @@
 //! Sizes of a machine that change while it runs: less memory than it was started with, and a larger disk.
 
-use std::fs::File;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::sync::oneshot;
-use vm_manager::backend::qemu::state;
 use vm_manager::control::Answer;
 use vm_manager::lifecycle::State;
-use vm_manager::qmp::Qmp;
 use vm_proto::message::FromHost;
 
 use super::{Event, Machine};
-use crate::saving::Saving;
 
 impl Machine {
     /// Makes it as large as that, as far as it can be done now.
@@ -27,8 +22,8 @@ impl Machine {
         let had = (self.config.memory, self.config.disk);
         let events = self.events.clone();
         let work = async move {
-            let memory_now = if memory == had.0 { Ok(()) } else { limit_memory(&saving, memory).await };
-            let disk_now = if disk == had.1 { Ok(()) } else { grow_disk(&saving, disk).await };
+            let memory_now = if memory == had.0 { Ok(()) } else { saving.limit_memory(memory).await };
+            let disk_now = if disk == had.1 { Ok(()) } else { saving.grow_disk(disk).await };
             let done = |what: &str, size: u64, outcome: Result<()>| {
                 outcome
                     .inspect_err(|error| tracing::warn!("the {what} changes at the next start: {error:#}"))
@@ -64,20 +59,4 @@ impl Machine {
         // Whoever asked may be gone.
         let _ = answer.send(Answer::Resized { memory: done(memory), disk: done(disk) });
     }
-}
-
-async fn limit_memory(saving: &Saving, bytes: u64) -> Result<()> {
-    let most = saving.memory.metadata()?.len();
-    anyhow::ensure!(bytes <= most, "it was started with less");
-    let mut qmp = Qmp::connect(&saving.qmp).await.context("failed to reach the machine's program")?;
-    Ok(state::limit_memory(&mut qmp, bytes).await?)
-}
-
-async fn grow_disk(saving: &Saving, bytes: u64) -> Result<()> {
-    let path = saving.places.disk();
-    let file = File::options().write(true).open(&path).context("failed to open the disk")?;
-    anyhow::ensure!(file.metadata()?.len() <= bytes, "a disk only grows");
-    file.set_len(bytes).context("failed to let the disk grow")?;
-    let mut qmp = Qmp::connect(&saving.qmp).await.context("failed to reach the machine's program")?;
-    Ok(state::grow_disk(&mut qmp, bytes).await?)
 }

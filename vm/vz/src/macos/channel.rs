@@ -1,8 +1,8 @@
 //! vsock: connections to the guest, and from it.
 #![expect(unsafe_code, reason = "none of the framework's calls has a safe form")]
 
+use std::cell::Cell;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::mpsc::SyncSender;
 
 use block2::RcBlock;
 use objc2::rc::Retained;
@@ -16,8 +16,11 @@ use objc2_virtualization::{
 
 use super::failure::Failure;
 
-/// Is given each connection from the guest.
-pub(super) type Accept = Box<dyn Fn(OwnedFd) + Send + Sync>;
+/// Is given each connection from the guest, and says whether it is taken.
+pub(super) type Accept = Box<dyn Fn(OwnedFd) -> bool + Send + Sync>;
+
+/// Is told how a connection to the guest went.
+pub(super) type Connected = Box<dyn FnOnce(Result<OwnedFd, Failure>) + Send>;
 
 /// The machine's device; on its queue.
 pub(super) fn device(
@@ -30,13 +33,9 @@ pub(super) fn device(
     device.ok_or(Failure::Lacking { doing, what: "vsock device" })
 }
 
-/// Connects to a port of the guest's; on the queue.
-pub(super) fn connect(
-    device: &VZVirtioSocketDevice,
-    port: u32,
-    doing: &'static str,
-    tell: SyncSender<Result<OwnedFd, Failure>>,
-) {
+/// Connects to a port of the guest's; on the queue, where `connected` is told later.
+pub(super) fn connect(device: &VZVirtioSocketDevice, port: u32, doing: &'static str, connected: Connected) {
+    let connected = Cell::new(Some(connected));
     let done = RcBlock::new(move |connection: *mut VZVirtioSocketConnection, error: *mut NSError| {
         // SAFETY: it is null or lives until this block returns.
         let connection = unsafe { connection.as_ref() };
@@ -47,8 +46,10 @@ pub(super) fn connect(
             (None, Some(error)) => Err(Failure::refused(doing, error)),
             (None, None) => Err(Failure::Lacking { doing, what: "connection" }),
         };
-        // Whoever waited may have given up.
-        let _ = tell.try_send(outcome);
+        // It is called once.
+        if let Some(connected) = connected.take() {
+            connected(outcome);
+        }
     });
     // SAFETY: the caller is on the queue, and the block is copied by the framework.
     unsafe { device.connectToPort_completionHandler(port, &done) };
@@ -86,10 +87,7 @@ define_class!(
             _: &VZVirtioSocketDevice,
         ) -> bool {
             match descriptor(connection, "accept a connection of the guest's") {
-                Ok(descriptor) => {
-                    self.ivars()(descriptor);
-                    true
-                }
+                Ok(descriptor) => self.ivars()(descriptor),
                 Err(_) => false,
             }
         }

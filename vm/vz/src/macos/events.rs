@@ -13,6 +13,8 @@ use objc2_virtualization::{VZVirtualMachine, VZVirtualMachineDelegate};
 pub enum Ended {
     /// The guest switched it off.
     ByGuest,
+    /// By [`Machine::end`](crate::Machine::end).
+    ByHost,
     /// Something went wrong.
     ByError {
         /// What, in the framework's words.

@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 use objc2::available;
 use objc2::rc::Retained;
 use objc2::runtime::ProtocolObject;
 use objc2_virtualization::{
-    VZVirtioFileSystemDevice, VZVirtioTraditionalMemoryBalloonDevice, VZVirtualMachine,
+    VZVirtioFileSystemDevice, VZVirtioTraditionalMemoryBalloonDevice, VZVirtualMachine, VZVirtualMachineState,
 };
 
 use super::channel::{self, Listening};
@@ -45,6 +45,7 @@ pub struct Machine {
     /// The machine knows it weakly.
     _delegate: Kept<Delegate>,
     ended: Mutex<Receiver<Ended>>,
+    tell: Sender<Ended>,
     listening: Mutex<BTreeMap<u32, Listening>>,
     /// Whether its devices let it be saved.
     saves: Result<(), Failure>,
@@ -81,13 +82,20 @@ impl Machine {
         };
         let queue = Queue::new(&configuration);
         let (tell, ended) = channel();
-        let delegate = Kept(Delegate::new(tell));
+        let delegate = Kept(Delegate::new(tell.clone()));
         let told = &delegate;
         queue.run(move |machine| {
             // SAFETY: this is the machine's queue, and the delegate is kept as long as the machine.
             unsafe { machine.setDelegate(Some(ProtocolObject::from_ref(&*told.0))) };
         });
-        Ok(Self { queue, _delegate: delegate, ended: Mutex::new(ended), listening: Mutex::default(), saves })
+        Ok(Self {
+            queue,
+            _delegate: delegate,
+            ended: Mutex::new(ended),
+            tell,
+            listening: Mutex::default(),
+            saves,
+        })
     }
 
     /// Boots it.
@@ -101,15 +109,25 @@ impl Machine {
         })
     }
 
-    /// Ends it at once, as a power cut would.
+    /// Ends it at once, as a power cut would. One that does not run, or no longer, has ended with this.
     ///
     /// # Errors
-    /// The framework's: it does not run.
+    /// The framework's.
     pub fn end(&self) -> Result<(), Failure> {
-        self.queue.wait("end the machine", |machine, done| {
-            // SAFETY: this is the machine's queue, and the block is copied.
-            unsafe { machine.stopWithCompletionHandler(done) };
-        })
+        let runs = self.queue.run(|machine| {
+            // SAFETY: this is the machine's queue.
+            let state = unsafe { machine.state() };
+            !matches!(state, VZVirtualMachineState::Stopped | VZVirtualMachineState::Error)
+        });
+        if runs {
+            self.queue.wait("end the machine", |machine, done| {
+                // SAFETY: this is the machine's queue, and the block is copied.
+                unsafe { machine.stopWithCompletionHandler(done) };
+            })?;
+        }
+        // The framework tells its delegate of no end that was asked for. Whoever listened may be gone.
+        let _ = self.tell.send(Ended::ByHost);
+        Ok(())
     }
 
     /// Stops its processors; memory stays.
@@ -171,30 +189,32 @@ impl Machine {
         }
     }
 
-    /// Waits until it ended by itself; `None` where it never will tell.
+    /// Waits until it has ended; `None` where it never will tell.
     #[must_use]
     pub fn wait_until_ended(&self) -> Option<Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
     }
 
-    /// Connects to a vsock port of the guest's.
-    ///
-    /// # Errors
-    /// Nobody listens there.
-    pub fn connect(&self, port: u32) -> Result<OwnedFd, Failure> {
+    /// Connects to a vsock port of the guest's. Returns at once; `connected` is told how it went on the machine's queue,
+    /// and must not wait.
+    pub fn connect(&self, port: u32, connected: impl FnOnce(Result<OwnedFd, Failure>) + Send + 'static) {
         let doing = "connect to the guest";
-        self.queue.wait_for(doing, move |machine, tell| {
-            let device = channel::device(machine, doing)?;
-            channel::connect(&device, port, doing, tell);
-            Ok(())
-        })
+        self.queue.run(move |machine| match channel::device(machine, doing) {
+            Ok(device) => channel::connect(&device, port, doing, Box::new(connected)),
+            Err(failure) => connected(Err(failure)),
+        });
     }
 
-    /// Takes connections of the guest's at a vsock port; `accept` is called on the machine's queue and must not wait.
+    /// Takes connections of the guest's at a vsock port; `accept` is called on the machine's queue, must not wait, and
+    /// says whether it takes one.
     ///
     /// # Errors
     /// The machine has no such device.
-    pub fn listen(&self, port: u32, accept: impl Fn(OwnedFd) + Send + Sync + 'static) -> Result<(), Failure> {
+    pub fn listen(
+        &self,
+        port: u32,
+        accept: impl Fn(OwnedFd) -> bool + Send + Sync + 'static,
+    ) -> Result<(), Failure> {
         let listening = Listening::new(Box::new(accept));
         let listening = self.queue.run(move |machine| {
             let device = channel::device(machine, "listen to the guest")?;

@@ -63,20 +63,8 @@ impl Queue {
         doing: &'static str,
         begin: impl FnOnce(&VZVirtualMachine, &Done) + Send,
     ) -> Result<(), Failure> {
-        self.wait_for(doing, |machine, tell| {
-            begin(machine, &done(doing, tell));
-            Ok(())
-        })
-    }
-
-    /// As [`Self::wait`], for what ends with more than that it is done: `begin` sees to it that the sender is used.
-    pub(super) fn wait_for<T: Send>(
-        &self,
-        doing: &'static str,
-        begin: impl FnOnce(&VZVirtualMachine, SyncSender<Result<T, Failure>>) -> Result<(), Failure> + Send,
-    ) -> Result<T, Failure> {
         let (tell, told) = sync_channel(1);
-        self.run(move |machine| begin(machine, tell))?;
+        self.run(move |machine| begin(machine, &done(doing, tell)));
         told.recv_timeout(PATIENCE).map_err(|_| Failure::Silent { doing, after: PATIENCE })?
     }
 }

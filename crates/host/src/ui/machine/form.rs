@@ -201,7 +201,7 @@ pub(crate) fn defaults() -> MachineForm {
     let home = home.and_then(|home| home.into_os_string().into_string().ok());
     MachineForm {
         name: "default".to_owned(),
-        backend: MachineBackend::Qemu,
+        backend: Backend::default().into(),
         cpus: cpus.to_string(),
         memory: "2 GB".to_owned(),
         disk: "64 GB".to_owned(),

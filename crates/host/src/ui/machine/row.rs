@@ -131,6 +131,8 @@ pub enum MachineBackend {
     Qemu,
     /// User Mode Linux.
     Uml,
+    /// macOS' Virtualization.framework.
+    Vz,
 }
 
 /// What a machine is.
@@ -248,6 +250,7 @@ impl From<Backend> for MachineBackend {
         match backend {
             Backend::Qemu => Self::Qemu,
             Backend::Uml => Self::Uml,
+            Backend::Vz => Self::Vz,
         }
     }
 }
@@ -257,6 +260,7 @@ impl From<MachineBackend> for Backend {
         match backend {
             MachineBackend::Qemu => Self::Qemu,
             MachineBackend::Uml => Self::Uml,
+            MachineBackend::Vz => Self::Vz,
         }
     }
 }

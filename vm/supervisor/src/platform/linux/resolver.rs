@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use vm_proto::message::Resolver;
 
-use crate::network;
+use super::network;
 
 const FILE: &str = "/etc/resolv.conf";
 

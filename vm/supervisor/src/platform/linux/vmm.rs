@@ -9,8 +9,8 @@ use std::thread;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::sys;
 use crate::console::keep;
-use crate::sys;
 
 /// A running one.
 #[derive(Debug)]

@@ -53,7 +53,7 @@ pub(crate) fn find(backend: Backend, machines: &Path, kernel: &Path) -> Result<A
 
 fn try_it(kernel: &Path) -> Result<bool> {
     let mut command = qemu::probe(kernel)?;
-    crate::sys::tie(&mut command, None);
+    super::sys::tie(&mut command, None);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context("failed to start QEMU")?;
     let begin = Instant::now();

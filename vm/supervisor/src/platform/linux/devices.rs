@@ -1,17 +1,19 @@
 //! The devices we serve ourselves, as long as a machine runs.
 
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tokio_util::sync::CancellationToken;
 use vm_devices::{Access, Net, Share, ShareConfig, Vsock};
 use vm_manager::backend::{self, Wire};
 use vm_manager::config::Config;
 use vm_manager::places::Places;
-use vm_proto::{message, port};
+use vm_proto::message;
 
-use crate::changes::{self, Sink};
+use super::changes::{self, Sink};
+use super::network::Passt;
 
 /// The guest's vsock address; each machine has a device of its own, so all may have the same.
 const CID: u64 = 3;
@@ -22,38 +24,34 @@ pub(crate) struct Devices {
     /// The channel to the guest.
     pub(crate) vsock: Arc<Vsock>,
     /// Where the program that is the machine finds it.
-    pub(crate) vsock_socket: PathBuf,
+    pub(super) vsock_socket: PathBuf,
     /// The same of the network's.
-    pub(crate) network_socket: Option<PathBuf>,
+    pub(super) network_socket: Option<PathBuf>,
     /// Tags and sockets of shares.
-    pub(crate) share_sockets: Vec<(String, PathBuf)>,
+    pub(super) share_sockets: Vec<(String, PathBuf)>,
     /// What the guest is told of them.
     pub(crate) shares: Vec<message::Share>,
     /// Where their changes go, of those that can be watched.
-    pub(crate) changes: Vec<Option<Arc<Sink>>>,
+    changes: Vec<Option<Arc<Sink>>>,
     /// Shares that can't be had, and why.
-    pub(crate) warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
     _network: Option<Net>,
+    _passt: Option<Passt>,
     _served: Vec<Share>,
 }
 
 impl Devices {
-    /// Serves them. `greeted` gets the guest's control connections.
-    pub(crate) fn serve(
-        config: &Config,
-        places: &Places,
-        passt: Option<&Path>,
-        greeted: impl Fn(UnixStream) + Send + Sync + 'static,
-    ) -> Result<Self> {
+    /// Serves them.
+    pub(super) fn serve(config: &Config, places: &Places, passt: Option<(Passt, PathBuf)>) -> Result<Self> {
         let vsock_socket = places.device("vsock");
         let vsock = Vsock::serve(&vsock_socket, CID).context("failed to serve the machine's channel")?;
-        vsock.listen(port::CONTROL, greeted);
-        let (network, network_socket) = match (passt, backend::capabilities(config.backend).wire) {
-            (None, _) => (None, None),
-            (Some(passt), Wire::Direct) => (None, Some(passt.to_owned())),
-            (Some(passt), Wire::Card) => {
+        let (passt, way_out) = passt.unzip();
+        let (network, network_socket) = match (way_out, backend::capabilities(config.backend).wire) {
+            (None, _) | (_, Wire::Own) => (None, None),
+            (Some(way_out), Wire::Direct) => (None, Some(way_out)),
+            (Some(way_out), Wire::Card) => {
                 let socket = places.device("network");
-                let wire = UnixStream::connect(passt).context("failed to reach passt")?;
+                let wire = UnixStream::connect(way_out).context("failed to reach passt")?;
                 let card = Net::serve(&socket, wire).context("failed to serve the machine's network card")?;
                 (Some(card), Some(socket))
             }
@@ -92,7 +90,23 @@ impl Devices {
             changes,
             warnings,
             _network: network,
+            _passt: passt,
             _served: served,
         })
+    }
+
+    /// Lets the guest hear of changes in its shares, until that is cancelled.
+    pub(crate) fn tell_changes(&self, cancelled: &CancellationToken) {
+        let runtime = tokio::runtime::Handle::current();
+        for (share, sink) in self.shares.iter().zip(&self.changes) {
+            let Some(sink) = sink else { continue };
+            let tell = changes::connect(Arc::clone(sink), Arc::clone(&self.vsock), share.path.clone());
+            runtime.spawn(cancelled.clone().run_until_cancelled_owned(tell));
+        }
+    }
+
+    /// Has it hear of them no more.
+    pub(crate) fn stop_telling_changes(&self) {
+        self.changes.iter().flatten().for_each(|sink| sink.close());
     }
 }

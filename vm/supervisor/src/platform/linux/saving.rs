@@ -14,7 +14,7 @@ use vm_manager::places::Places;
 use vm_manager::qmp::Qmp;
 use vm_manager::saved::{self, Draft, Moment, Record};
 
-use crate::sparse::copy_sparse;
+use super::sparse::copy_sparse;
 
 /// How long the program may take until it listens.
 const QMP_DEADLINE: Duration = Duration::from_secs(10);
@@ -55,6 +55,24 @@ impl Saving {
             self.go_on(&mut qmp).await?;
         }
         outcome
+    }
+
+    /// Has the guest keep to so much memory.
+    pub(crate) async fn limit_memory(&self, bytes: u64) -> Result<()> {
+        let most = self.memory.metadata()?.len();
+        anyhow::ensure!(bytes <= most, "it was started with less");
+        let mut qmp = self.connect().await?;
+        Ok(state::limit_memory(&mut qmp, bytes).await?)
+    }
+
+    /// Lets its disk grow.
+    pub(crate) async fn grow_disk(&self, bytes: u64) -> Result<()> {
+        let path = self.places.disk();
+        let file = File::options().write(true).open(&path).context("failed to open the disk")?;
+        anyhow::ensure!(file.metadata()?.len() <= bytes, "a disk only grows");
+        file.set_len(bytes).context("failed to let the disk grow")?;
+        let mut qmp = self.connect().await?;
+        Ok(state::grow_disk(&mut qmp, bytes).await?)
     }
 
     /// Keeps the state of a guest that has booted and is ready for it, for later starts. The guest goes on then, whether
