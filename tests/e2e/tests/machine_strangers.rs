@@ -20,7 +20,7 @@ fn said(words: &[FromGuest]) -> Result<Vec<u8>> {
 }
 
 fn hello(version: u32) -> FromGuest {
-    FromGuest::Hello { version, release: "9.9".into(), kernel: "7".into(), uptime_ms: 1, boot: "b".into() }
+    FromGuest::Hello { version, release: "9.9".into(), kernel: "7".into(), uptime_ms: 1, number: 1 }
 }
 
 /// A machine whose first process says `say` and then does as `mode` says (`stranger.c`).

@@ -42,7 +42,9 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         addresses: OnceLock::new(),
         clients: streams::for_clients()?,
     };
-    let Some((mut host, mut configuration)) = meet(&connected, HOST_DEADLINE).await? else { return Ok(()) };
+    let mut greetings = 0;
+    let met = meet(&connected, &mut greetings, HOST_DEADLINE).await?;
+    let Some((mut host, mut configuration)) = met else { return Ok(()) };
     beside("the engine's port", streams::serve_host(streams::listen(port::ENGINE_OWN)?));
     let listener = streams::listen(port::STREAM)?;
     beside("the streams' port", streams::serve_streams(listener, guest.children.clone()));
@@ -54,7 +56,8 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
     guest.tell_of_clock();
     while guest.listen_to(&mut host, &configuration).await == Heard::Slept {
         // The host comes back when somebody wakes it: no time passes here until then.
-        let Some(met) = meet(&connected, Duration::MAX).await? else { return Ok(()) };
+        let met = meet(&connected, &mut greetings, Duration::MAX).await?;
+        let Some(met) = met else { return Ok(()) };
         (host, configuration) = met;
         guest.wake(&configuration).await;
     }
@@ -86,10 +89,12 @@ impl Host {
 /// Says hello, and is told what to be; `None` when it is nothing but to end.
 async fn meet(
     connected: &mpsc::Sender<WriteHalf<VsockStream>>,
+    greetings: &mut u64,
     mut deadline: Duration,
 ) -> Result<Option<(Host, Configuration)>> {
     loop {
-        let stream = greet(deadline).await?;
+        *greetings += 1;
+        let stream = greet(*greetings, deadline).await?;
         let broken = crate::sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
         let (from, mut to) = tokio::io::split(stream);
         let mut host = Host { from, broken };
@@ -145,7 +150,7 @@ fn beside(what: &'static str, work: impl Future<Output = Result<()>> + Send + 's
     });
 }
 
-async fn greet(deadline: Duration) -> Result<VsockStream> {
+async fn greet(number: u64, deadline: Duration) -> Result<VsockStream> {
     let begin = Instant::now();
     let mut stream = loop {
         match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::CONTROL)).await {
@@ -162,7 +167,7 @@ async fn greet(deadline: Duration) -> Result<VsockStream> {
         release: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         uptime_ms: report::uptime_ms(),
-        boot: report::boot_id(),
+        number,
     };
     stream.write_all(&frame::encode(&hello)?).await?;
     Ok(stream)

@@ -46,12 +46,6 @@ fn cpu_ms(stat: &str) -> u64 {
     spent.map(|(_, hundredths)| hundredths * 10).sum()
 }
 
-/// Which start of the kernel this is.
-pub(crate) fn boot_id() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
-}
-
 /// Seconds since the kernel's start, in thousandths; the kernel tells hundredths.
 pub(crate) fn uptime_ms() -> u64 {
     let text = fs::read_to_string("/proc/uptime").unwrap_or_default();

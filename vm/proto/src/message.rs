@@ -18,8 +18,10 @@ pub enum FromGuest {
         kernel: String,
         /// Seconds from the kernel's start to this word, in thousandths.
         uptime_ms: u64,
-        /// Which start of the kernel it is: another one has another (`boot_id` of random(4)).
-        boot: String,
+        /// How often this agent has said hello, this time included. One that counts anew is another: its kernel has been
+        /// started again. What is unique to a start of the kernel is no use, as it must not be drawn before the host has
+        /// given of its entropy.
+        number: u64,
     },
     /// How far it is.
     Progress {

@@ -25,7 +25,7 @@ const TEXT_MAX: usize = 2000;
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// It is there, and speaks our version.
-    Hello { kernel: String, uptime_ms: u64, boot: String, guest: Guest },
+    Hello { kernel: String, uptime_ms: u64, number: u64, guest: Guest },
     /// It is there, and speaks another.
     Stranger { version: u32, release: String },
     /// A later word.
@@ -67,7 +67,7 @@ async fn hear(stream: StdStream, heard: &mpsc::Sender<Heard>) -> Result<()> {
     stream.set_nonblocking(true).context("failed to prepare the guest's connection")?;
     let (mut from, mut to) = UnixStream::from_std(stream)?.into_split();
     let first = tokio::time::timeout(HELLO_DEADLINE, read(&mut from)).await.context("it said nothing")??;
-    let Some(FromGuest::Hello { version, release, kernel, uptime_ms, boot }) = first else {
+    let Some(FromGuest::Hello { version, release, kernel, uptime_ms, number }) = first else {
         bail!("it began with something else than a greeting");
     };
     if version != vm_proto::VERSION {
@@ -78,8 +78,8 @@ async fn hear(stream: StdStream, heard: &mpsc::Sender<Heard>) -> Result<()> {
         return Ok(());
     }
     let (sender, mut words) = mpsc::channel(WAITING);
-    let (kernel, boot) = (shortened(&kernel), shortened(&boot));
-    heard.send(Heard::Hello { kernel, uptime_ms, boot, guest: Guest(sender) }).await?;
+    let kernel = shortened(&kernel);
+    heard.send(Heard::Hello { kernel, uptime_ms, number, guest: Guest(sender) }).await?;
     let speak = async {
         while let Some(word) = words.recv().await {
             write(&mut to, &word).await?;
@@ -169,8 +169,8 @@ mod tests {
     }
 
     fn hello(version: u32) -> Vec<u8> {
-        let (release, kernel, boot) = ("1".into(), "7".into(), "b".into());
-        let word = FromGuest::Hello { version, release, kernel, uptime_ms: 1, boot };
+        let (release, kernel) = ("1".into(), "7".into());
+        let word = FromGuest::Hello { version, release, kernel, uptime_ms: 1, number: 1 };
         frame::encode(&word).unwrap()
     }
 

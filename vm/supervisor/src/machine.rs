@@ -395,7 +395,9 @@ impl Machine {
 
     fn hear_guest(&mut self, heard: Heard) {
         match heard {
-            Heard::Hello { kernel, uptime_ms, boot, guest } => self.greeted(kernel, uptime_ms, &boot, guest),
+            Heard::Hello { kernel, uptime_ms, number, guest } => {
+                self.greeted(kernel, uptime_ms, number, guest);
+            }
             Heard::Stranger { version, release } => {
                 let cause = format!(
                     "the guest's agent (release {release}) speaks version {version} of the machine's protocol, this program \

@@ -70,13 +70,12 @@ pub(crate) fn runs(architecture: &str) -> bool {
     Kind::of(architecture).is_ok()
 }
 
-/// Where the program is: that for guests of this computer's own architecture, else another, which is of the same release.
+/// Where the program for guests of an architecture is.
 ///
 /// # Errors
-/// It is not installed.
-pub fn program() -> Result<PathBuf, Error> {
-    let own = Kind::of(std::env::consts::ARCH).and_then(Kind::find);
-    own.or_else(|error| KINDS.iter().find_map(|kind| kind.find().ok()).ok_or(error))
+/// It is not installed, or there is none.
+pub fn program(architecture: &str) -> Result<PathBuf, Error> {
+    Kind::of(architecture)?.find()
 }
 
 /// The socket QMP is spoken on.

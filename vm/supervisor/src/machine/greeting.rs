@@ -9,8 +9,8 @@ use crate::guest::Guest;
 
 impl Machine {
     /// Tells it what to be, or that it is to be nothing any more.
-    pub(super) fn greeted(&mut self, kernel: String, uptime_ms: u64, boot: &str, guest: Guest) {
-        if self.run.as_mut().is_some_and(|run| run.has_begun_anew(boot)) {
+    pub(super) fn greeted(&mut self, kernel: String, uptime_ms: u64, number: u64, guest: Guest) {
+        if self.run.as_mut().is_some_and(|run| run.has_begun_anew(number)) {
             tracing::warn!("the guest has reset its machine, which is ended");
             if let Some(run) = &self.run {
                 run.vmm.kill();

@@ -39,8 +39,8 @@ pub(crate) struct Run {
     pub(crate) devices: Devices,
     /// Its agent, once it has said hello.
     pub(crate) guest: Option<Guest>,
-    /// Which start of its kernel it said hello from first.
-    boot: Option<String>,
+    /// How often it has said so.
+    greetings: u64,
     /// What the guest listens on.
     pub(crate) listening: watch::Sender<Vec<Listener>>,
     /// What it takes to save it, where that can be done.
@@ -175,7 +175,7 @@ fn launch(
         vmm,
         devices,
         guest: None,
-        boot: None,
+        greetings: 0,
         listening: watch::Sender::new(Vec::new()),
         saving,
         template: Template::None,
@@ -264,8 +264,9 @@ fn entropy() -> Vec<u8> {
 impl Run {
     /// Whether its kernel is no longer the one that it began with: there are machines that go on when a guest resets
     /// them, with everything lost that was in memory.
-    pub(crate) fn has_begun_anew(&mut self, boot: &str) -> bool {
-        self.boot.get_or_insert_with(|| boot.to_owned()) != boot
+    pub(crate) fn has_begun_anew(&mut self, number: u64) -> bool {
+        let before = std::mem::replace(&mut self.greetings, number);
+        number <= before
     }
 
     /// What the guest is to be.

@@ -78,7 +78,7 @@ pub(crate) fn record(beginning: &Beginning) -> Result<Record> {
         config: config.clone(),
         image: image.manifest.digest.clone(),
         acceleration: acceleration::find(config.backend, machines, &image.file("kernel"))?,
-        program: if can_be_saved { saving::program()? } else { String::new() },
+        program: if can_be_saved { saving::program(&image.manifest.architecture)? } else { String::new() },
     })
 }
 

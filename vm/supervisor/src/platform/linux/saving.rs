@@ -200,8 +200,8 @@ pub(crate) fn check(record: &Record, now: &Record) -> Result<()> {
 }
 
 /// The program that is the machine, told from a newer one under the same path.
-pub(crate) fn program() -> Result<String> {
-    let path = qemu::program()?;
+pub(crate) fn program(architecture: &str) -> Result<String> {
+    let path = qemu::program(architecture)?;
     let metadata = path.metadata().with_context(|| format!("failed to look at {}", path.display()))?;
     Ok(format!("{} {} {}", path.display(), metadata.size(), metadata.mtime()))
 }
