@@ -244,8 +244,12 @@ impl Guest {
 
     /// Disk, shares, network, engine, each told as it stands. After a failure the guest waits to be looked at.
     async fn become_what(&self, wanted: &Configuration, booted: &Booted) {
+        // Without it, this start may draw what another has.
+        if let Err(error) = system::add_entropy(&wanted.entropy) {
+            self.tell_step(Step::Disk, Err(error)).await;
+            return;
+        }
         for outcome in [
-            system::add_entropy(&wanted.entropy),
             system::set_time(wanted.nanoseconds),
             system::set_hostname(&wanted.hostname),
             system::trust(&wanted.certificates),

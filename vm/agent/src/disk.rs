@@ -95,6 +95,8 @@ enum Found {
 
 fn look(device: &str) -> Result<Found> {
     let mut file = fs::File::open(device).with_context(|| format!("failed to open {device}"))?;
+    // What a kernel that goes on from a saved state knows of the disk may be of another start.
+    crate::sys::forget_contents(&file).with_context(|| format!("failed to look at {device} anew"))?;
     // A file system, a partition table or a piece of one leaves something in the first megabyte.
     let mut head = vec![0; 1 << 20];
     file.seek(SeekFrom::Start(0))?;

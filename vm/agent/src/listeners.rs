@@ -17,14 +17,27 @@ pub(crate) fn look() -> Vec<Listener> {
     found.into_iter().take(LISTENERS_MAX).collect()
 }
 
+/// Whether a socket of this guest's has that address: what none has would leave the guest, and might come back by the host.
+pub(crate) fn is_held(address: IpAddr, port: u16, tables: [&str; 2]) -> bool {
+    tables.iter().any(|path| {
+        let table = fs::read_to_string(path).unwrap_or_default();
+        sockets(&table).any(|(held, number, _)| number == port && held == address)
+    })
+}
+
 fn parse(table: &str) -> impl Iterator<Item = Listener> + '_ {
+    let listens = |(address, port, state)| (state == LISTEN).then_some(Listener { address, port });
+    sockets(table).filter_map(listens)
+}
+
+/// Addresses, ports and states.
+fn sockets(table: &str) -> impl Iterator<Item = (IpAddr, u16, &str)> {
     table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
         let local = fields.next()?;
         let state = fields.nth(1)?;
         let (address, port) = local.split_once(':')?;
-        let address = parse_address(address)?;
-        (state == LISTEN).then_some(Listener { address, port: u16::from_str_radix(port, 16).ok()? })
+        Some((parse_address(address)?, u16::from_str_radix(port, 16).ok()?, state))
     })
 }
 

@@ -17,7 +17,7 @@ use vm_proto::{frame, port};
 
 use crate::children::Children;
 use crate::shares::Stage;
-use crate::{engine, execute, tell, trigger};
+use crate::{engine, execute, listeners, tell, trigger};
 
 /// How long a stream's first words may take, and a connection inside the guest.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -105,6 +105,14 @@ async fn carry_to_engine(mut from: VsockStream) -> io::Result<()> {
 async fn carry(mut stream: VsockStream, children: Children) -> io::Result<()> {
     let open = tokio::time::timeout(DEADLINE, read_open(&mut stream)).await??;
     match open {
+        Open::Tcp { address, port } if !is_here(address, port, ["/proc/net/tcp", "/proc/net/tcp6"]) => {
+            let refused: io::Result<()> = Err(io::ErrorKind::ConnectionRefused.into());
+            answer(&mut stream, refused).await.map(drop)
+        }
+        Open::Udp { address, port } if !is_here(address, port, ["/proc/net/udp", "/proc/net/udp6"]) => {
+            let refused: io::Result<()> = Err(io::ErrorKind::ConnectionRefused.into());
+            answer(&mut stream, refused).await.map(drop)
+        }
         Open::Tcp { address, port } => {
             let connected = tokio::time::timeout(DEADLINE, TcpStream::connect((reached(address), port)));
             let connected = connected.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -143,6 +151,12 @@ async fn act_out(mut stream: VsockStream, path: String, trigger: String) -> io::
     tokio::io::copy_buf(&mut tokio::io::BufReader::new(&mut stream), &mut ours).await?;
     drop(ours);
     acting.await.map_err(io::Error::other)?
+}
+
+/// Whether something of this guest's is at an address: what listens everywhere or on loopback can't lead out of it.
+fn is_here(address: IpAddr, port: u16, tables: [&str; 2]) -> bool {
+    let stays = reached(address).is_loopback();
+    stays || listeners::is_held(address, port, tables)
 }
 
 /// What listens everywhere is reached on loopback.

@@ -18,6 +18,8 @@ const FITRIM: libc::Ioctl = 0xc018_5879_u32 as libc::Ioctl;
 /// `RNDADDENTROPY` and `RNDRESEEDCRNG` of linux/random.h: _IOW('R', 3, int[2]), _IO('R', 7).
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203_u32 as libc::Ioctl;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+/// `BLKFLSBUF` of linux/fs.h: _IO(0x12, 97).
+const BLKFLSBUF: libc::Ioctl = 0x1261;
 /// How much entropy is added at once, in bytes.
 const ENTROPY_MAX: usize = 256;
 /// Requests of netdevice(7) and route(7), of the type that the C library's ioctl takes: glibc's and musl's differ.
@@ -133,6 +135,12 @@ pub(crate) fn add_entropy(bytes: &[u8]) -> io::Result<()> {
     check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const info) })?;
     // SAFETY: RNDRESEEDCRNG takes nothing.
     check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) })
+}
+
+/// Has the kernel forget what it has read of a device (`BLKFLSBUF`).
+pub(crate) fn forget_contents(device: &File) -> io::Result<()> {
+    // SAFETY: BLKFLSBUF takes nothing.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF, 0) })
 }
 
 /// Ends the guest. If the kernel refuses, the first process ends, which it does not survive either.

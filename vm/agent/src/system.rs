@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 /// Certificates that come with the image, and those with the host's added.
@@ -20,9 +20,7 @@ pub(crate) fn set_time(nanoseconds: u64) -> Result<()> {
 /// Has random numbers come from what only this start knows too: a guest that begins from a saved state has the
 /// generator of every other that did.
 pub(crate) fn add_entropy(bytes: &[u8]) -> Result<()> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
+    ensure!(!bytes.is_empty(), "the host has no entropy");
     crate::sys::add_entropy(bytes).context("failed to add to the kernel's entropy")
 }
 

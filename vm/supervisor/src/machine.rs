@@ -337,7 +337,7 @@ impl Machine {
             Event::Ended { run, how } if run == self.runs => self.vmm_gone(how),
             Event::Heard { run, heard } if of_run == Some(run) => self.hear_guest(heard),
             Event::Saved { run, outcome } if of_run == Some(run) => self.has_saved(outcome),
-            Event::Stuck { run, error } if of_run == Some(run) => self.failed(Stage::Kernel, &error),
+            Event::Stuck { run, error } if of_run == Some(run) => self.is_stuck(&error),
             Event::Ended { .. } | Event::Heard { .. } | Event::Saved { .. } | Event::Stuck { .. } => {}
             Event::Resized { run, memory, disk, answer } => {
                 self.resized(of_run == Some(run), memory, disk, answer);
@@ -559,6 +559,7 @@ impl Machine {
                 self.deadline = None;
                 self.room = Room::default();
                 self.vsock.send_replace(None);
+                self.hangs_up = false;
                 self.forget_unproven_template();
                 if let Some(run) = self.run.take() {
                     run.clear_up();
@@ -617,7 +618,10 @@ impl Machine {
             Stage::Hypervisor => {
                 let Some(chosen) = self.chosen.clone() else { return };
                 let (number, saved) = (self.runs, self.saved.clone());
-                let may_use_template = matches!(self.state, State::Starting { mode: Mode::Normal, .. });
+                // What it may spoil is no fault of the image's, nor a second time this machine's.
+                let may_use_template = matches!(self.state, State::Starting { mode: Mode::Normal, .. })
+                    && !self.was_flaky
+                    && !is_new;
                 let image = chosen.image;
                 let beginning = Beginning { config, places, image, number, saved, may_use_template };
                 let back = events.clone();

@@ -7,7 +7,7 @@ use vm_manager::saved::{self, Moment};
 use vm_manager::stage::Stage;
 use vm_proto::message::{FromHost, Mode};
 
-use super::run::Template;
+use super::run::{Run, Template};
 use super::{Event, Machine};
 use crate::guest::Guest;
 use crate::room;
@@ -59,15 +59,27 @@ impl Machine {
 
     /// Whether a start that failed is begun once more by a boot, because what it began from may be why.
     pub(super) fn boots_instead(&mut self, stage: Stage) -> bool {
-        let Some(run) = self.run.as_ref().filter(|run| run.template == Template::Unproven) else {
-            return false;
-        };
-        let is_worth_it = stage == Stage::Kernel && !self.was_flaky;
+        let may_be_why = |run: &&Run| matches!(run.template, Template::Unproven | Template::Asked);
+        let Some(run) = self.run.as_ref().filter(may_be_why) else { return false };
+        let is_at_it = matches!(self.state, State::Starting { stage: Stage::Kernel, .. });
+        let is_worth_it = stage == Stage::Kernel && is_at_it && !self.was_flaky;
         if is_worth_it {
             // Its end is followed by another start.
             run.vmm.kill();
         }
         is_worth_it
+    }
+
+    /// The guest can't go on, or not with all of its devices, after its state was kept.
+    pub(super) fn is_stuck(&mut self, error: &anyhow::Error) {
+        match self.state {
+            State::Starting { stage, .. } => self.failed(stage, error),
+            // Its folders are what is plugged in last.
+            _ => {
+                self.warn([format!("a folder may be missing until the machine is started again: {error:#}")]);
+                self.tell_warnings();
+            }
+        }
     }
 
     /// Lets go of a state from which no start has succeeded.

@@ -13,8 +13,8 @@ use tokio::net::{UnixListener, UnixStream};
 use super::Plugged;
 use crate::qmp::Qmp;
 
-/// How long a guest may take to let go of a device.
-const UNPLUG_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a guest may take to let go of a device: without firmware it waits for five seconds whether it is meant.
+const UNPLUG_DEADLINE: Duration = Duration::from_secs(15);
 /// How long the state of the devices, some hundred kilobytes, may take.
 const STATE_DEADLINE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(3);
@@ -27,18 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(3);
 /// # Errors
 /// QEMU refuses, or the guest does not let go in time.
 pub async fn unplug(qmp: &mut Qmp, devices: &[Plugged]) -> io::Result<()> {
-    let deadline = tokio::time::Instant::now() + UNPLUG_DEADLINE;
     for device in devices {
+        let deadline = tokio::time::Instant::now() + UNPLUG_DEADLINE;
         qmp.execute("device_del", json!({ "id": device.id })).await?;
-        while there(qmp).await?.contains(&device.id) {
-            if tokio::time::Instant::now() > deadline {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("the guest does not let go of {}", device.id),
-                ));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        wait_until_gone(qmp, &device.id).await?;
         // Its socket is busy for a moment longer than the device is there.
         while let Err(error) = qmp.execute("chardev-remove", json!({ "id": device.id })).await {
             if tokio::time::Instant::now() > deadline {
@@ -48,6 +40,35 @@ pub async fn unplug(qmp: &mut Qmp, devices: &[Plugged]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until the guest has let go of a device that it was asked for.
+async fn wait_until_gone(qmp: &mut Qmp, id: &str) -> io::Result<()> {
+    let deadline = tokio::time::Instant::now() + UNPLUG_DEADLINE;
+    while there(qmp).await?.iter().any(|there| there == id) {
+        if tokio::time::Instant::now() > deadline {
+            let error = format!("the guest does not let go of {id}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, error));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Plugs in those that were unplugged, or were to be: a guest that was slow to let go of one does so yet, and would throw
+/// out what is plugged in before.
+///
+/// # Errors
+/// QEMU refuses, or a device that was asked for is not let go of.
+pub async fn plug_again(qmp: &mut Qmp, devices: &[Plugged]) -> io::Result<()> {
+    let there = there(qmp).await?;
+    // They are asked for one after another: of those that are there, the first may be on its way.
+    if let Some(device) = devices.iter().find(|device| there.contains(&device.id)) {
+        // Asked for already it refuses, and asked now it goes as the others have.
+        let _ = qmp.execute("device_del", json!({ "id": device.id })).await;
+        wait_until_gone(qmp, &device.id).await?;
+    }
+    plug(qmp, devices).await
 }
 
 /// Plugs in those that are not.

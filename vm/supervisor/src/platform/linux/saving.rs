@@ -84,6 +84,8 @@ impl Saving {
         let mut qmp = self.connect().await?;
         let written = self.write(&mut qmp, Moment::Boot).await;
         self.go_on(&mut qmp).await?;
+        // It hears one at a time.
+        drop(qmp);
         let outcome = match written {
             Ok(draft) => self.keep(draft, self.record.of_boot()).await,
             Err(error) => Err(error),
@@ -109,7 +111,7 @@ impl Saving {
     async fn go_on(&self, qmp: &mut Qmp) -> Result<()> {
         let again = async {
             state::go_on(qmp).await?;
-            state::plug(qmp, &self.devices).await
+            state::plug_again(qmp, &self.devices).await
         };
         again.await.context("failed to have the guest go on")
     }
