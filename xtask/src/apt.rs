@@ -175,6 +175,17 @@ impl Suite {
         files::run_quietly(unpack).with_context(|| format!("failed to unpack package {}", package.name))
     }
 
+    /// A folder in the cache with what the package holds.
+    pub(crate) fn unpacked(&self, name: &str, cache: &Path) -> Result<PathBuf> {
+        let package = self.package(name)?;
+        let path = cache.join(format!("{name}/{}", package.sha256));
+        files::cached(&path, |into| {
+            self.unpack(&package, into)?;
+            self.forget(&package)
+        })?;
+        Ok(path)
+    }
+
     /// Fetches a file of the newest source package of this version (`1.95.0`), by the end of its name.
     pub(crate) fn fetch_source(
         &self,

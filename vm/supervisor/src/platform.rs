@@ -15,10 +15,34 @@ mod linux;
 mod macos;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{
-    Channel, Devices, Made, Saving, Started, Vmm, check, make, record, resolver, share_blocks,
-};
+pub(crate) use linux::{Channel, Devices, Saving, Vmm, check, make, record, resolver, share_blocks};
+#[cfg(target_os = "linux")]
+use linux::{Making, Waking};
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{
-    Channel, Devices, Made, Saving, Started, Vmm, check, make, record, resolver, share_blocks,
-};
+pub(crate) use macos::{Channel, Devices, Saving, Vmm, check, make, record, resolver, share_blocks};
+#[cfg(target_os = "macos")]
+use macos::{Making, Waking};
+
+use vm_proto::message::WayOut;
+
+/// A machine that is not started yet, with its devices.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// What it takes to start it.
+    pub(crate) making: Making,
+    pub(crate) devices: Devices,
+    /// What the guest is told of its way out, if there is one.
+    pub(crate) network: Option<WayOut>,
+    pub(crate) resolver: resolver::Watch,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// One that was started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) vmm: Vmm,
+    /// What it takes to save it, where that can be done.
+    pub(crate) saving: Option<Saving>,
+    /// It waits for that.
+    pub(crate) waking: Option<Waking>,
+}

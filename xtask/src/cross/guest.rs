@@ -37,11 +37,5 @@ fn folder() -> PathBuf {
 fn translator() -> Result<PathBuf> {
     let cache = files::cache();
     let suite = Suite::open("trixie", Index::Packages(Architecture::host()?), &cache)?;
-    let package = suite.package("qemu-user")?;
-    let path = cache.join(format!("qemu-user/{}", package.sha256));
-    files::cached(&path, |into| {
-        suite.unpack(&package, into)?;
-        suite.forget(&package)
-    })?;
-    Ok(path.join("usr/bin/qemu-aarch64"))
+    Ok(suite.unpacked("qemu-user", &cache)?.join("usr/bin/qemu-aarch64"))
 }

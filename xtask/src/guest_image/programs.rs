@@ -119,13 +119,7 @@ fn for_arm(build: &mut Command) -> Result<&'static str> {
 fn musl_headers() -> Result<PathBuf> {
     let cache = files::cache();
     let suite = Suite::open("trixie", Index::Packages(Architecture::Arm), &cache)?;
-    let package = suite.package("musl-dev")?;
-    let path = cache.join(format!("musl-dev/{}", package.sha256));
-    files::cached(&path, |into| {
-        suite.unpack(&package, into)?;
-        suite.forget(&package)
-    })?;
-    Ok(path)
+    suite.unpacked("musl-dev", &cache)
 }
 
 /// Whether a file is a program for the architecture.

@@ -254,7 +254,7 @@ impl End {
     }
 }
 
-/// What only this start knows; none where the system has none, as the guest has a source of its own.
+/// What only this start knows; none where the system has none, and then the guest does not start.
 fn entropy() -> Vec<u8> {
     let mut bytes = vec![0; ENTROPY];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));

@@ -23,22 +23,12 @@ use vm_manager::places::Places;
 use vm_manager::saved::{Moment, Record};
 use vm_proto::message::WayOut;
 
+use super::{Made, Started};
 use crate::machine::{Beginning, Origin};
 pub(crate) use devices::Devices;
 use saving::Restored;
 pub(crate) use saving::{Saving, check};
 pub(crate) use vmm::Vmm;
-
-/// A machine whose devices are served.
-#[derive(Debug)]
-pub(crate) struct Made {
-    pub(crate) making: Making,
-    pub(crate) devices: Devices,
-    /// What the guest is told of its way out, if there is one.
-    pub(crate) network: Option<WayOut>,
-    pub(crate) resolver: resolver::Watch,
-    pub(crate) warnings: Vec<String>,
-}
 
 /// What it takes to start it.
 #[derive(Debug)]
@@ -47,16 +37,6 @@ pub(crate) struct Making {
     memory: Option<Arc<File>>,
     record: Record,
     restored: Option<(Moment, Restored)>,
-}
-
-/// One that was started.
-#[derive(Debug)]
-pub(crate) struct Started {
-    pub(crate) vmm: Vmm,
-    /// What it takes to save it, where that can be done.
-    pub(crate) saving: Option<Saving>,
-    /// It waits for that.
-    pub(crate) waking: Option<Waking>,
 }
 
 /// What it takes to have one that was saved go on.

@@ -23,6 +23,7 @@ use vm_manager::saved::{self, Moment, Record};
 use vm_proto::message::WayOut;
 use vm_vz::{Disk, Machine, Spec};
 
+use super::{Made, Started};
 pub(crate) use crate::channel::Channel;
 use crate::channel::{Accept, Connected, Dial};
 use crate::console::keep;
@@ -31,17 +32,6 @@ pub(crate) use devices::Devices;
 pub(crate) use saving::Saving;
 pub(crate) use vmm::Vmm;
 
-/// A machine that the framework has made.
-#[derive(Debug)]
-pub(crate) struct Made {
-    pub(crate) making: Making,
-    pub(crate) devices: Devices,
-    /// What the guest is told of its way out.
-    pub(crate) network: Option<WayOut>,
-    pub(crate) resolver: resolver::Watch,
-    pub(crate) warnings: Vec<String>,
-}
-
 /// What it takes to start it.
 #[derive(Debug)]
 pub(crate) struct Making {
@@ -49,16 +39,6 @@ pub(crate) struct Making {
     places: Places,
     record: Record,
     origin: Origin,
-}
-
-/// One that was started.
-#[derive(Debug)]
-pub(crate) struct Started {
-    pub(crate) vmm: Vmm,
-    /// What it takes to save it.
-    pub(crate) saving: Option<Saving>,
-    /// It waits for that.
-    pub(crate) waking: Option<Waking>,
 }
 
 /// What it takes to have one that was saved go on.

@@ -47,7 +47,7 @@ impl Saving {
     pub(crate) async fn save(&self) -> Result<()> {
         let mut qmp = self.connect().await?;
         let outcome = match self.write(&mut qmp, Moment::Sleep).await {
-            Ok(draft) => self.keep(draft, self.record.clone()).await,
+            Ok(draft) => self.keep_sleep(draft).await,
             Err(error) => Err(error),
         };
         if outcome.is_err() {
@@ -87,7 +87,10 @@ impl Saving {
         // It hears one at a time.
         drop(qmp);
         let outcome = match written {
-            Ok(draft) => self.keep(draft, self.record.of_boot()).await,
+            Ok(draft) => {
+                let record = self.record.of_boot();
+                tokio::task::spawn_blocking(move || Ok(draft.keep(&record)?)).await?
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
@@ -130,8 +133,8 @@ impl Saving {
         tokio::task::spawn_blocking(copy).await?
     }
 
-    async fn keep(&self, draft: Draft, record: Record) -> Result<()> {
-        let disk = self.places.disk();
+    async fn keep_sleep(&self, draft: Draft) -> Result<()> {
+        let (disk, record) = (self.places.disk(), self.record.clone());
         let keep = move || {
             // The guest takes for written what the host has only in memory yet.
             File::open(disk)?.sync_all().context("failed to write its disk")?;
