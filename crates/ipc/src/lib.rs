@@ -1,15 +1,19 @@
 //! Streams between programs of this computer, each of which has an address that is a path: Unix sockets, and named pipes
 //! on Windows, where the path is of the form `\\.\pipe\NAME`.
 //!
-//! Nothing is said over them in here. Start with [`connect`]; [`bind`] is the other side, and [`relay()`] joins two.
+//! Nothing is said over them in here. Start with [`connect`]; [`bind`] is the other side, and [`relay()`] joins two, and [`mux`] makes many of
+//! one.
 
+pub mod mux;
 mod relay;
 mod sys;
 
 pub use relay::relay;
 #[cfg(windows)]
 pub use sys::user;
-pub use sys::{Listener, ReadHalf, Stream, WriteHalf, accept, address, bind, connect, peer, split};
+pub use sys::{
+    Listener, ReadHalf, Stream, WriteHalf, accept, address, bind, clear, connect, has_hung_up, peer, split,
+};
 
 #[cfg(test)]
 mod tests {

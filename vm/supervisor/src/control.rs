@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 use vm_manager::control::{Answer, LINE_MAX, Request};
@@ -40,10 +39,10 @@ pub(crate) struct Desk {
 }
 
 /// Accepts for as long as it is polled.
-pub(crate) async fn serve(listener: UnixListener, desk: Desk) {
+pub(crate) async fn serve(mut listener: ipc::Listener, desk: Desk) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match ipc::accept(&mut listener).await {
+            Ok(stream) => {
                 let desk = desk.clone();
                 desk.tasks.clone().spawn(async move {
                     // Whoever asked is gone; nobody needs to know.
@@ -59,7 +58,7 @@ pub(crate) async fn serve(listener: UnixListener, desk: Desk) {
 }
 
 impl Desk {
-    async fn answer(mut self, stream: UnixStream) -> Result<()> {
+    async fn answer(mut self, stream: ipc::Stream) -> Result<()> {
         let mut stream = BufReader::new(stream);
         let mut line = Vec::new();
         tokio::time::timeout(DEADLINE, (&mut stream).take(LINE_MAX).read_until(b'\n', &mut line)).await??;
@@ -102,7 +101,7 @@ impl Desk {
     }
 
     /// Tells how the machine stands now and whenever that changes, to its end.
-    async fn follow(&mut self, stream: &mut BufReader<UnixStream>) -> io::Result<()> {
+    async fn follow(&mut self, stream: &mut BufReader<ipc::Stream>) -> io::Result<()> {
         loop {
             let now = self.status.borrow_and_update().clone();
             say(stream, &Answer::Status(Box::new(now))).await?;
@@ -113,7 +112,7 @@ impl Desk {
     }
 }
 
-async fn say(to: &mut BufReader<UnixStream>, answer: &Answer) -> io::Result<()> {
+async fn say(to: &mut BufReader<ipc::Stream>, answer: &Answer) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
     to.write_all(&line).await

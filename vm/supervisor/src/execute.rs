@@ -1,28 +1,22 @@
 //! Streams into the guest that begin with what they are for.
 
-use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
 
-use crate::platform::Channel;
+use crate::platform::{self, Channel, Stream};
 
 /// How long the guest may take to answer.
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Opens one; it is what was asked for when this returns.
-pub(crate) async fn open(vsock: &Arc<Channel>, what: &Open) -> Result<UnixStream> {
-    let (ours, theirs) = StdStream::pair()?;
-    let (told, answer) = tokio::sync::oneshot::channel();
-    vsock.attach(port::STREAM, theirs, DEADLINE, move |outcome| drop(told.send(outcome)));
-    answer.await.context("the machine went away")?.context("the guest does not answer")?;
-    ours.set_nonblocking(true)?;
-    let mut stream = UnixStream::from_std(ours)?;
+pub(crate) async fn open(vsock: &Arc<Channel>, what: &Open) -> Result<Stream> {
+    let opened = platform::open(vsock, port::STREAM, DEADLINE).await;
+    let mut stream = opened.context("the guest does not answer")?;
     stream.write_all(&frame::encode(what)?).await?;
     match tokio::time::timeout(DEADLINE, read_answer(&mut stream))
         .await
@@ -33,7 +27,7 @@ pub(crate) async fn open(vsock: &Arc<Channel>, what: &Open) -> Result<UnixStream
     }
 }
 
-async fn read_answer(stream: &mut UnixStream) -> Result<Opened> {
+async fn read_answer(stream: &mut Stream) -> Result<Opened> {
     let mut head = [0; frame::HEAD];
     stream.read_exact(&mut head).await.context("the guest hung up")?;
     let mut body = vec![0; frame::length(head, frame::GUEST_MAX)?];

@@ -1,12 +1,9 @@
 //! The conversation with the guest's agent. What it says is checked in length and kind before it is believed.
 
-use std::os::unix::net::UnixStream as StdStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use vm_proto::frame;
@@ -53,7 +50,11 @@ impl Guest {
 }
 
 /// Hears a guest out on one connection.
-pub(crate) async fn converse(stream: StdStream, heard: mpsc::Sender<Heard>, cancelled: CancellationToken) {
+pub(crate) async fn converse(
+    stream: impl AsyncRead + AsyncWrite,
+    heard: mpsc::Sender<Heard>,
+    cancelled: CancellationToken,
+) {
     let outcome = tokio::select! {
         outcome = hear(stream, &heard) => outcome,
         () = cancelled.cancelled() => return,
@@ -63,9 +64,8 @@ pub(crate) async fn converse(stream: StdStream, heard: mpsc::Sender<Heard>, canc
     let _ = heard.send(Heard::Gone(why)).await;
 }
 
-async fn hear(stream: StdStream, heard: &mpsc::Sender<Heard>) -> Result<()> {
-    stream.set_nonblocking(true).context("failed to prepare the guest's connection")?;
-    let (mut from, mut to) = UnixStream::from_std(stream)?.into_split();
+async fn hear(stream: impl AsyncRead + AsyncWrite, heard: &mpsc::Sender<Heard>) -> Result<()> {
+    let (mut from, mut to) = tokio::io::split(stream);
     let first = tokio::time::timeout(HELLO_DEADLINE, read(&mut from)).await.context("it said nothing")??;
     let Some(FromGuest::Hello { version, release, kernel, uptime_ms, number }) = first else {
         bail!("it began with something else than a greeting");
@@ -99,7 +99,7 @@ async fn hear(stream: StdStream, heard: &mpsc::Sender<Heard>) -> Result<()> {
     }
 }
 
-async fn read(from: &mut OwnedReadHalf) -> Result<Option<FromGuest>> {
+async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<FromGuest>> {
     let mut head = [0; frame::HEAD];
     match from.read_exact(&mut head).await {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -110,7 +110,7 @@ async fn read(from: &mut OwnedReadHalf) -> Result<Option<FromGuest>> {
     Ok(Some(frame::decode(&body)?))
 }
 
-async fn write(to: &mut OwnedWriteHalf, word: &FromHost) -> Result<()> {
+async fn write(to: &mut (impl AsyncWrite + Unpin), word: &FromHost) -> Result<()> {
     let bytes = frame::encode(word)?;
     tokio::time::timeout(WRITE_DEADLINE, to.write_all(&bytes)).await.context("it does not read")??;
     Ok(())
@@ -146,25 +146,22 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-
     use super::*;
 
     /// What is heard of a guest that writes `bytes` and hangs up.
     async fn heard_of(bytes: Vec<u8>) -> Vec<Heard> {
-        let (ours, mut theirs) = StdStream::pair().unwrap();
-        let writer = std::thread::spawn(move || {
-            let _ = theirs.write_all(&bytes);
-            let _ = theirs.shutdown(std::net::Shutdown::Write);
-            let _ = theirs.read_to_end(&mut Vec::new());
-        });
+        let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+        let say = async {
+            let _ = theirs.write_all(&bytes).await;
+            let _ = theirs.shutdown().await;
+            let _ = theirs.read_to_end(&mut Vec::new()).await;
+        };
         let (sender, mut receiver) = mpsc::channel(1024);
-        converse(ours, sender, CancellationToken::new()).await;
+        tokio::join!(say, converse(ours, sender, CancellationToken::new()));
         let mut all = Vec::new();
         while let Some(heard) = receiver.recv().await {
             all.push(heard);
         }
-        writer.join().unwrap();
         all
     }
 

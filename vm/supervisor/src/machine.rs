@@ -8,13 +8,11 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +30,7 @@ use vm_proto::port;
 
 use crate::control::{self, Asked, Desk};
 use crate::guest::Heard;
-use crate::platform::Channel;
+use crate::platform::{self, Channel};
 use crate::preparation::{self, Chosen};
 use crate::room::{self, Room};
 use crate::{clock, engine};
@@ -80,7 +78,7 @@ pub(crate) enum Event {
     /// Its sizes were changed, or some were; whoever asked is to be told.
     Resized { run: u64, memory: Option<u64>, disk: Option<u64>, answer: oneshot::Sender<Answer> },
     /// Somebody calls the engine while it sleeps.
-    Called(UnixStream),
+    Called(ipc::Stream),
     /// Ports changed.
     Ports { open: Vec<String>, warnings: Vec<String> },
 }
@@ -118,11 +116,11 @@ struct Machine {
     saved: Option<Record>,
     run: Option<Run>,
     /// The engine's socket on the host, from its first use on.
-    engine: Option<Arc<UnixListener>>,
+    engine: Option<Arc<engine::Listener>>,
     /// Ends the wait for a call.
     asleep: Option<CancellationToken>,
     /// Clients that called while it slept.
-    callers: Vec<UnixStream>,
+    callers: Vec<ipc::Stream>,
     /// Since when nothing has run in it.
     idle_since: Option<Instant>,
     /// The guest is about to hang up, and says hello again later.
@@ -185,7 +183,7 @@ impl Machine {
 
     async fn live(
         mut self,
-        listener: UnixListener,
+        listener: ipc::Listener,
         desk: Desk,
         mut server: tokio::task::JoinSet<()>,
         mut requests: mpsc::Receiver<Asked>,
@@ -314,7 +312,7 @@ impl Machine {
     /// The status with figures of this moment.
     fn now(&self) -> Status {
         self.status.send_modify(|status| {
-            status.disk_here = preparation::disk_taken(&self.places);
+            status.disk_here = platform::disk_taken(&self.places);
             status.memory_here = self.run.as_ref().and_then(|run| run.vmm.memory());
         });
         self.status.borrow().clone()
@@ -610,10 +608,9 @@ impl Machine {
                 self.blocking(move || Event::Image(choose()), events);
             }
             Stage::Disk => {
-                self.blocking(
-                    move || Event::Disk(preparation::prepare_disk(&config, &places, is_new)),
-                    events,
-                );
+                let Some(Chosen { image, .. }) = self.chosen.clone() else { return };
+                let prepare = move || platform::prepare_disk(&config, &places, &image, is_new);
+                self.blocking(move || Event::Disk(prepare()), events);
             }
             Stage::Hypervisor => {
                 let Some(chosen) = self.chosen.clone() else { return };
@@ -668,11 +665,11 @@ impl Machine {
     }
 
     /// The engine's socket on the host. It stays for as long as we do: who connects while nobody accepts waits.
-    fn listener(&mut self) -> Result<Arc<UnixListener>> {
+    fn listener(&mut self) -> Result<Arc<engine::Listener>> {
         if let Some(listener) = &self.engine {
             return Ok(Arc::clone(listener));
         }
-        let listener = Arc::new(engine::listen(&self.places.engine())?);
+        let listener = Arc::new(engine::Listener::new(engine::listen(&self.places.engine())?));
         Ok(Arc::clone(self.engine.insert(listener)))
     }
 
@@ -769,7 +766,7 @@ impl Machine {
     fn keep_status(&self) -> Result<()> {
         let text = serde_json::to_vec_pretty(&self.now())?;
         for socket in [self.places.control(), self.places.engine()] {
-            let _ = std::fs::remove_file(socket);
+            let _ = ipc::clear(&socket);
         }
         let path = self.places.last_status();
         let written = stdx::fs::write_atomic(&path, &text, stdx::fs::Durability::Process);

@@ -26,7 +26,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use rustix::fs::{FlockOperation, flock};
 use vm_manager::places::Folders;
 use vm_proto::message::Mode;
 
@@ -91,7 +90,7 @@ fn run(args: &RunArgs) -> Result<()> {
     let places = folders.machine(&args.name)?;
     let config = vm_manager::config::Config::read(&places)?;
     let lock = std::fs::File::create(places.lock()).context("failed to open the machine's lock")?;
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if lock.try_lock().is_err() {
         bail!("machine {:?} has a supervisor already", args.name);
     }
     vm_manager::places::make_private(&places.run)?;

@@ -13,15 +13,30 @@
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Channel, Devices, Saving, Vmm, check, make, record, resolver, share_blocks};
+pub(crate) use linux::{Channel, Devices, Saving, Vmm, check, make, record, resolver};
 #[cfg(target_os = "linux")]
-use linux::{Making, Waking};
+use linux::{Making, Waking, share_blocks};
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{Channel, Devices, Saving, Vmm, check, make, record, resolver, share_blocks};
+pub(crate) use macos::{Channel, Devices, Saving, Vmm, check, make, record, resolver};
 #[cfg(target_os = "macos")]
-use macos::{Making, Waking};
+use macos::{Making, Waking, share_blocks};
+#[cfg(unix)]
+pub(crate) use unix::{
+    Accepted, Stream, accepted, attach, disk_taken, endpoint, free, open, prepare_disk, prepare_listener,
+};
+#[cfg(windows)]
+pub(crate) use windows::{
+    Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, attach, check, disk_taken, endpoint, free, make,
+    open, prepare_disk, prepare_listener, record, resolver,
+};
+#[cfg(windows)]
+use windows::{Making, Waking};
 
 use vm_proto::message::WayOut;
 

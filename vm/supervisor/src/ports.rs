@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::client::containers::ListContainers;
-use api::client::{Client, Endpoint, Filters};
+use api::client::{Client, Filters};
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +19,7 @@ use vm_proto::message::Listener;
 use vm_proto::stream::Open;
 
 use crate::execute;
-use crate::platform::Channel;
+use crate::platform::{self, Channel, Stream};
 
 /// A flow of packets without any for so long has ended.
 const FLOW_IDLE: Duration = Duration::from_secs(60);
@@ -86,7 +86,7 @@ pub(crate) async fn carry(
 
 /// Tells which ports containers publish, whenever that changes.
 async fn follow(engine: PathBuf, published: watch::Sender<BTreeSet<Port>>) {
-    let client = Client::new(Endpoint::Unix(engine));
+    let client = Client::new(platform::endpoint(engine));
     let filters = ["start", "die", "destroy", "update"].into_iter();
     let filters = filters
         .fold(Filters::default().with("type", "container"), |filters, event| filters.with("event", event));
@@ -238,13 +238,10 @@ impl Carriers {
     }
 }
 
-/// Listens; version 6 for itself, so that version 4 may have the same port.
+/// Listens.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    if address.is_ipv6() {
-        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
-    }
+    platform::prepare_listener(&socket, address.is_ipv6())?;
     socket.bind(address)?;
     socket.listen(1024)
 }
@@ -299,12 +296,12 @@ async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Channel>, 
 }
 
 async fn carry_flow(
-    inner: UnixStream,
+    inner: Stream,
     mut packets: mpsc::Receiver<Vec<u8>>,
     socket: &UdpSocket,
     client: SocketAddr,
 ) -> io::Result<()> {
-    let (mut from, mut to) = inner.into_split();
+    let (mut from, mut to) = tokio::io::split(inner);
     let mut answer = vec![0; usize::from(u16::MAX)];
     loop {
         tokio::select! {

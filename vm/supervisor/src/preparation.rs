@@ -1,16 +1,12 @@
-//! The stages before there is a machine: its image, and its disk.
+//! The first stage, before there is a machine: its image.
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use vm_manager::backend;
 use vm_manager::config::Config;
 use vm_manager::image::{self, Image, Record};
 use vm_manager::places::Places;
-
-use crate::platform;
 
 /// The image to boot, kept and verified.
 #[derive(Debug, Clone)]
@@ -65,31 +61,4 @@ pub(crate) fn image_of_saved(saved: &vm_manager::saved::Record, places: &Places)
     let image = image::kept(places, &saved.image)?;
     image.verify()?;
     Ok(Chosen { image, has_previous: false, warning: None })
-}
-
-/// Makes the disk's file, or lets it grow. It takes no room but what is used of it.
-pub(crate) fn prepare_disk(config: &Config, places: &Places, is_new_image: bool) -> Result<()> {
-    let path = places.disk();
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-    let file = file.with_context(|| format!("failed to open {}", path.display()))?;
-    let length = file.metadata()?.len();
-    if length < config.disk {
-        file.set_len(config.disk).with_context(|| format!("failed to let {} grow", path.display()))?;
-    }
-    let usable = rustix::fs::fstatvfs(&file)?;
-    let free = usable.f_bavail * usable.f_frsize;
-    ensure!(free > 16 << 20, "the disk that holds {} has only {} KiB left", path.display(), free >> 10);
-    if is_new_image && length > 0 {
-        // Where the file system can share blocks this costs nothing, and elsewhere a copy would cost too much.
-        let before = places.disk_before();
-        if platform::share_blocks(&file, &before).is_err() {
-            let _ = std::fs::remove_file(&before);
-        }
-    }
-    Ok(())
-}
-
-/// Bytes that the disk's file takes.
-pub(crate) fn disk_taken(places: &Places) -> u64 {
-    std::fs::metadata(places.disk()).map_or(0, |metadata| metadata.blocks() * 512)
 }

@@ -71,8 +71,7 @@ impl Room {
 
 /// Bytes that are left where the machine's disk is.
 pub(crate) fn free(places: &Places) -> Option<u64> {
-    let disk = rustix::fs::statvfs(&places.data).ok()?;
-    Some(disk.f_bavail * disk.f_frsize)
+    crate::platform::free(&places.data)
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use vm_proto::port;
 
-use crate::platform::Channel;
+use crate::platform::{self, Accepted, Channel};
 
 /// Where the agent is (ssh-agent(1)).
 const VARIABLE: &str = "SSH_AUTH_SOCK";
@@ -42,10 +41,9 @@ pub(crate) fn serve(vsock: &Channel) -> Result<impl Future<Output = ()> + Send +
     })
 }
 
-async fn carry(stream: std::os::unix::net::UnixStream, socket: &std::path::Path) -> std::io::Result<()> {
-    stream.set_nonblocking(true)?;
-    let mut guest = UnixStream::from_std(stream)?;
-    let mut agent = UnixStream::connect(socket).await?;
+async fn carry(stream: Accepted, socket: &std::path::Path) -> std::io::Result<()> {
+    let mut guest = platform::accepted(stream)?;
+    let mut agent = ipc::connect(socket).await?;
     ipc::relay(&mut guest, &mut agent).await;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::net::RecvFlags;
 pub use tokio::net::unix::{OwnedReadHalf as ReadHalf, OwnedWriteHalf as WriteHalf};
 pub use tokio::net::{UnixListener as Listener, UnixStream as Stream};
 
@@ -20,6 +21,24 @@ pub async fn connect(path: &Path) -> io::Result<Stream> {
 /// bind(2)'s: what is left of an earlier socket is in the way.
 pub fn bind(path: &Path) -> io::Result<Listener> {
     Listener::bind(path)
+}
+
+/// Takes away what is left of an earlier socket at `path`.
+///
+/// # Errors
+/// unlink(2)'s.
+pub fn clear(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether who connected is gone already, as far as can be told without reading.
+#[must_use]
+pub fn has_hung_up(stream: &Stream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(stream, &mut [0; 1][..], flags), Ok((0, _)))
 }
 
 /// Waits for somebody to connect.

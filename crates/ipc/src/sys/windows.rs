@@ -10,6 +10,7 @@ use std::io;
 use std::os::windows::io::AsRawHandle;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::ptr::null_mut;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,7 +21,9 @@ use tokio::net::windows::named_pipe::{
     ClientOptions, NamedPipeClient, NamedPipeServer, PipeMode, ServerOptions,
 };
 use windows_sys::Win32::Foundation::ERROR_PIPE_BUSY;
-use windows_sys::Win32::System::Pipes::{GetNamedPipeClientProcessId, GetNamedPipeServerProcessId};
+use windows_sys::Win32::System::Pipes::{
+    GetNamedPipeClientProcessId, GetNamedPipeServerProcessId, PeekNamedPipe,
+};
 
 /// Where all pipes of this computer are.
 const PREFIX: &str = r"\\.\pipe\";
@@ -85,6 +88,27 @@ fn instance(path: &Path, is_first: bool) -> io::Result<NamedPipeServer> {
         // SAFETY: the attributes are complete, and live until the call returns.
         unsafe { options.create_with_security_attributes_raw(path, attributes) }
     })
+}
+
+/// Takes away what is left of an earlier one at `path`: nothing, as a pipe is gone with who listened.
+///
+/// # Errors
+/// None.
+pub fn clear(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether who connected is gone already, as far as can be told without reading.
+#[must_use]
+#[expect(unsafe_code, reason = "the system's call has no safe form")]
+pub fn has_hung_up(stream: &Stream) -> bool {
+    let handle = match stream {
+        Stream::Client(pipe) => pipe.as_raw_handle(),
+        Stream::Server(pipe) => pipe.as_raw_handle(),
+    };
+    // SAFETY: the handle is open for as long as the stream is borrowed, and nothing is asked for that would be written.
+    let told = unsafe { PeekNamedPipe(handle, null_mut(), 0, null_mut(), null_mut(), null_mut()) };
+    told == 0
 }
 
 /// Waits for somebody to connect.

@@ -1,12 +1,9 @@
 //! One run of a machine: what there is from the hypervisor's stage to the end of its program.
 
-use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use vm_manager::backend::{self, Acceleration};
@@ -19,7 +16,7 @@ use vm_proto::port;
 
 use super::Event;
 use crate::guest::{self, Guest};
-use crate::platform::{self, Devices, Made, Saving, Started, Vmm, resolver};
+use crate::platform::{self, Accepted, Devices, Made, Saving, Started, Vmm, resolver};
 use crate::ports::Standing;
 use crate::{clock, engine, ports, ssh_agent, trust};
 
@@ -190,12 +187,13 @@ fn launch(
 
 /// Hears out whoever greets, one after another.
 async fn hear(
-    mut greeted: mpsc::Receiver<UnixStream>,
+    mut greeted: mpsc::Receiver<Accepted>,
     run: u64,
     events: mpsc::Sender<Event>,
     cancelled: CancellationToken,
 ) {
     while let Some(stream) = greeted.recv().await {
+        let Ok(stream) = platform::accepted(stream) else { continue };
         let (sender, mut heard) = mpsc::channel(WAITING);
         let converse = guest::converse(stream, sender, cancelled.clone());
         let pass_on = async {
@@ -257,8 +255,7 @@ impl End {
 /// What only this start knows; none where the system has none, and then the guest does not start.
 fn entropy() -> Vec<u8> {
     let mut bytes = vec![0; ENTROPY];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    if read.is_ok() { bytes } else { Vec::new() }
+    if getrandom::fill(&mut bytes).is_ok() { bytes } else { Vec::new() }
 }
 
 impl Run {
@@ -288,15 +285,15 @@ impl Run {
     /// Serves the engine's socket on the host, and the ports of its containers.
     pub(crate) fn open_engine(
         &mut self,
-        listener: Arc<UnixListener>,
+        listener: Arc<engine::Listener>,
         places: &Places,
         events: &mpsc::Sender<Event>,
     ) -> Result<()> {
         if self.open.is_some() {
             return Ok(());
         }
-        let own = places.device("own");
-        let listener_of_own = Arc::new(engine::listen(&own)?);
+        let own = ipc::address(&places.run, "own");
+        let listener_of_own = Arc::new(engine::Listener::new(engine::listen(&own)?));
         let open = self.open.insert(self.cancelled.child_token()).clone();
         let serve = engine::serve(listener, Arc::clone(&self.devices.vsock), port::ENGINE);
         let runtime = tokio::runtime::Handle::current();

@@ -1,6 +1,5 @@
 //! How a machine falls asleep and is woken: what its task does about it.
 
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -37,7 +36,7 @@ impl Machine {
         self.fact(Fact::GuestIsNot);
     }
 
-    pub(super) fn called(&mut self, client: UnixStream) {
+    pub(super) fn called(&mut self, client: ipc::Stream) {
         match &self.run {
             // It was on its way when the engine was opened.
             Some(run) if run.is_open() => return engine::connect(&run.devices.vsock, client, port::ENGINE),
