@@ -23,9 +23,13 @@ use kernel::Kernel;
 pub(crate) use programs::{ARM_TARGET, Profile, Programs};
 pub(crate) use recipe::{Machine, Origin};
 
+/// What WSL2 runs, for which there is no kernel to be made: Microsoft's is there.
+const WSL: &str = "wsl2";
+
 /// Makes the images that the arguments ask for.
 pub(crate) fn guest_image(args: &[String]) -> Result<()> {
     let mut machines = None;
+    let mut has_archive = None;
     let mut origin = None;
     let mut architecture = Architecture::host()?;
     let mut words = args.iter().map(String::as_str);
@@ -33,10 +37,14 @@ pub(crate) fn guest_image(args: &[String]) -> Result<()> {
         let value = words.next().with_context(|| format!("{word} needs a value"));
         match word {
             "--arch" => architecture = Architecture::parse(value?)?,
-            "--machine" => machines = Some(vec![Machine::parse(value?)?]),
+            "--machine" => {
+                let name = value?;
+                has_archive = Some(name == WSL);
+                machines = Some(if name == WSL { vec![] } else { vec![Machine::parse(name)?] });
+            }
             "--kernel" => origin = Some(Origin::parse(value?)?),
             other => bail!(
-                "{other} is unknown: guest-image [--arch x86_64|aarch64] [--machine uml|qemu] [--kernel debian|own]"
+                "{other} is unknown: guest-image [--arch x86_64|aarch64] [--machine uml|qemu|wsl2] [--kernel debian|own]"
             ),
         }
     }
@@ -49,8 +57,12 @@ pub(crate) fn guest_image(args: &[String]) -> Result<()> {
         recipe::can_be_made(architecture, machine, origin)?;
     }
     let programs = Programs::build(architecture, Profile::Guest)?;
+    let images = folder(architecture);
     for machine in machines {
-        make(machine, origin, &programs, &folder(architecture))?;
+        make(machine, origin, &programs, &images)?;
+    }
+    if has_archive.unwrap_or(architecture == Architecture::X86) {
+        make_archive(&programs, &images)?;
     }
     Ok(())
 }
@@ -96,8 +108,9 @@ pub(crate) fn make(
     }
     let boot = modules.as_ref().map_or(Ok(Vec::new()), modules::Modules::boot)?;
     initrd::make(&programs.agent(), &boot, &made.join("initrd"))?;
-    system::make(&userland, &busybox, modules.as_ref(), &programs.all(), &made.join("system.erofs"))?;
-    let digest = manifest::write(&made, architecture, machine, &kernel)?;
+    let parts = system::Parts { userland: &userland, busybox: &busybox, programs: &programs.all() };
+    system::make(&parts, modules.as_ref(), &made.join("system.erofs"))?;
+    let digest = manifest::write(&made, architecture, machine.name(), Some((&kernel, machine)))?;
     replace(&made, &dir)?;
     println!(
         "{}: kernel {}, {digest}, made in {:.1} s",
@@ -105,6 +118,25 @@ pub(crate) fn make(
         kernel.version,
         began.elapsed().as_secs_f64()
     );
+    Ok(())
+}
+
+/// Makes what WSL2 runs: the same system as an archive.
+fn make_archive(programs: &Programs, images: &Path) -> Result<()> {
+    let began = Instant::now();
+    let cache = files::cache();
+    let architecture = programs.architecture();
+    let userland = system::userland(architecture, &cache)?;
+    let busybox = system::userland(Architecture::host()?, &cache)?.join("usr/bin/busybox");
+    let dir = images.join(format!("{WSL}-{}", Origin::Debian.name()));
+    let new = files::Scratch::new(images)?;
+    let made = new.path().join("image");
+    files::make_dir(&made)?;
+    let parts = system::Parts { userland: &userland, busybox: &busybox, programs: &programs.all() };
+    system::make_archive(&parts, &made.join("system.tar"))?;
+    let digest = manifest::write(&made, architecture, WSL, None)?;
+    replace(&made, &dir)?;
+    println!("{}: {digest}, made in {:.1} s", dir.display(), began.elapsed().as_secs_f64());
     Ok(())
 }
 

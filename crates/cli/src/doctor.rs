@@ -48,12 +48,3 @@ pub(crate) async fn doctor(host_name: Option<&str>) -> Outcome {
     }
     Ok(u8::from(checks.iter().any(|check| !check.is_good)))
 }
-
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn no_machines() -> Check {
-    Check {
-        is_good: false,
-        what: format!("machines on {}", std::env::consts::OS),
-        remedy: "they are not built yet: use an engine elsewhere, by COVE_HOST or --host".to_owned(),
-    }
-}

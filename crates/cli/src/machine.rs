@@ -69,7 +69,7 @@ pub(crate) struct InitArgs {
     #[command(flatten)]
     name: Name,
     /// On Linux qemu or uml (User Mode Linux: needs neither virtualization nor privilege, and is no wall against hostile
-    /// code); on macOS vz (Virtualization.framework)
+    /// code); on macOS vz (Virtualization.framework); on Windows wsl2
     #[arg(long, default_value = Backend::default().name())]
     backend: String,
     /// Processors

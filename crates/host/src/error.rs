@@ -61,8 +61,8 @@ pub enum Error {
         /// Its log.
         log: PathBuf,
     },
-    /// There is nothing yet that could be started here.
-    #[error("neither engines nor machines run on {} yet", std::env::consts::OS)]
+    /// There is no engine here but in a machine.
+    #[error("engines run on {} in machines alone", std::env::consts::OS)]
     NotHere,
     /// Nobody keeps services here whom we know.
     #[error("failed to find who starts services here: systemd does not run")]
@@ -126,14 +126,10 @@ impl Error {
             Self::NotRunning { endpoint, source } if source.kind() == ErrorKind::Permission => {
                 format!("{endpoint} belongs to another user: add yourself to its group, or unset COVE_HOST")
             }
-            Self::NotRunning { .. } if !sys::HAS_ENGINES && sys::HAS_MACHINES => {
+            Self::NotRunning { .. } if !sys::HAS_ENGINES => {
                 "engines run in machines here: 'cove machine init' makes one, and COVE_HOST=machine://default is it"
                     .to_owned()
             }
-            Self::NotRunning { .. } if !sys::HAS_ENGINES => format!(
-                "engines on {} run in machines, which are not built yet: use one elsewhere, by COVE_HOST or --host",
-                std::env::consts::OS
-            ),
             Self::NotRunning { endpoint, .. } => {
                 format!("start it with: coved --listen {endpoint}, or unset COVE_HOST to use your own engine")
             }

@@ -50,9 +50,6 @@ pub enum Error {
     /// The program is missing.
     #[error("failed to find the program cove-machine: looked beside this program and in PATH")]
     NoProgram,
-    /// This system has none.
-    #[error("machines are not built yet for {}", std::env::consts::OS)]
-    NotHere,
     /// The supervisor could not be started, or talked to.
     #[error("failed to {action} the supervisor of machine {name:?}")]
     Supervisor {
@@ -115,7 +112,6 @@ impl Error {
             Self::Machine(vm_manager::Error::Unknown { .. } | vm_manager::Error::NoImage { .. })
             | Self::NoProgram => ErrorKind::NotFound,
             Self::Machine(vm_manager::Error::Exists { .. }) => ErrorKind::Conflict,
-            Self::NotHere => ErrorKind::Unsupported,
             Self::Machine(_) | Self::NoPlace { .. } => ErrorKind::InvalidArgument,
             Self::Silent { .. } => ErrorKind::Timeout,
             Self::Engine(source) => source.kind(),
@@ -132,7 +128,6 @@ impl Error {
         match self {
             Self::Machine(error) => error.hint(),
             Self::NoPlace { name } => Some(format!("log in through a session manager, or set {name}")),
-            Self::NotHere => Some("use an engine elsewhere: COVE_HOST=tcp://HOST:2376 or --host".to_owned()),
             Self::NoProgram => Some("install cove-machine beside cove, or put it into PATH".to_owned()),
             Self::Supervisor { name, .. } => {
                 Some(format!("'cove machine logs {name} --supervisor' shows what it said"))
@@ -471,6 +466,7 @@ impl Machine {
         for moment in [Moment::Sleep, Moment::Boot] {
             vm_manager::saved::forget(&self.places, moment)?;
         }
+        self.forget_elsewhere().await?;
         for path in [self.places.disk(), self.places.disk_before()] {
             match std::fs::remove_file(&path) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -480,6 +476,17 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// What it has that is not in its folders.
+    async fn forget_elsewhere(&self) -> Result<(), Error> {
+        let name = self.places.name.clone();
+        let forgotten = tokio::task::spawn_blocking(move || sys::forget_machine(&name)).await;
+        let forgotten = forgotten.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        forgotten.map_err(|source| {
+            let path = self.places.data.clone();
+            vm_manager::Error::File { action: "remove the distribution of", path, source }.into()
+        })
     }
 
     async fn refuse_running(&self) -> Result<(), Error> {
@@ -498,6 +505,7 @@ impl Machine {
     pub async fn remove(&self) -> Result<(), Error> {
         self.config()?;
         self.refuse_running().await?;
+        self.forget_elsewhere().await?;
         Ok(self.places.remove()?)
     }
 }

@@ -8,11 +8,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_move};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_change,
+    mount_move, move_mount, open_tree,
+};
 
-use crate::{sys, tell};
+use rustix::thread::UnshareFlags;
+
+use crate::channel::Channel;
+use crate::{disk, resolver, sys, tell};
 
 /// How long a disk may take to appear.
 const DISK_DEADLINE: Duration = Duration::from_secs(10);
@@ -24,9 +30,21 @@ const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(Moun
 pub(crate) struct Booted {
     /// `cove.NAME=VALUE` of the kernel's command line.
     options: HashMap<String, String>,
+    /// The kernel is not ours alone ([`crate::inside`]).
+    is_inside: bool,
 }
 
 impl Booted {
+    /// How the host is reached.
+    pub(crate) fn channel(&self) -> Channel {
+        if self.is_inside { Channel::Sockets } else { Channel::Vsock }
+    }
+
+    /// Whether the kernel is not ours alone.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.is_inside
+    }
+
     /// `cove.NAME=` of the kernel's command line.
     pub(crate) fn option(&self, name: &str) -> Option<&str> {
         self.options.get(name).map(String::as_str)
@@ -38,12 +56,43 @@ pub(crate) fn boot() -> Result<Booted> {
     kernel_mounts("")?;
     let options = read_options(&fs::read_to_string("/proc/cmdline").context("failed to read /proc/cmdline")?);
     load_modules()?;
-    let booted = Booted { options };
+    let booted = Booted { options, is_inside: false };
     let system = booted.option("system").context("the kernel's command line names no cove.system")?;
     enter_system(system).with_context(|| format!("failed to enter the system image on {system}"))?;
     late_mounts()?;
+    set_kernel();
     sys::set_limits();
     Ok(booted)
+}
+
+/// Makes the system image that is unpacked in `folder` the root, in a mount namespace of our own, where the kernel, its
+/// devices and its network are another's too.
+pub(crate) fn enter(folder: &Path) -> Result<Booted> {
+    let reached = resolver::known();
+    sys::unshare(UnshareFlags::NEWNS).context("failed to make a mount namespace")?;
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+        .context("failed to part from the other mounts")?;
+    // Its processes are not those of the namespace that we are the first of.
+    mount("proc", "/proc", "proc", PLAIN, None::<&CStr>).context("failed to mount proc")?;
+    let drives = drives(&fs::read_to_string("/proc/self/mountinfo").context("failed to read the mounts")?);
+    fs::create_dir_all(disk::DATA).with_context(|| format!("failed to make {}", disk::DATA))?;
+    let data = open_tree(CWD, disk::DATA, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .context("failed to take the data along")?;
+    enter_layers(&drives, |system| {
+        mount_bind(folder, system).with_context(|| format!("failed to mount {}", folder.display()))
+    })?;
+    move_mount(&data, "", CWD, disk::DATA, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .context("failed to mount the data")?;
+    late_mounts()?;
+    resolver::set(&reached)?;
+    Ok(Booted { options: HashMap::new(), is_inside: true })
+}
+
+/// Windows' drives, as WSL mounts them where its settings say `root = /`: folders of one letter.
+fn drives(mountinfo: &str) -> Vec<String> {
+    let place = |line: &str| line.split(' ').nth(4)?.strip_prefix('/').map(str::to_owned);
+    let is_drive = |name: &String| matches!(name.as_bytes(), [letter] if letter.is_ascii_lowercase());
+    mountinfo.lines().filter_map(place).filter(is_drive).collect()
 }
 
 fn read_options(line: &str) -> HashMap<String, String> {
@@ -86,17 +135,23 @@ fn load_modules() -> Result<()> {
 /// Makes the read-only image on `device`, with a memory file system on top, the root.
 fn enter_system(device: &str) -> Result<()> {
     wait_for(device)?;
+    enter_layers(&[], |system| {
+        mount(device, system, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None::<&CStr>).context("erofs")
+    })
+}
+
+/// Makes what is mounted by `mount_system`, with a memory file system on top, the root, and takes some mounts along.
+fn enter_layers(others: &[String], mount_system: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     fs::create_dir_all("/layers")?;
     mount("tmpfs", "/layers", "tmpfs", MountFlags::NODEV, Some(c"mode=0755"))
         .context("a memory file system")?;
     for dir in ["/layers/system", "/layers/upper", "/layers/work", "/layers/root"] {
         fs::create_dir(dir)?;
     }
-    mount(device, "/layers/system", "erofs", MountFlags::RDONLY | MountFlags::NODEV, None::<&CStr>)
-        .context("erofs")?;
+    mount_system("/layers/system")?;
     let data = c"lowerdir=/layers/system,upperdir=/layers/upper,workdir=/layers/work";
     mount("overlay", "/layers/root", "overlay", MountFlags::empty(), Some(data)).context("overlay")?;
-    for name in ["proc", "sys", "dev", "run"] {
+    for name in ["proc", "sys", "dev", "run"].into_iter().chain(others.iter().map(String::as_str)) {
         let target = format!("/layers/root/{name}");
         fs::create_dir_all(&target)?;
         mount_move(format!("/{name}"), &target).with_context(|| format!("failed to move /{name}"))?;
@@ -149,6 +204,11 @@ fn late_mounts() -> Result<()> {
         // Of a driver that is a module they appear with it.
         let _ = fs::set_permissions(device, fs::Permissions::from_mode(0o666));
     }
+    Ok(())
+}
+
+/// Settings of a kernel that is ours alone.
+fn set_kernel() {
     for (path, value) in [
         ("/proc/sys/kernel/pid_max", "4194304"),
         ("/proc/sys/fs/inotify/max_user_watches", "1048576"),
@@ -160,7 +220,6 @@ fn late_mounts() -> Result<()> {
         // A kernel without such a setting has its own.
         let _ = fs::write(path, value);
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -170,9 +229,16 @@ mod tests {
     #[test]
     fn options_are_the_words_with_our_name_in_front() {
         let options = read_options("console=ttyS0 quiet cove.system=/dev/vda cove.data=/dev/vdb cove.odd\n");
-        let booted = Booted { options };
+        let booted = Booted { options, is_inside: false };
         assert_eq!(booted.option("system"), Some("/dev/vda"));
         assert_eq!(booted.option("data"), Some("/dev/vdb"));
         assert_eq!(booted.option("odd"), None);
+    }
+
+    #[test]
+    fn drives_are_mounts_of_one_letter() {
+        let mounts = "80 79 0:52 / /c rw,noatime - 9p C:\\134 rw,aname=drvfs\n81 79 0:53 / /dev rw - devtmpfs none rw\n\
+                      82 80 0:54 / /c/x rw - tmpfs none rw\n83 79 0:55 / /d ro - 9p D: rw\n84 79 0:56 / / rw - ext4 a rw\n";
+        assert_eq!(drives(mounts), ["c", "d"]);
     }
 }

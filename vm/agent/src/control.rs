@@ -5,15 +5,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 use vm_proto::message::{Configuration, FromGuest, FromHost, Listener, Mode, Network, Step, WayOut};
 use vm_proto::{frame, port};
 
 use crate::boot::Booted;
+use crate::channel::{Channel, Stream};
 use crate::children::Children;
 use crate::engine::{self, Event};
 use crate::{clock, disk, listeners, network, report, resolver, room, shares, streams, system, tell};
@@ -29,6 +29,7 @@ const WAITING: usize = 64;
 
 /// Everything after the boot; returns when the guest is to be powered off.
 pub(crate) async fn run(booted: Booted) -> Result<()> {
+    let channel = booted.channel();
     let children = Children::default();
     beside("reaping", children.clone().reap());
     let (tell_host, words) = mpsc::channel(WAITING);
@@ -40,23 +41,26 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         stop: watch::Sender::new(false),
         woken: Arc::default(),
         addresses: OnceLock::new(),
-        clients: streams::for_clients()?,
+        clients: streams::for_clients(channel)?,
+        is_inside: booted.is_inside(),
     };
     let mut greetings = 0;
-    let met = meet(&connected, &mut greetings, HOST_DEADLINE).await?;
+    let met = meet(channel, &connected, &mut greetings, HOST_DEADLINE).await?;
     let Some((mut host, mut configuration)) = met else { return Ok(()) };
-    beside("the engine's port", streams::serve_host(streams::listen(port::ENGINE_OWN)?));
-    let listener = streams::listen(port::STREAM)?;
+    beside("the engine's port", streams::serve_host(channel.listen(port::ENGINE_OWN)?));
+    let listener = channel.listen(port::STREAM)?;
     beside("the streams' port", streams::serve_streams(listener, guest.children.clone()));
     if configuration.ssh_agent {
-        beside("the SSH agent's socket", streams::serve_ssh_agent());
+        beside("the SSH agent's socket", streams::serve_ssh_agent(channel));
     }
     guest.become_what(&configuration, &booted).await;
-    guest.tell_listeners();
+    if !guest.is_inside {
+        guest.tell_listeners();
+    }
     guest.tell_of_clock();
     while guest.listen_to(&mut host, &configuration).await == Heard::Slept {
         // The host comes back when somebody wakes it: no time passes here until then.
-        let met = meet(&connected, &mut greetings, Duration::MAX).await?;
+        let met = meet(channel, &connected, &mut greetings, Duration::MAX).await?;
         let Some(met) = met else { return Ok(()) };
         (host, configuration) = met;
         guest.wake(&configuration).await;
@@ -67,7 +71,7 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
 
 /// The host's end of the conversation.
 struct Host {
-    from: ReadHalf<VsockStream>,
+    from: ReadHalf<Stream>,
     /// The same connection: where its device is taken away, the kernel tells of an error and not of an end, which
     /// wakes nobody who waits for something to read.
     broken: AsyncFd<OwnedFd>,
@@ -88,13 +92,14 @@ impl Host {
 
 /// Says hello, and is told what to be; `None` when it is nothing but to end.
 async fn meet(
-    connected: &mpsc::Sender<WriteHalf<VsockStream>>,
+    channel: Channel,
+    connected: &mpsc::Sender<WriteHalf<Stream>>,
     greetings: &mut u64,
     mut deadline: Duration,
 ) -> Result<Option<(Host, Configuration)>> {
     loop {
         *greetings += 1;
-        let stream = greet(*greetings, deadline).await?;
+        let stream = greet(channel, *greetings, deadline).await?;
         let broken = crate::sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
         let (from, mut to) = tokio::io::split(stream);
         let mut host = Host { from, broken };
@@ -150,13 +155,13 @@ fn beside(what: &'static str, work: impl Future<Output = Result<()>> + Send + 's
     });
 }
 
-async fn greet(number: u64, deadline: Duration) -> Result<VsockStream> {
+async fn greet(channel: Channel, number: u64, deadline: Duration) -> Result<Stream> {
     let begin = Instant::now();
     let mut stream = loop {
-        match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::CONTROL)).await {
+        match channel.connect(port::CONTROL).await {
             Ok(stream) => break stream,
             Err(error) if begin.elapsed() > deadline => {
-                return Err(error).context("failed to reach the host by vsock");
+                return Err(error).context("failed to reach the host");
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
@@ -173,7 +178,7 @@ async fn greet(number: u64, deadline: Duration) -> Result<VsockStream> {
     Ok(stream)
 }
 
-async fn read(from: &mut ReadHalf<VsockStream>) -> Result<Option<FromHost>> {
+async fn read(from: &mut ReadHalf<Stream>) -> Result<Option<FromHost>> {
     let mut head = [0; frame::HEAD];
     match from.read_exact(&mut head).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -184,14 +189,14 @@ async fn read(from: &mut ReadHalf<VsockStream>) -> Result<Option<FromHost>> {
     Ok(Some(frame::decode(&body)?))
 }
 
-async fn wait_for_end(from: &mut ReadHalf<VsockStream>) -> Result<()> {
+async fn wait_for_end(from: &mut ReadHalf<Stream>) -> Result<()> {
     while !matches!(read(from).await?, None | Some(FromHost::Shutdown)) {}
     Ok(())
 }
 
 /// Writes to the newest way there is to the host; a word that could not be written waits for the next.
 async fn write_words(
-    mut ways: mpsc::Receiver<WriteHalf<VsockStream>>,
+    mut ways: mpsc::Receiver<WriteHalf<Stream>>,
     mut words: mpsc::Receiver<FromGuest>,
 ) -> Result<()> {
     let Some(mut to) = ways.recv().await else { return Ok(()) };
@@ -223,6 +228,8 @@ struct Guest {
     addresses: OnceLock<Arc<Notify>>,
     /// Where the engine's clients connect.
     clients: OwnedFd,
+    /// The machine is another's, and so are its network and what listens in it.
+    is_inside: bool,
 }
 
 impl Guest {
@@ -259,10 +266,11 @@ impl Guest {
                 tell(format_args!("cove-agent: {error:#}"));
             }
         }
-        let device = booted.option("data").context("the kernel's command line names no cove.data");
-        let mounted = match device {
-            Ok(device) => disk::mount_data(device, wanted.mode, &self.children).await.map(|_| ()),
-            Err(error) => Err(error),
+        let mounted = match booted.option("data") {
+            Some(device) => disk::mount_data(device, wanted.mode, &self.children).await.map(|_| ()),
+            // It is in the system's own.
+            None if self.is_inside => Ok(()),
+            None => Err(anyhow!("the kernel's command line names no cove.data")),
         };
         if !self.tell_step(Step::Disk, mounted).await {
             return;
@@ -296,6 +304,9 @@ impl Guest {
                     self.say(FromGuest::Warning { step: Step::Network, text: format!("{error:#}") }).await;
                 }
             }
+        }
+        if self.is_inside {
+            network = network::found();
         }
         complain(resolver::name_host(&wanted.hostname, network.as_ref()));
         network

@@ -11,9 +11,9 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
-use tokio_vsock::VsockStream;
 use vm_proto::stream::Piece;
 
+use crate::channel::Stream;
 use crate::children::{Children, Started};
 use crate::sys;
 
@@ -103,7 +103,7 @@ fn resize(terminal: &OwnedFd, rows: u16, columns: u16) -> io::Result<()> {
 
 impl Program {
     /// Carries its input and outputs until it ends; its exit code is the last piece.
-    pub(crate) async fn carry(mut self, stream: VsockStream) -> io::Result<()> {
+    pub(crate) async fn carry(mut self, stream: Stream) -> io::Result<()> {
         let (from, to) = tokio::io::split(stream);
         let (sender, receiver) = mpsc::channel(WAITING);
         let readers: Vec<_> =
@@ -159,9 +159,9 @@ async fn read_pieces(piece: Piece, mut pipe: pipe::Receiver, to: mpsc::Sender<(P
 }
 
 async fn write_pieces(
-    mut to: WriteHalf<VsockStream>,
+    mut to: WriteHalf<Stream>,
     mut from: mpsc::Receiver<(Piece, Vec<u8>)>,
-) -> io::Result<WriteHalf<VsockStream>> {
+) -> io::Result<WriteHalf<Stream>> {
     while let Some((piece, bytes)) = from.recv().await {
         to.write_all(&piece.head(bytes.len())).await?;
         to.write_all(&bytes).await?;
@@ -170,7 +170,7 @@ async fn write_pieces(
 }
 
 async fn write_input(
-    mut from: ReadHalf<VsockStream>,
+    mut from: ReadHalf<Stream>,
     mut input: Option<pipe::Sender>,
     terminal: Option<OwnedFd>,
 ) -> io::Result<()> {

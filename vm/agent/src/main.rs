@@ -1,9 +1,11 @@
 //! `cove-agent`: the first process of a machine's guest.
 //!
 //! It mounts what there is, says hello to the host, becomes what the host wants it to be, keeps the engine running, and
-//! powers off when told to. [`boot`] is what happens before the host is spoken to, [`control`] the conversation.
+//! powers off when told to. [`boot`] is what happens before the host is spoken to, [`control`] the conversation, and
+//! [`inside`] what is another where the machine is not ours.
 
 mod boot;
+mod channel;
 mod children;
 mod clock;
 mod control;
@@ -11,6 +13,7 @@ mod dhcp;
 mod disk;
 mod engine;
 mod execute;
+mod inside;
 mod listeners;
 mod network;
 mod report;
@@ -26,6 +29,9 @@ mod trigger;
 use std::io::Write;
 
 fn main() -> std::process::ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == inside::WORD) {
+        return inside::run();
+    }
     if std::process::id() != 1 {
         tell(format_args!(
             "cove-agent {} is the first process of a machine's guest",
@@ -33,7 +39,11 @@ fn main() -> std::process::ExitCode {
         ));
         return std::process::ExitCode::from(2);
     }
-    let outcome = boot::boot().and_then(|booted| {
+    let booted = match inside::root_of_first() {
+        Some(root) => boot::enter(&root),
+        None => boot::boot(),
+    };
+    let outcome = booted.and_then(|booted| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = runtime.block_on(control::run(booted));
         // Threads that wait for what may never come, such as a clock that is set, are not waited for.

@@ -142,6 +142,23 @@ impl Keeper {
     }
 }
 
+/// What somebody else has made the interfaces: the way out.
+pub(crate) fn found() -> Option<Network> {
+    let gateway = gateway(&fs::read_to_string("/proc/net/route").ok()?)?;
+    let address = std::net::Ipv4Addr::UNSPECIFIED;
+    Some(Network { address, prefix: 0, gateway, address6: None, resolver: resolver::known() })
+}
+
+/// Of the kernel's table: interface, destination, gateway and more, in the machine's own order.
+fn gateway(routes: &str) -> Option<std::net::Ipv4Addr> {
+    routes.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (destination, gateway) = (fields.next()?, fields.next()?);
+        let gateway = u32::from_str_radix(gateway, 16).ok()?;
+        (destination == "00000000" && gateway != 0).then(|| gateway.to_ne_bytes().into())
+    })
+}
+
 /// Loopback must be up even where there is no other way.
 pub(crate) fn bring_loopback_up() -> Result<()> {
     sys::bring_up("lo").context("failed to bring loopback up")
@@ -158,4 +175,17 @@ fn first_interface() -> Option<String> {
         .collect();
     names.sort();
     names.into_iter().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_out_is_found_in_the_kernels_table() {
+        let table = "Iface\tDestination\tGateway \tFlags\neth0\t0000A8C0\t00000000\t0001\n\
+                     eth0\t00000000\t0101A8C0\t0003\n";
+        assert_eq!(gateway(table), Some([192, 168, 1, 1].into()));
+        assert_eq!(gateway("Iface\tDestination\tGateway\n"), None);
+    }
 }

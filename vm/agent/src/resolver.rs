@@ -19,6 +19,24 @@ pub(crate) fn set(resolver: &Resolver) -> Result<()> {
     fs::write("/etc/resolv.conf", text).context("failed to write /etc/resolv.conf")
 }
 
+/// What `/etc/resolv.conf` says now.
+pub(crate) fn known() -> Resolver {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let mut resolver = Resolver::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("nameserver") => {
+                let server = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+                resolver.servers.extend(server);
+            }
+            Some("search") => resolver.search = words.map(str::to_owned).collect(),
+            _ => {}
+        }
+    }
+    resolver
+}
+
 /// The host's addresses as seen from here: it is behind the way out.
 pub(crate) fn host_addresses(network: &Network) -> impl Iterator<Item = IpAddr> {
     let version6 = network.address6.as_ref().map(|version6| version6.gateway.into());

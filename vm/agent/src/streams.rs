@@ -8,26 +8,26 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket, UnixListener, UnixStream};
-use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
 use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
 
+use crate::channel::{Channel, Listener, Stream};
 use crate::children::Children;
 use crate::shares::Stage;
-use crate::{engine, execute, listeners, tell, trigger};
+use crate::{channel as sockets, engine, execute, listeners, tell, trigger};
 
 /// How long a stream's first words may take, and a connection inside the guest.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Accepts the host's own connections to the engine, for as long as the guest runs. Its clients' go to the engine
 /// itself ([`for_clients`]).
-pub(crate) async fn serve_host(listener: VsockListener) -> Result<()> {
+pub(crate) async fn serve_host(listener: Listener) -> Result<()> {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => begin(carry_to_engine(stream)),
+            Ok(stream) => begin(carry_to_engine(stream)),
             Err(error) => refused(&error).await,
         }
     }
@@ -35,47 +35,40 @@ pub(crate) async fn serve_host(listener: VsockListener) -> Result<()> {
 
 /// What the engine's clients connect to. It is kept here and handed to each engine, so that a client that comes while
 /// there is none waits for the next.
-pub(crate) fn for_clients() -> Result<OwnedFd> {
-    Ok(listen(port::ENGINE)?.into())
+pub(crate) fn for_clients(channel: Channel) -> Result<OwnedFd> {
+    channel.listen(port::ENGINE)?.into_fd()
 }
 
 /// Where the host's SSH agent is found, as with Docker Desktop: its folder and its name.
 const SSH_AGENT: (&str, &str) = ("/run/host-services", "ssh-auth.sock");
 
 /// Accepts the host's other streams, for as long as the guest runs.
-pub(crate) async fn serve_streams(listener: VsockListener, children: Children) -> Result<()> {
+pub(crate) async fn serve_streams(listener: Listener, children: Children) -> Result<()> {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => begin(carry(stream, children.clone())),
+            Ok(stream) => begin(carry(stream, children.clone())),
             Err(error) => refused(&error).await,
         }
     }
 }
 
 /// Accepts programs of this guest that want the host's SSH agent, for as long as it runs.
-pub(crate) async fn serve_ssh_agent() -> Result<()> {
+pub(crate) async fn serve_ssh_agent(channel: Channel) -> Result<()> {
     fs::create_dir_all(SSH_AGENT.0)?;
     let path = format!("{}/{}", SSH_AGENT.0, SSH_AGENT.1);
-    let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).with_context(|| format!("failed to listen on {path}"))?;
+    let listener = sockets::bind(&path)?;
     // Whoever was given the socket may use it, whatever user that is.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     loop {
         match listener.accept().await {
             Ok((mut program, _)) => begin(async move {
-                let mut host = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::SSH_AGENT)).await?;
+                let mut host = channel.connect(port::SSH_AGENT).await?;
                 ipc::relay(&mut program, &mut host).await;
                 Ok(())
             }),
             Err(error) => refused(&error).await,
         }
     }
-}
-
-/// Where the host connects from when this returns on.
-pub(crate) fn listen(port: u32) -> Result<VsockListener> {
-    VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
-        .with_context(|| format!("failed to listen on vsock port {port}"))
 }
 
 /// Runs a connection beside the others.
@@ -96,13 +89,13 @@ async fn refused(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn carry_to_engine(mut from: VsockStream) -> io::Result<()> {
+async fn carry_to_engine(mut from: Stream) -> io::Result<()> {
     let mut to = UnixStream::connect(engine::SOCKET).await?;
     ipc::relay(&mut from, &mut to).await;
     Ok(())
 }
 
-async fn carry(mut stream: VsockStream, children: Children) -> io::Result<()> {
+async fn carry(mut stream: Stream, children: Children) -> io::Result<()> {
     let open = tokio::time::timeout(DEADLINE, read_open(&mut stream)).await??;
     match open {
         Open::Tcp { address, port } if !is_here(address, port, ["/proc/net/tcp", "/proc/net/tcp6"]) => {
@@ -139,7 +132,7 @@ async fn carry(mut stream: VsockStream, children: Children) -> io::Result<()> {
 }
 
 /// Acts out changes of a share on a thread of its own, which is how the share's server knows it.
-async fn act_out(mut stream: VsockStream, path: String, trigger: String) -> io::Result<()> {
+async fn act_out(mut stream: Stream, path: String, trigger: String) -> io::Result<()> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     let work = move || {
         let stage = Stage::of(Path::new(&path))?;
@@ -168,7 +161,7 @@ fn reached(address: IpAddr) -> IpAddr {
     }
 }
 
-async fn read_open(stream: &mut VsockStream) -> io::Result<Open> {
+async fn read_open(stream: &mut Stream) -> io::Result<Open> {
     let mut head = [0; frame::HEAD];
     stream.read_exact(&mut head).await?;
     let mut body = vec![0; frame::length(head, frame::GUEST_MAX).map_err(io::Error::other)?];
@@ -177,7 +170,7 @@ async fn read_open(stream: &mut VsockStream) -> io::Result<Open> {
 }
 
 /// Tells the host whether it has what it asked for; `None` after a refusal.
-async fn answer<T>(stream: &mut VsockStream, outcome: io::Result<T>) -> io::Result<Option<T>> {
+async fn answer<T>(stream: &mut Stream, outcome: io::Result<T>) -> io::Result<Option<T>> {
     let said = match &outcome {
         Ok(_) => Opened::Ready,
         Err(error) => Opened::Refused { cause: error.to_string() },
@@ -195,7 +188,7 @@ async fn connect_udp(target: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Packets of one flow, each behind its length, until the host ends the stream.
-async fn carry_packets(stream: VsockStream, socket: UdpSocket) -> io::Result<()> {
+async fn carry_packets(stream: Stream, socket: UdpSocket) -> io::Result<()> {
     let (mut from, mut to) = tokio::io::split(stream);
     let inward = async {
         let mut packet = vec![0; usize::from(u16::MAX)];

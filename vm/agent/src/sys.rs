@@ -10,6 +10,7 @@ use std::process::Command;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, eth, socket, socket_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::UnshareFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -73,6 +74,12 @@ struct Route6Request {
     info: libc::c_ulong,
     flags: u32,
     index: libc::c_int,
+}
+
+/// Puts this process, and those that it starts, into new namespaces (unshare(2)).
+pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    // SAFETY: what could be unsound is to part from open files (CLONE_FILES), which no caller asks for.
+    Ok(unsafe { rustix::thread::unshare_unsafe(namespaces) }?)
 }
 
 /// As many open files as the kernel lets anybody have; children begin with what is usual.

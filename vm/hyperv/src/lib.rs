@@ -8,3 +8,5 @@ pub mod choice;
 pub mod hcs;
 mod sys;
 pub mod wsl;
+
+pub use sys::free_space;

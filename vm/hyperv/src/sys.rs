@@ -6,6 +6,6 @@ mod elsewhere;
 mod windows;
 
 #[cfg(not(windows))]
-pub use elsewhere::Library;
+pub use elsewhere::{Library, free_space};
 #[cfg(windows)]
-pub use windows::Library;
+pub use windows::{Library, free_space};

@@ -6,10 +6,22 @@ mod output;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What our files are called among all distributions.
-pub const NAME: &str = "cove";
+/// What a distribution's disk is called in its folder.
+const DISK: &str = "ext4.vhdx";
 /// `ERROR_ACCESS_DENIED` and the like come as this, after the place they came from: `Wsl/Service/E_ACCESSDENIED`.
 const CODES: &str = "Wsl/";
+
+/// What a machine is called among all distributions.
+#[must_use]
+pub fn distribution(machine: &str) -> String {
+    format!("cove-{machine}")
+}
+
+/// A distribution's disk, of the folder that it was imported into.
+#[must_use]
+pub fn disk_in(folder: &Path) -> PathBuf {
+    folder.join(DISK)
+}
 
 /// The program.
 #[derive(Debug, Clone)]

@@ -10,7 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_hyperv::hcs::document::{Disk, Share, Spec};
 use vm_hyperv::hcs::{FailureKind, Library, Machine, Order, Service, System};
-use vm_hyperv::wsl::{self, Wsl};
+use vm_hyperv::wsl::Wsl;
+
+/// A distribution's.
+const NAME: &str = "cove-dev";
 
 /// The library's log is named by the environment, which all tests share.
 static ONE_BY_ONE: Mutex<()> = Mutex::new(());
@@ -138,15 +141,15 @@ fn a_distribution_is_imported_listed_run_in_and_removed() {
     assert!(wsl.names().unwrap().is_empty());
     let archive = dir.path().join("root.tar");
     let folder = dir.path().join("disk of it");
-    let error = wsl.import(wsl::NAME, &folder, &archive).unwrap_err();
+    let error = wsl.import(NAME, &folder, &archive).unwrap_err();
     assert!(error.to_string().contains("Das System kann die Datei nicht finden."), "{error}");
     std::fs::write(&archive, "").unwrap();
-    wsl.import(wsl::NAME, &folder, &archive).unwrap();
-    assert!(wsl.import(wsl::NAME, &folder, &archive).unwrap_err().is_taken());
-    assert_eq!(wsl.names().unwrap(), [wsl::NAME]);
-    wsl.terminate(wsl::NAME).unwrap();
-    wsl.unregister(wsl::NAME).unwrap();
-    wsl.unregister(wsl::NAME).unwrap();
+    wsl.import(NAME, &folder, &archive).unwrap();
+    assert!(wsl.import(NAME, &folder, &archive).unwrap_err().is_taken());
+    assert_eq!(wsl.names().unwrap(), [NAME]);
+    wsl.terminate(NAME).unwrap();
+    wsl.unregister(NAME).unwrap();
+    wsl.unregister(NAME).unwrap();
     assert!(wsl.names().unwrap().is_empty());
 }
 
@@ -156,7 +159,7 @@ fn a_program_in_a_distribution_has_its_own_bytes() {
     let archive = dir.path().join("root.tar");
     std::fs::write(&archive, "").unwrap();
     let run = |wsl: &Wsl, input: &[u8]| {
-        let mut command = wsl.command(wsl::NAME, &["/cove-agent", "--stdio", "two words"]);
+        let mut command = wsl.command(NAME, &["/cove-agent", "--stdio", "two words"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         child.wait_with_output().unwrap()
@@ -164,7 +167,7 @@ fn a_program_in_a_distribution_has_its_own_bytes() {
     let refused = run(&wsl, b"");
     let refusal = Wsl::refusal("start the agent", &refused.stdout).unwrap();
     assert!(refusal.is_unknown(), "{refusal}");
-    wsl.import(wsl::NAME, &dir.path().join("disk"), &archive).unwrap();
+    wsl.import(NAME, &dir.path().join("disk"), &archive).unwrap();
     let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     let output = run(&wsl, &bytes);
     let words: &[u8] = b"/cove-agent|--stdio|two words|";

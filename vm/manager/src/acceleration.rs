@@ -14,6 +14,8 @@ pub enum Acceleration {
     Native,
     /// The processor, by macOS' own hypervisor.
     Framework,
+    /// The processor, by Windows' own hypervisor, in a machine of Microsoft's.
+    Wsl2,
 }
 
 impl Acceleration {
@@ -26,6 +28,9 @@ impl Acceleration {
                 "TCG: emulated, because KVM does not work here or for this image; several times slower"
             }
             Self::Framework => "Virtualization.framework",
+            Self::Wsl2 => {
+                "WSL2: a machine of Microsoft's that all of WSL's distributions share, and no wall between them"
+            }
             Self::Native => "User Mode Linux: a convenience, and no wall against hostile code",
         }
     }

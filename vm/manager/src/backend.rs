@@ -5,6 +5,7 @@
 pub mod qemu;
 pub mod uml;
 pub mod vz;
+mod wsl2;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -28,6 +29,8 @@ pub struct Capabilities {
     pub is_wall: bool,
     /// It listens to QMP.
     pub has_qmp: bool,
+    /// Its disk is a file of ours, of a size that is ours to say, as are its processors and memory.
+    pub has_disk: bool,
     /// How it is connected to its network.
     pub wire: Wire,
     /// Whose guest images it boots: they are named by the kind of machine they were made for.
@@ -75,6 +78,7 @@ pub fn capabilities(backend: Backend) -> Capabilities {
         Backend::Qemu => qemu::CAPABILITIES,
         Backend::Uml => uml::CAPABILITIES,
         Backend::Vz => vz::CAPABILITIES,
+        Backend::Wsl2 => wsl2::CAPABILITIES,
     }
 }
 
@@ -82,7 +86,7 @@ pub fn capabilities(backend: Backend) -> Capabilities {
 pub(crate) fn emulates(backend: Backend, architecture: &str) -> bool {
     match backend {
         Backend::Qemu => qemu::runs(architecture),
-        Backend::Uml | Backend::Vz => false,
+        Backend::Uml | Backend::Vz | Backend::Wsl2 => false,
     }
 }
 
@@ -94,7 +98,9 @@ pub fn command(plan: &Plan) -> Result<Command, Error> {
     match plan.config.backend {
         Backend::Qemu => qemu::command(plan),
         Backend::Uml => uml::command(plan),
-        Backend::Vz => Err(Error::Unsupported { what: "a machine on this system", backend: "vz" }),
+        backend @ (Backend::Vz | Backend::Wsl2) => {
+            Err(Error::Unsupported { what: "a program that is the machine", backend: backend.name() })
+        }
     }
 }
 

@@ -25,11 +25,13 @@ pub enum Backend {
     Uml,
     /// macOS' Virtualization.framework.
     Vz,
+    /// Windows' WSL2: Microsoft's machine, which its distributions share. No wall between them.
+    Wsl2,
 }
 
 impl Backend {
     /// All there are.
-    pub const ALL: [Self; 3] = [Self::Qemu, Self::Uml, Self::Vz];
+    pub const ALL: [Self; 4] = [Self::Qemu, Self::Uml, Self::Vz, Self::Wsl2];
 
     /// Those of this system, the one that is taken unless somebody says otherwise first.
     #[must_use]
@@ -37,10 +39,11 @@ impl Backend {
         crate::sys::BACKENDS
     }
 
-    /// Another one of this system's.
+    /// Another one of this system's, which has the same disk.
     #[must_use]
     pub fn other_here(self) -> Option<Self> {
-        Self::here().iter().copied().find(|other| *other != self)
+        let has_disk = |backend: &Self| crate::backend::capabilities(*backend).has_disk;
+        Self::here().iter().copied().find(|other| *other != self && has_disk(other) && has_disk(&self))
     }
 
     /// Whether its state can be saved and gone on from, on this computer.
@@ -56,6 +59,7 @@ impl Backend {
             Self::Qemu => "qemu",
             Self::Uml => "uml",
             Self::Vz => "vz",
+            Self::Wsl2 => "wsl2",
         }
     }
 }
@@ -81,8 +85,8 @@ impl FromStr for Backend {
             what: "a backend",
             value: text.to_owned(),
             reason: match text {
-                "hyperv" | "wsl2" => "it is not built yet; qemu, uml and vz are".to_owned(),
-                _ => "there are qemu, uml and vz".to_owned(),
+                "hyperv" => "it is not built yet; on Windows wsl2 is".to_owned(),
+                _ => "there are qemu, uml, vz and wsl2".to_owned(),
             },
         })
     }
@@ -159,10 +163,7 @@ impl Config {
             |what, value: String, reason: &str| Err(Error::Value { what, value, reason: reason.to_owned() });
         if !Backend::here().contains(&self.backend) {
             let names: Vec<&str> = Backend::here().iter().map(|backend| backend.name()).collect();
-            let reason = match names.as_slice() {
-                [] => "machines are not built yet for this system".to_owned(),
-                names => format!("this system has {}", names.join(" and ")),
-            };
+            let reason = format!("this system has {}", names.join(" and "));
             return wrong("a backend", self.backend.to_string(), &reason);
         }
         if self.cpus == 0 || self.cpus > 64 {
@@ -313,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_not_there_yet_says_so() {
-        assert!("wsl2".parse::<Backend>().unwrap_err().to_string().contains("not built yet"));
+        assert!("hyperv".parse::<Backend>().unwrap_err().to_string().contains("not built yet"));
     }
 
     #[test]

@@ -82,6 +82,12 @@ impl Places {
         self.data.join("data.img")
     }
 
+    /// The folder that is a distribution's of WSL's, with its disk.
+    #[must_use]
+    pub fn disk_folder(&self) -> PathBuf {
+        self.data.join("wsl2")
+    }
+
     /// The data disk as it was before a newer image was booted, where the file system can share blocks.
     #[must_use]
     pub fn disk_before(&self) -> PathBuf {

@@ -8,9 +8,9 @@ pub(crate) const BACKENDS: &[Backend] = &[Backend::Qemu, Backend::Uml];
 /// Who can be a machine here.
 #[cfg(target_os = "macos")]
 pub(crate) const BACKENDS: &[Backend] = &[Backend::Vz];
-/// Who can be a machine here. Those of Windows are a package of their own (`vm/hyperv`), to which nothing leads yet.
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-pub(crate) const BACKENDS: &[Backend] = &[];
+/// Who can be a machine here.
+#[cfg(windows)]
+pub(crate) const BACKENDS: &[Backend] = &[Backend::Wsl2];
 
 /// Whether files of a file system may be executed.
 #[cfg(target_os = "linux")]

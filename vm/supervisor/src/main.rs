@@ -5,8 +5,11 @@
 //! there, then [`platform`] for what the machine is made with on this system, [`guest`] for the conversation with its
 //! agent, and [`engine`], [`ports`] and [`execute`] for what crosses.
 
-/// Used on macOS, tested everywhere.
-#[cfg(any(target_os = "macos", test))]
+/// Used on Windows, tested everywhere.
+#[cfg(any(windows, test))]
+mod carried;
+/// Used on macOS, tested on any Unix.
+#[cfg(any(target_os = "macos", all(unix, test)))]
 mod channel;
 mod clock;
 mod console;

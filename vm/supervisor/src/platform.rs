@@ -32,8 +32,8 @@ pub(crate) use unix::{
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, attach, check, disk_taken, endpoint, free, make,
-    open, prepare_disk, prepare_listener, record, resolver,
+    Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, attach, check, disk_taken, endpoint, free,
+    make, open, prepare_disk, prepare_listener, record, resolver,
 };
 #[cfg(windows)]
 use windows::{Making, Waking};

@@ -14,8 +14,8 @@ use crate::files;
 pub(super) fn write(
     dir: &Path,
     architecture: Architecture,
-    machine: Machine,
-    kernel: &Kernel,
+    machine: &str,
+    kernel: Option<(&Kernel, Machine)>,
 ) -> Result<String> {
     let mut entries = Map::new();
     let mut lines = String::new();
@@ -32,12 +32,15 @@ pub(super) fn write(
     let digest = format!("sha256:{}", files::digest(lines.as_bytes()));
     let manifest = json!({
         "format": 1,
-        "machine": machine.name(),
-        "kernel": { "origin": kernel.origin.name(), "version": kernel.version },
+        "machine": machine,
+        "kernel": {
+            "origin": kernel.map_or("wsl", |(kernel, _)| kernel.origin.name()),
+            "version": kernel.map_or("", |(kernel, _)| &kernel.version),
+        },
         "architecture": architecture.name(),
         "version": env!("CARGO_PKG_VERSION"),
         "files": Value::Object(entries),
-        "command": kernel.command(machine),
+        "command": kernel.map(|(kernel, machine)| kernel.command(machine)).unwrap_or_default(),
         "digest": digest,
     });
     let mut text = serde_json::to_string_pretty(&manifest)?;

@@ -29,7 +29,7 @@ impl Machine {
         match name {
             "uml" => Ok(Self::Uml),
             "qemu" => Ok(Self::Qemu),
-            other => bail!("--machine {other} is unknown: uml or qemu"),
+            other => bail!("--machine {other} is unknown: uml, qemu or wsl2"),
         }
     }
 }

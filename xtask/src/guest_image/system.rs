@@ -80,21 +80,46 @@ pub(super) fn userland(architecture: Architecture, cache: &Path) -> Result<PathB
     Ok(path)
 }
 
-/// Makes the file system. `busybox` is the same as the userland's, and can be run here.
-pub(super) fn make(
-    userland: &Path,
-    busybox: &Path,
-    modules: Option<&Modules>,
-    programs: &[PathBuf],
-    to: &Path,
-) -> Result<()> {
-    let parent = to.parent().context("an image is in a folder")?;
-    let scratch = files::Scratch::new(parent)?;
+/// What a system is made of.
+pub(super) struct Parts<'a> {
+    pub(super) userland: &'a Path,
+    /// The same as the userland's, and can be run here.
+    pub(super) busybox: &'a Path,
+    pub(super) programs: &'a [PathBuf],
+}
+
+/// Makes the file system.
+pub(super) fn make(parts: &Parts<'_>, modules: Option<&Modules>, to: &Path) -> Result<()> {
+    let scratch = files::Scratch::new(to.parent().context("an image is in a folder")?)?;
     let system = scratch.path().join("system");
+    lay_out(parts, modules, &system)?;
+    let mut mkfs = command("mkfs.erofs", &["--quiet", "-T0", "-U", UUID, "--all-root", "-x-1"]);
+    mkfs.arg(to).arg(&system);
+    files::run_quietly(mkfs).context("failed to make the guest's system")
+}
+
+/// Makes an archive of the same, with what WSL is told by a file of it.
+pub(super) fn make_archive(parts: &Parts<'_>, to: &Path) -> Result<()> {
+    let scratch = files::Scratch::new(to.parent().context("an image is in a folder")?)?;
+    let system = scratch.path().join("system");
+    lay_out(parts, None, &system)?;
+    let settings = system.join("etc/wsl.conf");
+    files::write(&settings, recipe::text("wsl.conf")?.as_bytes())?;
+    files::set_mode(&settings, 0o644)?;
+    // WSL writes it itself.
+    std::fs::remove_file(system.join("etc/resolv.conf")).context("failed to remove a link")?;
+    let mut tar = command("tar", &["--create", "--format=gnu", "--sort=name", "--mtime=@0"]);
+    tar.args(["--owner=0", "--group=0", "--numeric-owner", "--directory"]).arg(&system);
+    tar.arg("--file").arg(to).arg(".");
+    files::run_quietly(tar).context("failed to make the archive of the guest's system")
+}
+
+fn lay_out(parts: &Parts<'_>, modules: Option<&Modules>, system: &Path) -> Result<()> {
+    let Parts { userland, busybox, programs } = *parts;
     for dir in DIRECTORIES {
         files::make_dir(&system.join(dir))?;
     }
-    files::copy_all(userland, &system)?;
+    files::copy_all(userland, system)?;
     let etc = recipe::dir().join("etc");
     for path in files::walk(&etc)? {
         let text = files::read_text(&etc.join(&path))?.replace("@VERSION@", env!("CARGO_PKG_VERSION"));
@@ -104,7 +129,7 @@ pub(super) fn make(
         files::set_mode(&path, 0o644)?;
     }
     if let Some(modules) = modules {
-        modules.copy_to(&system)?;
+        modules.copy_to(system)?;
     }
     for program in programs {
         let name = program.file_name().context("a program has a name")?;
@@ -119,11 +144,8 @@ pub(super) fn make(
         std::os::unix::fs::symlink(target, &link)
             .with_context(|| format!("failed to make {}", link.display()))?;
     }
-    link_applets(&system, busybox)?;
-    set_directory_modes(&system)?;
-    let mut mkfs = command("mkfs.erofs", &["--quiet", "-T0", "-U", UUID, "--all-root", "-x-1"]);
-    mkfs.arg(to).arg(&system);
-    files::run_quietly(mkfs).context("failed to make the guest's system")
+    link_applets(system, busybox)?;
+    set_directory_modes(system)
 }
 
 /// A name for each program that busybox is, where nothing else has it: what a rescue shell is used for.

@@ -219,9 +219,6 @@ pub(super) async fn wait_until_over(places: &Places) -> Result<(), Error> {
 
 /// `cove-machine` beside this program, else in `PATH`.
 fn find_program() -> Result<std::path::PathBuf, Error> {
-    if !sys::HAS_MACHINES {
-        return Err(Error::NotHere);
-    }
     let name = format!("{PROGRAM}{EXE_SUFFIX}");
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(&name)));
     let path = std::env::var_os("PATH").unwrap_or_default();

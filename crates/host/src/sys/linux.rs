@@ -12,8 +12,6 @@ use crate::service::Manager;
 
 /// Whether engines run here without a machine.
 pub(crate) const HAS_ENGINES: bool = true;
-/// Whether machines can be had here.
-pub(crate) const HAS_MACHINES: bool = true;
 /// What says where sockets of a user's programs go.
 pub(crate) const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 /// What says where a user's data goes, or the folder it is in.

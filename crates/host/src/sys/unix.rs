@@ -48,3 +48,9 @@ pub(crate) fn end(pid: u32, program: &str) -> io::Result<()> {
 pub(crate) fn bytes_taken(_: &Path, metadata: &Metadata) -> u64 {
     metadata.blocks() * 512
 }
+
+/// Takes away what a machine has outside of its folders: nothing.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere that may fail")]
+pub(crate) fn forget_machine(_: &str) -> io::Result<()> {
+    Ok(())
+}

@@ -9,6 +9,7 @@ use std::os::windows::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use vm_hyperv::wsl::{self, Wsl, distribution};
 use windows_sys::Win32::Foundation::GetLastError;
 use windows_sys::Win32::Storage::FileSystem::{GetCompressedFileSizeW, INVALID_FILE_SIZE};
 use windows_sys::Win32::System::Threading::{
@@ -22,8 +23,6 @@ use crate::service::Manager;
 
 /// Whether engines run here without a machine.
 pub(crate) const HAS_ENGINES: bool = false;
-/// Whether machines can be had here.
-pub(crate) const HAS_MACHINES: bool = false;
 /// What says where files of a user's programs go that are not to follow the user to other computers.
 pub(crate) const RUNTIME_DIR: &str = "LOCALAPPDATA";
 /// The same, for data.
@@ -105,6 +104,15 @@ pub(crate) fn end(pid: u32, program: &str) -> io::Result<()> {
     // SAFETY: the handle is open, with the right to do so.
     let ended = unsafe { TerminateProcess(process.as_raw_handle(), 1) };
     if ended == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes away what a machine has outside of its folders: WSL's distribution, with its disk. Where there is none, that is as
+/// good, and so it is where there is no WSL.
+pub(crate) fn forget_machine(name: &str) -> io::Result<()> {
+    match Wsl::of_the_system().unregister(&distribution(name)) {
+        Err(wsl::Error::Missing { .. }) | Ok(()) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    }
 }
 
 /// Bytes that a file takes on its disk, which are fewer than its length where it is sparse.

@@ -20,6 +20,12 @@ impl Library {
     }
 }
 
+/// Not known.
+#[must_use]
+pub fn free_space(_: &Path) -> Option<u64> {
+    None
+}
+
 impl Service for Library {
     type System = Self;
 

@@ -10,6 +10,7 @@ use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
 use windows_sys::Win32::Foundation::{FreeLibrary, GetLastError, HMODULE, LocalFree};
+use windows_sys::Win32::Storage::FileSystem::GetDiskFreeSpaceExW;
 use windows_sys::Win32::System::LibraryLoader::{
     GetProcAddress, LOAD_LIBRARY_SEARCH_SYSTEM32, LoadLibraryExW,
 };
@@ -93,6 +94,17 @@ fn wide(text: impl AsRef<OsStr>) -> Vec<u16> {
 fn last_error() -> u32 {
     // SAFETY: the call takes nothing.
     0x8007_0000 | (unsafe { GetLastError() } & 0xffff)
+}
+
+/// Bytes that this user may still write where a folder is.
+#[must_use]
+#[expect(unsafe_code, reason = "the system's call has no safe form")]
+pub fn free_space(folder: &Path) -> Option<u64> {
+    let folder = wide(folder);
+    let mut free = 0;
+    // SAFETY: the path ends with a zero, `free` may be written to, and the other two figures are not asked for.
+    let told = unsafe { GetDiskFreeSpaceExW(folder.as_ptr(), &raw mut free, null_mut(), null_mut()) };
+    (told != 0).then_some(free)
 }
 
 /// A call of a module by its name, as a function of the type that is asked for.

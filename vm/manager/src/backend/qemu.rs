@@ -16,6 +16,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     many_cpus: true,
     is_wall: true,
     has_qmp: true,
+    has_disk: true,
     wire: Wire::Direct,
     images: Backend::Qemu,
 };
@@ -92,7 +93,9 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     };
     let accelerator = match plan.acceleration {
         Acceleration::Kvm => "kvm",
-        Acceleration::Tcg | Acceleration::Native | Acceleration::Framework => "tcg,thread=multi",
+        Acceleration::Tcg | Acceleration::Native | Acceleration::Framework | Acceleration::Wsl2 => {
+            "tcg,thread=multi"
+        }
     };
     option("-name", format!("cove-{}", plan.places.name));
     option("-accel", accelerator.to_owned());

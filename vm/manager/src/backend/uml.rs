@@ -13,6 +13,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     many_cpus: false,
     is_wall: false,
     has_qmp: false,
+    has_disk: true,
     wire: Wire::Card,
     images: Backend::Uml,
 };

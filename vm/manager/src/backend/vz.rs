@@ -10,6 +10,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     many_cpus: true,
     is_wall: true,
     has_qmp: false,
+    has_disk: true,
     wire: Wire::Own,
     // The same devices of virtio's, found on the same bus.
     images: Backend::Qemu,

@@ -133,6 +133,8 @@ pub enum MachineBackend {
     Uml,
     /// macOS' Virtualization.framework.
     Vz,
+    /// Windows' WSL2.
+    Wsl2,
 }
 
 /// What a machine is.
@@ -251,6 +253,7 @@ impl From<Backend> for MachineBackend {
             Backend::Qemu => Self::Qemu,
             Backend::Uml => Self::Uml,
             Backend::Vz => Self::Vz,
+            Backend::Wsl2 => Self::Wsl2,
         }
     }
 }
@@ -261,6 +264,7 @@ impl From<MachineBackend> for Backend {
             MachineBackend::Qemu => Self::Qemu,
             MachineBackend::Uml => Self::Uml,
             MachineBackend::Vz => Self::Vz,
+            MachineBackend::Wsl2 => Self::Wsl2,
         }
     }
 }

@@ -1,0 +1,18 @@
+//! WSL2: our system as a distribution in Microsoft's machine (`vm/hyperv`). Its kernel, processors, memory and network are
+//! shared with the user's other distributions, and are Windows' to set.
+
+use super::{Capabilities, Wire};
+use crate::config::Backend;
+
+pub(super) const CAPABILITIES: Capabilities = Capabilities {
+    // To Windows, by WSL itself.
+    gives_memory_back: true,
+    saves: false,
+    many_cpus: true,
+    // Whoever is root in one distribution is it in all.
+    is_wall: false,
+    has_qmp: false,
+    has_disk: false,
+    wire: Wire::Own,
+    images: Backend::Wsl2,
+};

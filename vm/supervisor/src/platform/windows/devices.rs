@@ -1,0 +1,52 @@
+//! What a machine has beside its processors: its channel, and folders of this computer's drives.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use vm_manager::config::Config;
+use vm_proto::message;
+
+use crate::carried::Channel;
+
+/// All of a machine's that we have to do with.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    /// The channel to the guest.
+    pub(crate) vsock: Arc<Channel>,
+    /// What the guest is told of its shares.
+    pub(crate) shares: Vec<message::Share>,
+}
+
+/// The folders that it is to have, by the paths that a guest sees of drives, and what is to be said of them.
+pub(super) fn shares(config: &Config) -> (Vec<message::Share>, Vec<String>) {
+    let (mut shares, mut warnings) = (Vec::new(), Vec::new());
+    for (at, share) in config.shares.iter().enumerate() {
+        let here = share.path.display().to_string();
+        match model::drive::in_guest(&here) {
+            // A folder that was taken away keeps nothing else from working.
+            Some(path) if share.path.is_dir() => {
+                shares.push(message::Share { tag: format!("share{at}"), path, read_only: share.read_only });
+            }
+            Some(_) => warnings.push(format!("{here} is not shared: it is no folder")),
+            None => warnings.push(format!("{here} is not shared: it is on no drive of this computer")),
+        }
+    }
+    if !shares.is_empty() {
+        warnings.push(
+            "programs in containers that watch shared folders do not hear of changes that this computer makes: WSL's own \
+             sharing tells of none. They see them when they look"
+                .to_owned(),
+        );
+    }
+    (shares, warnings)
+}
+
+impl Devices {
+    /// Nobody tells of any here, which the status says.
+    #[expect(clippy::unused_self, reason = "elsewhere they are told")]
+    pub(crate) fn tell_changes(&self, _: &CancellationToken) {}
+
+    /// The same.
+    #[expect(clippy::unused_self, reason = "elsewhere they are told")]
+    pub(crate) fn stop_telling_changes(&self) {}
+}
