@@ -212,6 +212,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn much_is_said_at_once_on_one_that_the_other_side_opened() {
+        let (here, there) = tokio::io::duplex(256 << 10);
+        let (_opener, mut incoming, caller) = over(here, Side::Caller);
+        let (opener, _, called) = over(there, Side::Called);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { drop(caller.carry().await) });
+        tasks.spawn(async move { drop(called.carry().await) });
+        tasks.spawn(async move {
+            let mut stream = incoming.next().await.unwrap();
+            assert_eq!(port(&mut stream).await.unwrap(), 1);
+            take(&mut stream).await.unwrap();
+            let (mut from, mut to) = tokio::io::split(stream);
+            let mut word = [0; 5];
+            from.read_exact(&mut word).await.unwrap();
+            let listen = async {
+                let mut more = [0; 5];
+                drop(from.read_exact(&mut more).await);
+            };
+            let speak = async {
+                to.write_all(&vec![7; 600_000]).await.unwrap();
+                std::future::pending::<()>().await;
+            };
+            tokio::join!(listen, speak);
+        });
+        let mut stream = opener.connect(1).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        let mut heard = vec![0; 600_000];
+        let read = stream.read_exact(&mut heard);
+        tokio::time::timeout(Duration::from_secs(5), read).await.expect("no byte waits for another").unwrap();
+    }
+
+    #[tokio::test]
     async fn one_that_is_not_read_holds_up_no_other() {
         let (opener, _tasks) = sides();
         let mut stuck = opener.connect(7).await.unwrap();

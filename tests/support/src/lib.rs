@@ -9,6 +9,7 @@ pub mod runtime;
 pub mod supervisor;
 pub mod user;
 pub mod userland;
+pub mod wsl;
 
 use std::path::Path;
 

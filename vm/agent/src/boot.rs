@@ -20,6 +20,8 @@ use rustix::thread::UnshareFlags;
 use crate::channel::Channel;
 use crate::{disk, resolver, sys, tell};
 
+/// Where Windows' drives are: what is shared of them is mounted from there, and nobody else looks.
+pub(crate) const DRIVES: &str = "/run/cove-drives";
 /// How long a disk may take to appear.
 const DISK_DEADLINE: Duration = Duration::from_secs(10);
 /// No set-id programs, no devices, nothing to execute: for what is no file system of programs.
@@ -74,11 +76,16 @@ pub(crate) fn enter(folder: &Path) -> Result<Booted> {
         .context("failed to part from the other mounts")?;
     // Its processes are not those of the namespace that we are the first of.
     mount("proc", "/proc", "proc", PLAIN, None::<&CStr>).context("failed to mount proc")?;
-    let drives = drives(&fs::read_to_string("/proc/self/mountinfo").context("failed to read the mounts")?);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("failed to read the mounts")?;
+    for drive in drives(&mounts) {
+        let hidden = format!("{DRIVES}/{drive}");
+        fs::create_dir_all(&hidden).with_context(|| format!("failed to make {hidden}"))?;
+        mount_move(format!("/{drive}"), &hidden).with_context(|| format!("failed to move /{drive}"))?;
+    }
     fs::create_dir_all(disk::DATA).with_context(|| format!("failed to make {}", disk::DATA))?;
     let data = open_tree(CWD, disk::DATA, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .context("failed to take the data along")?;
-    enter_layers(&drives, |system| {
+    enter_layers(|system| {
         mount_bind(folder, system).with_context(|| format!("failed to mount {}", folder.display()))
     })?;
     move_mount(&data, "", CWD, disk::DATA, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -135,13 +142,13 @@ fn load_modules() -> Result<()> {
 /// Makes the read-only image on `device`, with a memory file system on top, the root.
 fn enter_system(device: &str) -> Result<()> {
     wait_for(device)?;
-    enter_layers(&[], |system| {
+    enter_layers(|system| {
         mount(device, system, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None::<&CStr>).context("erofs")
     })
 }
 
-/// Makes what is mounted by `mount_system`, with a memory file system on top, the root, and takes some mounts along.
-fn enter_layers(others: &[String], mount_system: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+/// Makes what is mounted by `mount_system`, with a memory file system on top, the root.
+fn enter_layers(mount_system: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     fs::create_dir_all("/layers")?;
     mount("tmpfs", "/layers", "tmpfs", MountFlags::NODEV, Some(c"mode=0755"))
         .context("a memory file system")?;
@@ -151,7 +158,7 @@ fn enter_layers(others: &[String], mount_system: impl FnOnce(&str) -> Result<()>
     mount_system("/layers/system")?;
     let data = c"lowerdir=/layers/system,upperdir=/layers/upper,workdir=/layers/work";
     mount("overlay", "/layers/root", "overlay", MountFlags::empty(), Some(data)).context("overlay")?;
-    for name in ["proc", "sys", "dev", "run"].into_iter().chain(others.iter().map(String::as_str)) {
+    for name in ["proc", "sys", "dev", "run"] {
         let target = format!("/layers/root/{name}");
         fs::create_dir_all(&target)?;
         mount_move(format!("/{name}"), &target).with_context(|| format!("failed to move /{name}"))?;

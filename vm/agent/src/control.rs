@@ -452,7 +452,7 @@ impl Guest {
     async fn mount_shares(&self, wanted: &Configuration) {
         for share in &wanted.shares {
             // One folder that can't be had does not keep the others and the engine away.
-            if let Err(error) = shares::mount_share(share) {
+            if let Err(error) = shares::mount_share(share, self.is_inside) {
                 self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
             }
         }

@@ -8,12 +8,14 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipc::mux::{self, Opener, Side};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 use tokio::net::{UnixListener, UnixStream};
 use vm_proto::port;
@@ -23,6 +25,8 @@ use crate::tell;
 
 /// The word that says so.
 pub(crate) const WORD: &str = "inside";
+/// The word of the one between them: who makes a namespace of processes starts no threads any more (pid_namespaces(7)).
+pub(crate) const BETWEEN: &str = "inside-between";
 /// The inner one's.
 const FIRST: &str = "inside-first";
 /// How long the agent may take to end after its host has hung up: containers may take ten seconds.
@@ -31,7 +35,10 @@ const END_DEADLINE: Duration = Duration::from_secs(30);
 /// Whether the first process is this kind of agent; the folder of its system then.
 pub(crate) fn root_of_first() -> Option<PathBuf> {
     let mut words = std::env::args_os().skip(1);
-    (words.next()? == FIRST).then(|| words.next().map(PathBuf::from)).flatten()
+    let root = (words.next()? == FIRST).then(|| words.next().map(PathBuf::from)).flatten()?;
+    // Nobody is told of its end but by who started it.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    Some(root)
 }
 
 /// The outer process.
@@ -62,8 +69,6 @@ fn carry() -> Result<()> {
     // Two agents of one system would take each other's sockets.
     let lock = fs::File::create(format!("{FOLDER}/lock")).context("failed to open the agent's lock")?;
     lock.try_lock().context("an agent runs here already")?;
-    crate::sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWUTS)
-        .context("failed to make namespaces: this takes root")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let opener_side = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
@@ -72,7 +77,7 @@ fn carry() -> Result<()> {
         let to_host = [port::CONTROL, port::SSH_AGENT]
             .map(|port| channel::bind(&channel::of_host(port)).map(|listener| (port, listener)));
         let mut first = stdx::process::command("/proc/self/exe");
-        first.arg(FIRST).arg(&root).stdin(std::process::Stdio::null()).stdout(std::io::stderr());
+        first.arg(BETWEEN).arg(&root).stdin(Stdio::null()).stdout(io::stderr());
         let mut first = tokio::process::Command::from(first)
             .kill_on_drop(true)
             .spawn()
@@ -93,12 +98,7 @@ fn carry() -> Result<()> {
             outcome = carrier.carry() => outcome,
             status = first.wait() => {
                 let status = status?;
-                // Told to end, it ends itself as a machine is powered off: by a signal (pid_namespaces(7)).
-                return if status.success() || std::os::unix::process::ExitStatusExt::signal(&status).is_some() {
-                    Ok(())
-                } else {
-                    bail!("the agent ended with {status}")
-                };
+                return if status.success() { Ok(()) } else { bail!("the agent ended with {status}") };
             }
         };
         if let Err(error) = hung_up {
@@ -111,6 +111,31 @@ fn carry() -> Result<()> {
     });
     runtime.shutdown_background();
     outcome
+}
+
+/// The process between the two: starts the inner one, and ends with it.
+pub(crate) fn stand_between() -> ExitCode {
+    let begin = || -> Result<std::process::ExitStatus> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        let root = std::env::args_os().nth(2).context("no folder is named")?;
+        crate::sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWUTS)
+            .context("failed to make namespaces: this takes root")?;
+        let mut first = stdx::process::command("/proc/self/exe");
+        first.arg(FIRST).arg(root).stdin(Stdio::null()).stdout(io::stderr());
+        first.status().context("failed to start the agent")
+    };
+    match begin() {
+        // Told to end, it ends itself as a machine is powered off: by a signal.
+        Ok(status) if status.success() || status.signal().is_some() => ExitCode::SUCCESS,
+        Ok(status) => {
+            tell(format_args!("cove-agent: the agent ended with {status}"));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            tell(format_args!("cove-agent: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn from_host(mut stream: mux::Stream) -> io::Result<()> {

@@ -32,6 +32,9 @@ fn main() -> std::process::ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == inside::WORD) {
         return inside::run();
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == inside::BETWEEN) {
+        return inside::stand_between();
+    }
     if std::process::id() != 1 {
         tell(format_args!(
             "cove-agent {} is the first process of a machine's guest",

@@ -10,8 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags, fstatfs, open};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, open_tree, unmount};
+use rustix::mount::{
+    MountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_remount, open_tree, unmount,
+};
 use vm_proto::message::Share;
+
+use crate::boot::DRIVES;
 
 /// How long a share may be busy after the host has said that it tells of no more changes.
 const IDLE_DEADLINE: Duration = Duration::from_secs(1);
@@ -44,7 +48,7 @@ pub(crate) async fn unmount_all(shares: &[Share]) -> Result<()> {
     });
     if outcome.is_err() {
         for share in gone {
-            if let Err(error) = mount_share(share) {
+            if let Err(error) = mount_share(share, false) {
                 crate::tell(format_args!("cove-agent: {error:#}"));
             }
         }
@@ -84,8 +88,8 @@ fn tag(line: &str) -> Option<String> {
     (fields.next()? == "virtiofs").then(|| fields.next().map(str::to_owned))?
 }
 
-/// Mounts one.
-pub(crate) fn mount_share(share: &Share) -> Result<()> {
+/// Mounts one, which is a folder of a drive ([`crate::boot::DRIVES`]) where the machine is another's.
+pub(crate) fn mount_share(share: &Share, is_inside: bool) -> Result<()> {
     let path = Path::new(&share.path);
     let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     ensure!(path.is_absolute() && is_plain && share.path != "/", "{} can't be a share's path", share.path);
@@ -96,7 +100,12 @@ pub(crate) fn mount_share(share: &Share) -> Result<()> {
     );
     fs::create_dir_all(path).with_context(|| format!("failed to make {}", share.path))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    let mounted = mount(&share.tag, path, "virtiofs", flags, None::<&CStr>).and_then(|()| {
+    let mounted = match is_inside {
+        true => mount_bind(format!("{DRIVES}{}", share.path), path)
+            .and_then(|()| mount_remount(path, MountFlags::BIND | flags, c"")),
+        false => mount(&share.tag, path, "virtiofs", flags, None::<&CStr>),
+    };
+    let mounted = mounted.and_then(|()| {
         if !share.read_only {
             return Ok(());
         }

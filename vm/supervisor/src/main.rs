@@ -104,11 +104,10 @@ fn run(args: &RunArgs) -> Result<()> {
             std::fs::remove_file(&path).context("failed to remove a socket that was left")?;
         }
     }
-    if let Err(error) = stdx::process::raise_open_files() {
+    if let Err(error) = platform::raise_open_files() {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    let runtime = platform::runtime()
         .max_blocking_threads(64)
         .thread_stack_size(1 << 20)
         .enable_all()

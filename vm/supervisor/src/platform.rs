@@ -27,13 +27,16 @@ pub(crate) use macos::{Channel, Devices, Saving, Vmm, check, make, record, resol
 #[cfg(target_os = "macos")]
 use macos::{Making, Waking, share_blocks};
 #[cfg(unix)]
+pub(crate) use stdx::process::raise_open_files;
+#[cfg(unix)]
 pub(crate) use unix::{
     Accepted, Stream, accepted, attach, disk_taken, endpoint, free, open, prepare_disk, prepare_listener,
+    runtime,
 };
 #[cfg(windows)]
 pub(crate) use windows::{
     Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, attach, check, disk_taken, endpoint, free,
-    make, open, prepare_disk, prepare_listener, record, resolver,
+    make, open, prepare_disk, prepare_listener, raise_open_files, record, resolver, runtime,
 };
 #[cfg(windows)]
 use windows::{Making, Waking};

@@ -37,7 +37,19 @@ pub(super) fn run(target: &Target, members: &[Member]) -> Result<()> {
     let help = wine.output(&cove, &["--help"])?;
     ensure!(help.contains("Usage: cove"), "cove --help says {help:?}");
     println!("cross: {} runs under Wine, and says it is {}", cove.display(), version.trim());
+    let mut build = command("cargo", &["build", "-p", "cli", "-p", "vm-supervisor"]);
+    target.apply(&mut build, &[]);
+    run_command(build).context("what can't be linked for Windows")?;
     Ok(())
+}
+
+/// Links `cove` and `cove-machine`, and has them make a machine of WSL's.
+pub(super) fn run_machine(target: &Target) -> Result<()> {
+    let wine = Wine::prepare()?;
+    let mut build = command("cargo", &["build", "-p", "cli", "-p", "vm-supervisor"]);
+    target.apply(&mut build, &[]);
+    run_command(build).context("what can't be linked for Windows")?;
+    super::wsl::run(&wine, &root().join("target").join(TRIPLE).join("debug"))
 }
 
 /// What `vm/hyperv` calls of Windows, made up: Wine has neither the service nor WSL.
@@ -47,7 +59,7 @@ fn stand_ins(tests: &mut Command) -> Result<()> {
     files::make_dir(&into)?;
     let (library, program) = (into.join("computecore.dll"), into.join("wsl.exe"));
     wine::compile(&sources.join("computecore.c"), &library, &["-shared"])?;
-    wine::compile(&sources.join("wsl.c"), &program, &["-municode"])?;
+    wine::compile(&sources.join("wsl.c"), &program, &["-municode", "-lws2_32"])?;
     tests.env("COVE_HCS_STAND_IN", Wine::path(&library));
     tests.env("COVE_HCS_LOG", Wine::path(&into.join("calls.log")));
     tests.env("COVE_WSL_STAND_IN_PROGRAM", Wine::path(&program));

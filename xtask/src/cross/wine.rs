@@ -51,12 +51,34 @@ impl Wine {
         Self::apply(cargo, &self.prefix);
     }
 
+    /// The folder that is drive C.
+    pub(super) fn drive(&self) -> PathBuf {
+        self.prefix.join("drive_c")
+    }
+
     /// What a program prints.
     pub(super) fn output(&self, program: &Path, args: &[&str]) -> Result<String> {
-        let mut run = command("timeout", &["60"]);
-        run.arg(&self.program).arg(program).args(args);
+        self.output_with(program, args, &[])
+    }
+
+    /// What a program prints that has some variables more.
+    pub(super) fn output_with(
+        &self,
+        program: &Path,
+        args: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<String> {
+        let mut run = command("timeout", &["120"]);
+        run.arg(&self.program).arg(program).args(args).envs(variables.iter().copied());
         Self::apply(&mut run, &self.prefix);
-        files::output_of(run).with_context(|| format!("failed to run {} by Wine", program.display()))
+        // A program that it leaves behind would keep a pipe open.
+        let said = tempfile::NamedTempFile::new().context("failed to make a file")?;
+        let output = said.reopen()?;
+        let status = run.stdout(output.try_clone()?).stderr(output).status();
+        let status = status.with_context(|| format!("failed to run {} by Wine", program.display()))?;
+        let said = files::read_text(said.path())?;
+        ensure!(status.success(), "{} {} ended with {status}: {said}", program.display(), args.join(" "));
+        Ok(said)
     }
 
     /// Where a file of ours is for a program that Wine runs.

@@ -1,17 +1,26 @@
-//! Which way machines would run by here, and why. Nothing leads to them yet.
+//! Engines run in machines alone here: what those need of Windows.
 
-use vm_hyperv::choice::Found;
+use vm_hyperv::wsl::Wsl;
 
 use super::Check;
 
 pub(super) fn checks() -> Vec<Check> {
-    let way = match Found::here().choose() {
-        Ok(choice) => Check {
+    let wsl = match Wsl::of_the_system().version() {
+        Ok(version) => Check {
             is_good: true,
-            what: format!("a way to run machines: {}", choice.reason),
+            what: format!("WSL {version}, which runs machines"),
             remedy: String::new(),
         },
-        Err(none) => Check { is_good: false, what: none.to_string(), remedy: none.hint },
+        Err(error) => {
+            let remedy = error.hint().unwrap_or("see 'wsl --status'").to_owned();
+            Check { is_good: false, what: format!("WSL, which runs machines: {error}"), remedy }
+        }
     };
-    vec![way, super::no_machines()]
+    let images = host::machine::images();
+    let images = Check {
+        is_good: images.is_dir(),
+        what: format!("guest images in {}", images.display()),
+        remedy: "install Cove's package, or name their folder by COVE_GUEST_IMAGES".to_owned(),
+    };
+    vec![wsl, images]
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vm_hyperv::wsl::{self, Wsl, distribution};
-use windows_sys::Win32::Foundation::GetLastError;
+use windows_sys::Win32::Foundation::{GetLastError, HANDLE_FLAG_INHERIT, SetHandleInformation};
 use windows_sys::Win32::Storage::FileSystem::{GetCompressedFileSizeW, INVALID_FILE_SIZE};
 use windows_sys::Win32::System::Threading::{
     CREATE_NEW_PROCESS_GROUP, DETACHED_PROCESS, OpenProcess, PROCESS_NAME_WIN32,
@@ -59,8 +59,14 @@ pub(crate) fn data_dir() -> Option<PathBuf> {
     variable(DATA_DIR)
 }
 
-/// Makes `command` start without our console, so that closing it or pressing Ctrl-C in it does not reach the child.
+/// Makes `command` start without our console, so that closing it or pressing Ctrl-C in it does not reach the child; nor does
+/// it get our input and outputs beside its own, whose other ends would wait for it.
+#[expect(unsafe_code, reason = "the system's call has no safe form")]
 pub(crate) fn detach(command: &mut Command) {
+    for handle in [io::stdin().as_raw_handle(), io::stdout().as_raw_handle(), io::stderr().as_raw_handle()] {
+        // SAFETY: the call takes any value for a handle, and refuses what is none.
+        unsafe { SetHandleInformation(handle, HANDLE_FLAG_INHERIT, 0) };
+    }
     command.creation_flags(DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP);
 }
 

@@ -1,5 +1,9 @@
 /* A stand-in of Windows' wsl.exe for tests: a distribution is a file in the folder "distributions" beside it. Like the older
-   ones it says everything in UTF-16, and what it runs has its own bytes. */
+   ones it says everything in UTF-16, and what it runs has its own bytes.
+
+   Where there is a file "wsl.port" beside it, it leads to whoever has distributions at that port (tests/support/src/wsl.rs),
+   where what runs in them really runs. */
+#include <winsock2.h>
 #include <fcntl.h>
 #include <io.h>
 #include <stdio.h>
@@ -71,8 +75,118 @@ static int execute(int count, wchar_t **words)
     return 3;
 }
 
+/* Two, for Wine sends nothing by a socket while it waits for something to receive there. */
+static SOCKET there, input;
+
+static int send_all(SOCKET to, const char *bytes, int length)
+{
+    while (length > 0) {
+        int sent = send(to, bytes, length, 0);
+        if (sent <= 0)
+            return 0;
+        bytes += sent;
+        length -= sent;
+    }
+    return 1;
+}
+
+static int receive_all(char *bytes, int length)
+{
+    while (length > 0) {
+        int received = recv(there, bytes, length, 0);
+        if (received <= 0)
+            return 0;
+        bytes += received;
+        length -= received;
+    }
+    return 1;
+}
+
+static DWORD WINAPI carry_input(void *unused)
+{
+    char bytes[65536];
+    DWORD length;
+    (void)unused;
+    HANDLE from = GetStdHandle(STD_INPUT_HANDLE);
+    for (;;) {
+        /* Wine may not tell a thread that waits to read of what was written while it did. A file can't be looked at so. */
+        while (PeekNamedPipe(from, NULL, 0, NULL, &length, NULL) && !length)
+            Sleep(1);
+        if (!ReadFile(from, bytes, sizeof bytes, &length, NULL) || !length || !send_all(input, bytes, length))
+            break;
+    }
+    shutdown(input, SD_SEND);
+    return 0;
+}
+
+static int connect_to(int port, SOCKET *to)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    *to = socket(AF_INET, SOCK_STREAM, 0);
+    return !connect(*to, (struct sockaddr *)&address, sizeof address);
+}
+
+static int lead_to(int port, int count, wchar_t **words)
+{
+    WSADATA data;
+    static char bytes[65536];
+    char id[32];
+    WSAStartup(MAKEWORD(2, 2), &data);
+    if (!connect_to(port, &there) || !connect_to(port, &input))
+        return say(-1, L"Nobody is there.\r\nError code: Wsl/E_UNEXPECTED\r\n");
+    snprintf(id, sizeof id, "%lu-%lu", (unsigned long)GetCurrentProcessId(), (unsigned long)GetTickCount());
+    send_all(input, "input", 6);
+    send_all(input, id, strlen(id) + 1);
+    send_all(input, "", 1);
+    send_all(there, id, strlen(id) + 1);
+    for (int at = 1; at < count; at++) {
+        int length = WideCharToMultiByte(CP_UTF8, 0, words[at], -1, bytes, sizeof bytes, NULL, NULL);
+        send_all(there, bytes, length);
+    }
+    send_all(there, "", 1);
+    CreateThread(NULL, 0, carry_input, NULL, 0, NULL);
+    for (;;) {
+        char head[5];
+        unsigned length;
+        DWORD written;
+        if (!receive_all(head, sizeof head))
+            return -1;
+        memcpy(&length, head + 1, sizeof length);
+        if (length > sizeof bytes || !receive_all(bytes, length))
+            return -1;
+        if (head[0] == 'X') {
+            int code;
+            memcpy(&code, bytes, sizeof code);
+            return code;
+        }
+        WriteFile(GetStdHandle(head[0] == 'E' ? STD_ERROR_HANDLE : STD_OUTPUT_HANDLE), bytes, length, &written, NULL);
+    }
+}
+
+/* The port that a file beside us names; 0 without one. */
+static int port_beside(void)
+{
+    wchar_t path[MAX_PATH];
+    int port = 0;
+    GetModuleFileNameW(NULL, path, MAX_PATH);
+    wcscpy(wcsrchr(path, L'\\'), L"\\wsl.port");
+    FILE *file = _wfopen(path, L"r");
+    if (file) {
+        if (fscanf(file, "%d", &port) != 1)
+            port = 0;
+        fclose(file);
+    }
+    return port;
+}
+
 int wmain(int count, wchar_t **words)
 {
+    int port = port_beside();
+    if (port) {
+        int code = lead_to(port, count, words);
+        /* The thread may still wait for input, which does not keep a process. */
+        ExitProcess(code);
+    }
     _setmode(_fileno(stdin), _O_BINARY);
     _setmode(_fileno(stdout), _O_BINARY);
     GetModuleFileNameW(NULL, folder, MAX_PATH);

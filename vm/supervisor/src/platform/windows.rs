@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use api::client::Endpoint;
 use tokio::net::TcpSocket;
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle};
 use vm_hyperv::wsl::Wsl;
 use vm_manager::backend::Acceleration;
 use vm_manager::config::Config;
@@ -116,6 +116,11 @@ pub(crate) async fn open(channel: &Arc<Channel>, port: u32, deadline: Duration) 
     channel.open(port, deadline).await
 }
 
+/// What the event loop is made by: one thread, for under Wine one of several may hear late that another has woken it.
+pub(crate) fn runtime() -> Builder {
+    Builder::new_current_thread()
+}
+
 /// How a client of an engine reaches what listens at `path`.
 pub(crate) fn endpoint(path: PathBuf) -> Endpoint {
     Endpoint::Pipe(path)
@@ -124,6 +129,12 @@ pub(crate) fn endpoint(path: PathBuf) -> Endpoint {
 /// Nothing: a port is free here as soon as nobody listens, and version 6 is for itself.
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere that may fail")]
 pub(crate) fn prepare_listener(_: &TcpSocket, _: bool) -> io::Result<()> {
+    Ok(())
+}
+
+/// Nothing: there is no such limit.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere that may fail")]
+pub(crate) fn raise_open_files() -> io::Result<()> {
     Ok(())
 }
 

@@ -41,15 +41,15 @@ impl Distribution {
             tracing::info!(name = self.name, "making a distribution of WSL's");
             self.wsl.import(&self.name, &folder, &archive)?;
         }
-        let digits = digits(&image.manifest.digest);
-        let agent = format!("{IMAGES}/{digits}/{AGENT}");
+        let image = digits(&image.manifest.digest);
+        let agent = format!("{IMAGES}/{image}/{AGENT}");
         if self.run(&["/bin/busybox", "test", "-x", &agent], None)?.status.success() {
             return Ok(());
         }
         let record = Record::read(places)?;
         let kept = [record.current, record.previous].into_iter().flatten();
         let mut words = vec!["/bin/busybox".to_owned(), "sh".to_owned(), "-c".to_owned(), UNPACK.to_owned()];
-        words.extend(["sh".to_owned(), digits.to_owned()]);
+        words.extend(["sh".to_owned(), image.to_owned()]);
         words.extend(kept.map(|kept| digits(&kept).to_owned()));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let file = File::open(&archive).with_context(|| format!("failed to open {}", archive.display()))?;
