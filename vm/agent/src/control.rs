@@ -15,6 +15,7 @@ use vm_proto::{frame, port};
 use crate::boot::Booted;
 use crate::channel::{Channel, Stream};
 use crate::children::Children;
+use crate::clients::Clients;
 use crate::engine::{self, Event};
 use crate::{clock, disk, listeners, network, report, resolver, room, shares, streams, system, tell};
 
@@ -49,7 +50,8 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
     let Some((mut host, mut configuration)) = met else { return Ok(()) };
     beside("the engine's port", streams::serve_host(channel.listen(port::ENGINE_OWN)?));
     let listener = channel.listen(port::STREAM)?;
-    beside("the streams' port", streams::serve_streams(listener, guest.children.clone()));
+    let clients = Clients::new(guest.children.clone(), guest.tell_host.clone());
+    beside("the streams' port", streams::serve_streams(listener, guest.children.clone(), clients));
     if configuration.ssh_agent {
         beside("the SSH agent's socket", streams::serve_ssh_agent(channel));
     }

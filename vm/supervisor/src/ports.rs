@@ -249,7 +249,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 async fn accept(listener: TcpListener, port: Port, vsock: Arc<Channel>, tasks: TaskTracker) {
     loop {
         match listener.accept().await {
-            Ok((client, _)) => drop(tasks.spawn(carry_connection(client, port, Arc::clone(&vsock)))),
+            Ok((stream, client)) => {
+                tasks.spawn(carry_connection(stream, client, port, Arc::clone(&vsock)));
+            }
             Err(error) => {
                 tracing::warn!(%error, %port, "failed to accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -258,12 +260,12 @@ async fn accept(listener: TcpListener, port: Port, vsock: Arc<Channel>, tasks: T
     }
 }
 
-async fn carry_connection(mut client: TcpStream, port: Port, vsock: Arc<Channel>) {
+async fn carry_connection(mut stream: TcpStream, client: SocketAddr, port: Port, vsock: Arc<Channel>) {
     // Inside, what is bound to one address of the guest's is reached by it.
-    let open = Open::Tcp { address: port.address, port: port.port };
+    let open = Open::Tcp { address: port.address, port: port.port, client };
     let Ok(mut inner) = execute::open(&vsock, &open).await else { return };
-    let _ = client.set_nodelay(true);
-    ipc::relay(&mut client, &mut inner).await;
+    let _ = stream.set_nodelay(true);
+    ipc::relay(&mut stream, &mut inner).await;
 }
 
 async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Channel>, tasks: TaskTracker) {
@@ -281,7 +283,7 @@ async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Channel>, 
             known.insert(client, sender);
             let (flows, socket, vsock) = (Arc::clone(&flows), Arc::clone(&socket), Arc::clone(&vsock));
             tasks.spawn(async move {
-                let open = Open::Udp { address: port.address, port: port.port };
+                let open = Open::Udp { address: port.address, port: port.port, client };
                 if let Ok(inner) = execute::open(&vsock, &open).await {
                     let _ = carry_flow(inner, packets, &socket, client).await;
                 }
