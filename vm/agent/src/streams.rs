@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UdpSocket, UnixStream};
 use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
@@ -18,7 +18,7 @@ use crate::channel::{Channel, Listener, Stream};
 use crate::children::Children;
 use crate::clients::{Clients, reached};
 use crate::shares::Stage;
-use crate::{channel as sockets, engine, execute, listeners, tell, trigger};
+use crate::{channel as sockets, engine, execute, listeners, sys, tell, trigger};
 
 /// How long a stream's first words may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ const SSH_AGENT: (&str, &str) = ("/run/host-services", "ssh-auth.sock");
 pub(crate) async fn serve_streams(listener: Listener, children: Children, clients: Clients) -> Result<()> {
     loop {
         match listener.accept().await {
-            Ok(stream) => begin(carry(stream, children.clone(), clients.clone())),
+            Ok(stream) => begin(carry_until_gone(stream, children.clone(), clients.clone())),
             Err(error) => refused(&error).await,
         }
     }
@@ -94,6 +94,16 @@ async fn carry_to_engine(mut from: Stream) -> io::Result<()> {
     let mut to = UnixStream::connect(engine::SOCKET).await?;
     ipc::relay(&mut from, &mut to).await;
     Ok(())
+}
+
+/// Of a stream whose device is taken away, as before a sleep, the kernel tells of an error and not of an end, which wakes
+/// nobody who waits for something to read.
+async fn carry_until_gone(stream: Stream, children: Children, clients: Clients) -> io::Result<()> {
+    let gone = sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
+    tokio::select! {
+        ended = carry(stream, children, clients) => ended,
+        error = gone.ready(Interest::ERROR) => error.map(drop),
+    }
 }
 
 async fn carry(mut stream: Stream, children: Children, clients: Clients) -> io::Result<()> {
