@@ -296,3 +296,93 @@ fn what_has_the_machines_own_network_sees_its_clients_addresses() -> Result<()> 
         send_much(local)
     })
 }
+
+#[test]
+fn ports_of_a_machine_that_sleeps_answer_and_wake_it() -> Result<()> {
+    let Some(neighbour) = Neighbour::make()? else { return Ok(()) };
+    let Some(machine) = Machine::start("qemu")? else { return Ok(()) };
+    let program = machine.compile(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer.c")))?;
+    let (port, gone) = (free_port()?, free_port()?);
+    for (name, port) in [("server", port), ("gone", gone)] {
+        let (tcp, udp) = (format!("0.0.0.0:{port}:80"), format!("0.0.0.0:{port}:80/udp"));
+        machine.docker_ok(&["create", "--name", name, "-p", &tcp, "-p", &udp, "busybox", "/peer", "80"])?;
+        // A machine sleeps only while no container uses a shared folder.
+        machine.docker_ok(&["cp", &program.display().to_string(), &format!("{name}:/peer")])?;
+        machine.docker_ok(&["start", name])?;
+    }
+    let [(theirs, ours), _] = neighbour.addresses;
+    let (local, at) = (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), SocketAddr::new(ours, port));
+    for port in [port, gone] {
+        let at = SocketAddr::new(ours, port);
+        machine.wait_for("a port", || who_by_tcp(at).is_ok())?;
+    }
+    let begun = || machine.cove_ok(&["inspect", "-f", "{{.State.StartedAt}}", "server"]);
+    let before = begun()?;
+    let phase = || machine.status().map(|status| status["phase"].as_str().unwrap_or_default().to_owned());
+    let send_to_sleep = || -> Result<()> {
+        machine.cove_ok(&["machine", "sleep", "test"])?;
+        ensure!(TcpListener::bind(("0.0.0.0", port)).is_err(), "the port was let go");
+        let status = machine.status()?;
+        ensure!(status["ports"].to_string().contains(&format!("0.0.0.0:{port}/tcp")), "{status}");
+        std::thread::sleep(Duration::from_secs(1));
+        ensure!(phase()? == "asleep", "nobody called");
+        Ok(())
+    };
+    let is_awake = || machine.wait_for("the end of its sleep", || phase().is_ok_and(|now| now == "running"));
+    // A connection of before ends on both sides.
+    let (mut before_sleep, _) = connect(local)?;
+    send_to_sleep()?;
+    ensure!(matches!(before_sleep.read(&mut [0; 1]), Ok(0) | Err(_)), "somebody said something");
+    let begin = Instant::now();
+    neighbour.run(|| -> Result<()> {
+        let (stream, said) = connect(at)?;
+        assert_eq!(said, named(stream.get_ref().local_addr()?));
+        Ok(())
+    })??;
+    support::tell(&format!("a connection was answered {:?} after it woke the machine", begin.elapsed()));
+    is_awake()?;
+    ensure!(begun()? == before, "it goes on");
+    send_much(local).context("after it was woken")?;
+    machine.wait_for("the end of connections in the container", || {
+        let established = machine.docker_ok(&["exec", "server", "cat", "/proc/net/tcp"]);
+        established.is_ok_and(|table| table.lines().all(|line| line.split_whitespace().nth(3) != Some("01")))
+    })?;
+    // One packet is enough, and it is not lost.
+    send_to_sleep()?;
+    neighbour.run(|| -> Result<()> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(WAIT))?;
+        socket.send_to(b"?", at)?;
+        let mut answer = [0; 256];
+        let (length, from) = socket.recv_from(&mut answer).context("nothing comes back")?;
+        let said = String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned();
+        assert_eq!((from, said), (at, format!("{theirs} {}\n?", socket.local_addr()?.port())));
+        Ok(())
+    })??;
+    is_awake()?;
+    // Many at once.
+    send_to_sleep()?;
+    let clients: Vec<_> = (0..40).map(|_| std::thread::spawn(move || send_little(local))).collect();
+    for client in clients {
+        client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?.context("one of many")?;
+    }
+    is_awake()?;
+    // What is published no longer goes once it is known, and all of it when the machine stops.
+    send_to_sleep()?;
+    machine.docker_ok(&["rm", "-f", "gone"])?;
+    machine.wait_for("the port's end", || TcpListener::bind(("0.0.0.0", gone)).is_ok())?;
+    who_by_tcp(local).context("after another port was closed")?;
+    send_to_sleep()?;
+    machine.cove_ok(&["machine", "stop", "test"])?;
+    machine.wait_for("the ports' end", || TcpListener::bind(("0.0.0.0", port)).is_ok())
+}
+
+/// A connection with a few bytes both ways.
+fn send_little(to: SocketAddr) -> Result<()> {
+    let (mut reader, _) = connect(to)?;
+    reader.get_ref().write_all(b"few")?;
+    let mut back = [0; 3];
+    reader.read_exact(&mut back)?;
+    ensure!(&back == b"few");
+    Ok(())
+}

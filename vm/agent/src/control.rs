@@ -56,7 +56,10 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         beside("the SSH agent's socket", streams::serve_ssh_agent(channel));
     }
     guest.become_what(&configuration, &booted).await;
-    if !guest.is_inside {
+    if guest.is_inside {
+        // What listens beside is another's.
+        guest.say(FromGuest::Listening { sockets: Vec::new() }).await;
+    } else {
         guest.tell_listeners();
     }
     guest.tell_of_clock();
@@ -345,17 +348,18 @@ impl Guest {
     fn tell_listeners(&self) {
         let (tell_host, woken) = (self.tell_host.clone(), Arc::clone(&self.woken));
         beside("looking for listeners", async move {
-            let mut known: Vec<Listener> = Vec::new();
+            let mut known: Option<Vec<Listener>> = None;
             loop {
                 let now = listeners::look();
-                if now != known {
-                    known.clone_from(&now);
+                // None at all is told, too: the host keeps those of before a sleep until it knows.
+                if known.as_ref() != Some(&now) {
+                    known = Some(now.clone());
                     tell_host.send(FromGuest::Listening { sockets: now }).await?;
                 }
                 tokio::select! {
                     () = tokio::time::sleep(LISTENERS_EVERY) => {}
                     // The host knows of none any more.
-                    () = woken.notified() => known.clear(),
+                    () = woken.notified() => known = None,
                 }
             }
         });
