@@ -38,7 +38,8 @@ fn refused(say: &[u8], mode: &str) -> Result<Option<String>> {
     ensure!(said.code != 0, "it started");
     let status = machine.status()?;
     assert_eq!(status["phase"], "failed");
-    ensure!(machine.processes("cove-machine run").is_empty(), "its supervisor is still there");
+    // It has told how it ended before it is gone.
+    machine.wait_for("its supervisor's end", || machine.processes("cove-machine run").is_empty())?;
     Ok(Some(said.err))
 }
 

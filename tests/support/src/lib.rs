@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod image;
 pub mod index;
 pub mod machine;
+pub mod neighbour;
 pub mod registry;
 pub mod runtime;
 pub mod supervisor;

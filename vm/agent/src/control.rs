@@ -15,6 +15,7 @@ use vm_proto::{frame, port};
 use crate::boot::Booted;
 use crate::channel::{Channel, Stream};
 use crate::children::Children;
+use crate::clients::Clients;
 use crate::engine::{self, Event};
 use crate::{clock, disk, listeners, network, report, resolver, room, shares, streams, system, tell};
 
@@ -49,12 +50,16 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
     let Some((mut host, mut configuration)) = met else { return Ok(()) };
     beside("the engine's port", streams::serve_host(channel.listen(port::ENGINE_OWN)?));
     let listener = channel.listen(port::STREAM)?;
-    beside("the streams' port", streams::serve_streams(listener, guest.children.clone()));
+    let clients = Clients::new(guest.children.clone(), guest.tell_host.clone());
+    beside("the streams' port", streams::serve_streams(listener, guest.children.clone(), clients));
     if configuration.ssh_agent {
         beside("the SSH agent's socket", streams::serve_ssh_agent(channel));
     }
     guest.become_what(&configuration, &booted).await;
-    if !guest.is_inside {
+    if guest.is_inside {
+        // What listens beside is another's.
+        guest.say(FromGuest::Listening { sockets: Vec::new() }).await;
+    } else {
         guest.tell_listeners();
     }
     guest.tell_of_clock();
@@ -343,17 +348,18 @@ impl Guest {
     fn tell_listeners(&self) {
         let (tell_host, woken) = (self.tell_host.clone(), Arc::clone(&self.woken));
         beside("looking for listeners", async move {
-            let mut known: Vec<Listener> = Vec::new();
+            let mut known: Option<Vec<Listener>> = None;
             loop {
                 let now = listeners::look();
-                if now != known {
-                    known.clone_from(&now);
+                // None at all is told, too: the host keeps those of before a sleep until it knows.
+                if known.as_ref() != Some(&now) {
+                    known = Some(now.clone());
                     tell_host.send(FromGuest::Listening { sockets: now }).await?;
                 }
                 tokio::select! {
                     () = tokio::time::sleep(LISTENERS_EVERY) => {}
                     // The host knows of none any more.
-                    () = woken.notified() => known.clear(),
+                    () = woken.notified() => known = None,
                 }
             }
         });

@@ -7,6 +7,7 @@
 mod boot;
 mod channel;
 mod children;
+mod clients;
 mod clock;
 mod control;
 mod dhcp;
@@ -15,6 +16,7 @@ mod engine;
 mod execute;
 mod inside;
 mod listeners;
+mod netlink;
 mod network;
 mod report;
 mod resolver;

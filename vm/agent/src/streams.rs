@@ -2,24 +2,25 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket, UnixStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{UdpSocket, UnixStream};
 use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
 
 use crate::channel::{Channel, Listener, Stream};
 use crate::children::Children;
+use crate::clients::{Clients, reached};
 use crate::shares::Stage;
-use crate::{channel as sockets, engine, execute, listeners, tell, trigger};
+use crate::{channel as sockets, engine, execute, listeners, sys, tell, trigger};
 
-/// How long a stream's first words may take, and a connection inside the guest.
+/// How long a stream's first words may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Accepts the host's own connections to the engine, for as long as the guest runs. Its clients' go to the engine
@@ -43,10 +44,10 @@ pub(crate) fn for_clients(channel: Channel) -> Result<OwnedFd> {
 const SSH_AGENT: (&str, &str) = ("/run/host-services", "ssh-auth.sock");
 
 /// Accepts the host's other streams, for as long as the guest runs.
-pub(crate) async fn serve_streams(listener: Listener, children: Children) -> Result<()> {
+pub(crate) async fn serve_streams(listener: Listener, children: Children, clients: Clients) -> Result<()> {
     loop {
         match listener.accept().await {
-            Ok(stream) => begin(carry(stream, children.clone())),
+            Ok(stream) => begin(carry_until_gone(stream, children.clone(), clients.clone())),
             Err(error) => refused(&error).await,
         }
     }
@@ -95,28 +96,37 @@ async fn carry_to_engine(mut from: Stream) -> io::Result<()> {
     Ok(())
 }
 
-async fn carry(mut stream: Stream, children: Children) -> io::Result<()> {
+/// Of a stream whose device is taken away, as before a sleep, the kernel tells of an error and not of an end, which wakes
+/// nobody who waits for something to read.
+async fn carry_until_gone(stream: Stream, children: Children, clients: Clients) -> io::Result<()> {
+    let gone = sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
+    tokio::select! {
+        ended = carry(stream, children, clients) => ended,
+        error = gone.ready(Interest::ERROR) => error.map(drop),
+    }
+}
+
+async fn carry(mut stream: Stream, children: Children, clients: Clients) -> io::Result<()> {
     let open = tokio::time::timeout(DEADLINE, read_open(&mut stream)).await??;
     match open {
-        Open::Tcp { address, port } if !is_here(address, port, ["/proc/net/tcp", "/proc/net/tcp6"]) => {
+        Open::Tcp { address, port, .. } if !is_here(address, port, ["/proc/net/tcp", "/proc/net/tcp6"]) => {
             let refused: io::Result<()> = Err(io::ErrorKind::ConnectionRefused.into());
             answer(&mut stream, refused).await.map(drop)
         }
-        Open::Udp { address, port } if !is_here(address, port, ["/proc/net/udp", "/proc/net/udp6"]) => {
+        Open::Udp { address, port, .. } if !is_here(address, port, ["/proc/net/udp", "/proc/net/udp6"]) => {
             let refused: io::Result<()> = Err(io::ErrorKind::ConnectionRefused.into());
             answer(&mut stream, refused).await.map(drop)
         }
-        Open::Tcp { address, port } => {
-            let connected = tokio::time::timeout(DEADLINE, TcpStream::connect((reached(address), port)));
-            let connected = connected.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        Open::Tcp { address, port, client } => {
+            let connected = clients.connect(address, port, client).await;
             let Some(mut inner) = answer(&mut stream, connected).await? else { return Ok(()) };
             inner.set_nodelay(true)?;
             ipc::relay(&mut stream, &mut inner).await;
             Ok(())
         }
-        Open::Udp { address, port } => {
-            let target = SocketAddr::new(reached(address), port);
-            let Some(socket) = answer(&mut stream, connect_udp(target).await).await? else { return Ok(()) };
+        Open::Udp { address, port, client } => {
+            let connected = clients.connect_udp(address, port, client).await;
+            let Some(socket) = answer(&mut stream, connected).await? else { return Ok(()) };
             carry_packets(stream, socket).await
         }
         Open::Changes { path, trigger } => {
@@ -152,15 +162,6 @@ fn is_here(address: IpAddr, port: u16, tables: [&str; 2]) -> bool {
     stays || listeners::is_held(address, port, tables)
 }
 
-/// What listens everywhere is reached on loopback.
-fn reached(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    }
-}
-
 async fn read_open(stream: &mut Stream) -> io::Result<Open> {
     let mut head = [0; frame::HEAD];
     stream.read_exact(&mut head).await?;
@@ -177,14 +178,6 @@ async fn answer<T>(stream: &mut Stream, outcome: io::Result<T>) -> io::Result<Op
     };
     stream.write_all(&frame::encode(&said).map_err(io::Error::other)?).await?;
     Ok(outcome.ok())
-}
-
-async fn connect_udp(target: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr =
-        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(target).await?;
-    Ok(socket)
 }
 
 /// Packets of one flow, each behind its length, until the host ends the stream.

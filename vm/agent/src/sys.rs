@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -320,6 +320,20 @@ pub(crate) fn packets_to(interface: &str) -> io::Result<AsyncFd<OwnedFd>> {
     check(result)?;
     // SAFETY: it is owned, so it stays the same open descriptor until it is dropped, and nobody else registers it.
     Ok(unsafe { AsyncFd::register_with_interest(packets, Interest::READABLE) }?)
+}
+
+/// Sets one of a socket's options that are a number (socket(7), ip(7), ipv6(7)).
+pub(crate) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: setsockopt reads `length` bytes, which is what `value` has, and which lives through the call.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    check(result)
 }
 
 /// Tells of errors of a descriptor, and of nothing else.

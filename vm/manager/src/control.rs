@@ -23,7 +23,7 @@ pub enum Request {
     },
     /// Stop cleanly. Answered by [`Answer::Done`] when it is under way; the supervisor ends with the machine.
     Stop,
-    /// Save its state and end it; the next start, or the first call of its engine, goes on from there. Answered by
+    /// Save its state and end it; the next start, or the first call of its engine or of a port, goes on from there. Answered by
     /// [`Answer::Done`] when it is under way; followers see it asleep, or running again with the cause in its detail.
     Sleep,
     /// End it at once, as a power cut would.

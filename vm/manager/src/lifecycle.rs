@@ -162,13 +162,13 @@ pub enum Action {
     Save,
     /// Tell the guest that it is to go on after all.
     Wake,
-    /// Listen for whoever calls the engine.
+    /// Listen for whoever calls the engine, or a port.
     AwaitCall,
     /// Forget the state that was saved.
     DropSaved,
     /// End the VMM.
     KillVmm,
-    /// Clear up what the VMM had: devices, sockets, forwarded ports.
+    /// Clear up what the VMM had: devices, sockets, and forwarded ports unless it sleeps.
     ClearUp,
     /// The supervisor has nothing left to supervise.
     End,

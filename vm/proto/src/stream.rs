@@ -12,6 +12,8 @@ pub enum Open {
         address: std::net::IpAddr,
         /// Its port.
         port: u16,
+        /// Who connects to the host: whoever is spoken to sees this address, where that can be.
+        client: std::net::SocketAddr,
     },
     /// UDP packets to there, each as a frame of bytes: two of length, little endian, then the packet.
     Udp {
@@ -19,6 +21,8 @@ pub enum Open {
         address: std::net::IpAddr,
         /// Its port.
         port: u16,
+        /// Whose packets they are, as with [`Self::Tcp`].
+        client: std::net::SocketAddr,
     },
     /// Changes of a share on the host, as they happen (`vm_devices::Event::encode`): the agent acts each out, so that
     /// watchers in the guest hear of it.

@@ -1,5 +1,6 @@
 //! The one task that owns a machine's state: it hears, has `vm_manager::lifecycle` decide, and acts.
 
+mod answering;
 mod greeting;
 mod run;
 mod size;
@@ -31,6 +32,7 @@ use vm_proto::port;
 use crate::control::{self, Asked, Desk};
 use crate::guest::Heard;
 use crate::platform::{self, Channel};
+use crate::ports::Ports;
 use crate::preparation::{self, Chosen};
 use crate::room::{self, Room};
 use crate::{clock, engine};
@@ -79,6 +81,8 @@ pub(crate) enum Event {
     Resized { run: u64, memory: Option<u64>, disk: Option<u64>, answer: oneshot::Sender<Answer> },
     /// Somebody calls the engine while it sleeps.
     Called(ipc::Stream),
+    /// The same at a port, where whoever calls waits.
+    PortCalled,
     /// Ports changed.
     Ports { open: Vec<String>, warnings: Vec<String> },
 }
@@ -94,7 +98,9 @@ pub(crate) async fn supervise(places: Places, config: Config, images: PathBuf, m
     let desk = Desk { asked, status: status.subscribe(), vsock: has_vsock, tasks: tasks.clone() };
     let server = tokio::task::JoinSet::new();
     let machine = Machine::new(places, config, images, vsock, events, status);
+    let told = machine.tell_ports();
     let outcome = machine.live(listener, desk, server, requests, heard, mode).await;
+    told.abort();
     tasks.close();
     // Followers read the last word; those that don't are not waited for.
     let _ = tokio::time::timeout(FAREWELL, tasks.wait()).await;
@@ -117,6 +123,8 @@ struct Machine {
     run: Option<Run>,
     /// The engine's socket on the host, from its first use on.
     engine: Option<Arc<engine::Listener>>,
+    /// Those of containers, which stay while it sleeps.
+    ports: Ports,
     /// Ends the wait for a call.
     asleep: Option<CancellationToken>,
     /// Clients that called while it slept.
@@ -164,6 +172,7 @@ impl Machine {
             saved: None,
             run: None,
             engine: None,
+            ports: Ports::default(),
             asleep: None,
             callers: Vec::new(),
             idle_since: None,
@@ -341,11 +350,8 @@ impl Machine {
                 self.resized(of_run == Some(run), memory, disk, answer);
             }
             Event::Called(client) => self.called(client),
-            Event::Ports { open, warnings } => {
-                self.port_warnings = warnings;
-                self.status.send_modify(|status| status.ports = open);
-                self.tell_warnings();
-            }
+            Event::PortCalled => drop(self.feed(Input::Request(Request::Start(Mode::Normal)))),
+            Event::Ports { open, warnings } => self.hear_of_ports(open, warnings),
         }
     }
 
@@ -442,7 +448,7 @@ impl Machine {
             FromGuest::EngineBack => self.status.send_modify(|status| status.detail.clear()),
             FromGuest::Listening { sockets } => {
                 if let Some(run) = &self.run {
-                    run.listening.send_replace(sockets);
+                    run.listening.send_replace(Some(sockets));
                 }
             }
             FromGuest::Report(report) => {
@@ -562,9 +568,9 @@ impl Machine {
                 if let Some(run) = self.run.take() {
                     run.clear_up();
                 }
+                self.clear_up_ports();
                 self.status.send_modify(|status| {
                     status.pid = None;
-                    status.ports.clear();
                     status.report = None;
                     status.memory_here = None;
                 });
@@ -658,7 +664,7 @@ impl Machine {
         for client in self.callers.drain(..) {
             engine::connect(&run.devices.vsock, client, port::ENGINE);
         }
-        let opened = run.open_engine(listener, &self.places, &self.events);
+        let opened = run.open_engine(listener, &self.places, &self.ports);
         if let Err(error) = opened {
             self.failed(Stage::Engine, &error);
         }

@@ -1,10 +1,11 @@
-//! Ports of the guest on the host: what containers publish, and what listens in the guest's own network.
+//! Ports of the guest on the host: what containers publish, and what listens in the guest's own network. They stay while the
+//! machine sleeps: whoever comes wakes it, and waits until it is awake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::client::containers::ListContainers;
@@ -13,7 +14,8 @@ use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use vm_proto::message::Listener;
 use vm_proto::stream::Open;
@@ -27,6 +29,9 @@ const FLOW_IDLE: Duration = Duration::from_secs(60);
 const FLOWS_MAX: usize = 1024;
 /// Packets of a flow on their way.
 const PACKETS: usize = 64;
+/// Connections and flows that may wait for a machine that is being woken, and for how long.
+const WAITING_MAX: usize = 1024;
+const WAIT: Duration = Duration::from_secs(120);
 /// How soon a port that was taken is tried again, and an engine that is away is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -66,26 +71,108 @@ pub(crate) struct Standing {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Carries ports until it is cancelled. `listening` is what the guest tells of its own sockets.
-pub(crate) async fn carry(
-    engine: PathBuf,
-    vsock: Arc<Channel>,
-    listening: watch::Receiver<Vec<Listener>>,
+/// A machine's ports, for as long as there is somebody to supervise it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ports {
+    way_in: WayIn,
+    /// Each is closed when it is taken out of here.
+    open: Arc<Mutex<BTreeMap<Port, DropGuard>>>,
     standing: watch::Sender<Standing>,
-    cancelled: CancellationToken,
-) {
-    let (sender, published) = watch::channel(BTreeSet::new());
-    let carriers =
-        Carriers { vsock, tasks: TaskTracker::new(), cancelled: cancelled.clone(), open: BTreeMap::new() };
-    tokio::select! {
-        () = follow(engine, sender) => {}
-        () = keep(carriers, published, listening, standing) => {}
-        () = cancelled.cancelled() => {}
+    tasks: TaskTracker,
+}
+
+impl Ports {
+    /// Tells what answers, whenever that changes.
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Lets whoever comes into the guest, and whoever waits for it.
+    pub(crate) fn lead_in(&self, vsock: Arc<Channel>) {
+        self.way_in.channel.send_replace(Some(vsock));
+    }
+
+    /// Has whoever comes from now on wait: the guest is away.
+    pub(crate) fn hold_back(&self) {
+        self.way_in.channel.send_replace(None);
+    }
+
+    /// Closes all of them.
+    pub(crate) fn close(&self) {
+        self.hold_back();
+        self.open().clear();
+        self.standing.send_replace(Standing::default());
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<Port, DropGuard>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns as soon as somebody waits.
+    pub(crate) async fn called(&self) {
+        // The number can't go: we have it ourselves.
+        let _ = self.way_in.waiting.subscribe().wait_for(|waiting| *waiting > 0).await;
+    }
+
+    /// Opens and closes ports as the guest's engine says, and as `listening`, which is what the guest tells of its own
+    /// sockets once it has.
+    pub(crate) async fn carry(self, engine: PathBuf, listening: watch::Receiver<Option<Vec<Listener>>>) {
+        let (sender, published) = watch::channel(None);
+        tokio::select! {
+            () = follow(engine, sender) => {}
+            () = self.keep(published, listening) => {}
+        }
     }
 }
 
-/// Tells which ports containers publish, whenever that changes.
-async fn follow(engine: PathBuf, published: watch::Sender<BTreeSet<Port>>) {
+/// How one gets into the guest, while it is awake.
+#[derive(Debug, Clone, Default)]
+struct WayIn {
+    channel: watch::Sender<Option<Arc<Channel>>>,
+    /// How many want to.
+    waiting: watch::Sender<usize>,
+}
+
+/// That of one who waits; free when dropped.
+struct Place(watch::Sender<usize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting = waiting.saturating_sub(1));
+    }
+}
+
+impl WayIn {
+    /// Waits for a guest that is away; `None` where that takes too long, or too many wait.
+    async fn channel(&self) -> Option<Arc<Channel>> {
+        let mut channel = self.channel.subscribe();
+        if let Some(channel) = &*channel.borrow_and_update() {
+            return Some(Arc::clone(channel));
+        }
+        let _place = self.take_place()?;
+        let is_there = timeout(WAIT, channel.wait_for(Option::is_some)).await.ok()?.ok()?;
+        is_there.clone()
+    }
+
+    fn take_place(&self) -> Option<Place> {
+        let has_room = self.waiting.send_if_modified(|waiting| {
+            let has_room = *waiting < WAITING_MAX;
+            *waiting += usize::from(has_room);
+            has_room
+        });
+        has_room.then(|| Place(self.waiting.clone()))
+    }
+
+    /// A stream in the guest.
+    async fn open(&self, what: &Open) -> Option<Stream> {
+        let channel = self.channel().await?;
+        let opened = execute::open(&channel, what).await;
+        opened.inspect_err(|error| tracing::debug!("a client does not reach a port: {error:#}")).ok()
+    }
+}
+
+/// Tells which ports containers publish, as soon as that is known and whenever it changes.
+async fn follow(engine: PathBuf, published: watch::Sender<Option<BTreeSet<Port>>>) {
     let client = Client::new(platform::endpoint(engine));
     let filters = ["start", "die", "destroy", "update"].into_iter();
     let filters = filters
@@ -96,8 +183,8 @@ async fn follow(engine: PathBuf, published: watch::Sender<BTreeSet<Port>>) {
             loop {
                 if let Ok(ports) = list(&client).await {
                     published.send_if_modified(|known| {
-                        let is_new = *known != ports;
-                        *known = ports;
+                        let is_new = known.as_ref() != Some(&ports);
+                        *known = Some(ports);
                         is_new
                     });
                 }
@@ -129,34 +216,82 @@ async fn list(client: &Client) -> Result<BTreeSet<Port>, api::client::Error> {
         .collect())
 }
 
-/// Opens what is wanted and closes what is not any more.
-async fn keep(
-    mut carriers: Carriers,
-    mut published: watch::Receiver<BTreeSet<Port>>,
-    mut listening: watch::Receiver<Vec<Listener>>,
-    standing: watch::Sender<Standing>,
-) {
-    loop {
-        let mut wanted = published.borrow_and_update().clone();
-        for socket in listening.borrow_and_update().iter() {
-            wanted.insert(Port { address: socket.address, port: socket.port, protocol: Protocol::Tcp });
+impl Ports {
+    /// Opens what is wanted and closes what is not any more.
+    async fn keep(
+        &self,
+        mut published: watch::Receiver<Option<BTreeSet<Port>>>,
+        mut listening: watch::Receiver<Option<Vec<Listener>>>,
+    ) {
+        loop {
+            let containers = published.borrow_and_update().clone();
+            let sockets = listening.borrow_and_update().clone();
+            // One that was open before a sleep is wanted until it is known that it is not.
+            let knows_all = containers.is_some() && sockets.is_some();
+            let mut wanted = containers.unwrap_or_default();
+            wanted.extend(sockets.iter().flatten().map(|socket| Port {
+                address: socket.address,
+                port: socket.port,
+                protocol: Protocol::Tcp,
+            }));
+            let failures = self.become_what(&wanted, knows_all);
+            let has_failed = !failures.is_empty();
+            let now = Standing {
+                open: self.open().keys().map(ToString::to_string).collect(),
+                warnings: failures.iter().map(|(port, error)| said(*port, error)).collect(),
+            };
+            self.standing.send_if_modified(|known| {
+                let is_new = *known != now;
+                *known = now;
+                is_new
+            });
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() { return },
+                changed = listening.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(AGAIN), if has_failed => {}
+            }
         }
-        let failures = carriers.become_what(&wanted).await;
-        let has_failed = !failures.is_empty();
-        let now = Standing {
-            open: carriers.open.keys().map(ToString::to_string).collect(),
-            warnings: failures.iter().map(|(port, error)| said(*port, error)).collect(),
-        };
-        standing.send_if_modified(|known| {
-            let is_new = *known != now;
-            *known = now;
-            is_new
-        });
-        tokio::select! {
-            changed = published.changed() => if changed.is_err() { return },
-            changed = listening.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(AGAIN), if has_failed => {}
+    }
+
+    /// What could not be opened. Others are closed only where all that is wanted is known.
+    fn become_what(&self, wanted: &BTreeSet<Port>, knows_all: bool) -> Vec<(Port, io::Error)> {
+        let mut open = self.open();
+        if knows_all {
+            open.retain(|port, _| wanted.contains(port));
         }
+        let mut failures = Vec::new();
+        for port in wanted {
+            if open.contains_key(port) {
+                continue;
+            }
+            match self.open_port(*port) {
+                Ok(guard) => drop(open.insert(*port, guard)),
+                // `::` and `0.0.0.0` of one port share what the first of them has where version 6 takes both.
+                Err(error) => failures.push((*port, error)),
+            }
+        }
+        failures
+    }
+
+    fn open_port(&self, port: Port) -> io::Result<DropGuard> {
+        let closed = CancellationToken::new();
+        let until = closed.clone();
+        let (way_in, tasks) = (self.way_in.clone(), self.tasks.clone());
+        let address = SocketAddr::new(port.address, port.port);
+        match port.protocol {
+            Protocol::Tcp => {
+                let accept = accept(listen(address)?, port, way_in, tasks);
+                self.tasks.spawn(until.run_until_cancelled_owned(accept));
+            }
+            Protocol::Udp => {
+                let socket = std::net::UdpSocket::bind(address)?;
+                socket.set_nonblocking(true)?;
+                let socket = Arc::new(UdpSocket::from_std(socket)?);
+                let carry = carry_packets(socket, port, way_in, tasks);
+                self.tasks.spawn(until.run_until_cancelled_owned(carry));
+            }
+        }
+        Ok(closed.drop_guard())
     }
 }
 
@@ -177,67 +312,6 @@ fn said(port: Port, error: &io::Error) -> String {
     }
 }
 
-struct Carriers {
-    vsock: Arc<Channel>,
-    tasks: TaskTracker,
-    cancelled: CancellationToken,
-    open: BTreeMap<Port, CancellationToken>,
-}
-
-impl Carriers {
-    /// What could not be opened.
-    async fn become_what(&mut self, wanted: &BTreeSet<Port>) -> Vec<(Port, io::Error)> {
-        self.open.retain(|port, token| {
-            let is_wanted = wanted.contains(port);
-            if !is_wanted {
-                token.cancel();
-            }
-            is_wanted
-        });
-        let mut failures = Vec::new();
-        for port in wanted {
-            if self.open.contains_key(port) {
-                continue;
-            }
-            match self.open_port(*port).await {
-                Ok(token) => drop(self.open.insert(*port, token)),
-                // `::` and `0.0.0.0` of one port share what the first of them has where version 6 takes both.
-                Err(error) => failures.push((*port, error)),
-            }
-        }
-        failures
-    }
-
-    async fn open_port(&self, port: Port) -> io::Result<CancellationToken> {
-        let token = self.cancelled.child_token();
-        let (vsock, until) = (Arc::clone(&self.vsock), token.clone());
-        let address = SocketAddr::new(port.address, port.port);
-        match port.protocol {
-            Protocol::Tcp => {
-                let listener = listen(address)?;
-                let tasks = self.tasks.clone();
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        () = accept(listener, port, vsock, tasks) => {}
-                        () = until.cancelled() => {}
-                    }
-                });
-            }
-            Protocol::Udp => {
-                let socket = Arc::new(UdpSocket::bind(address).await?);
-                let tasks = self.tasks.clone();
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        () = carry_packets(socket, port, vsock, tasks) => {}
-                        () = until.cancelled() => {}
-                    }
-                });
-            }
-        }
-        Ok(token)
-    }
-}
-
 /// Listens.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -246,10 +320,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-async fn accept(listener: TcpListener, port: Port, vsock: Arc<Channel>, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, port: Port, way_in: WayIn, tasks: TaskTracker) {
     loop {
         match listener.accept().await {
-            Ok((client, _)) => drop(tasks.spawn(carry_connection(client, port, Arc::clone(&vsock)))),
+            Ok((stream, client)) => {
+                tasks.spawn(carry_connection(stream, client, port, way_in.clone()));
+            }
             Err(error) => {
                 tracing::warn!(%error, %port, "failed to accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -258,15 +334,15 @@ async fn accept(listener: TcpListener, port: Port, vsock: Arc<Channel>, tasks: T
     }
 }
 
-async fn carry_connection(mut client: TcpStream, port: Port, vsock: Arc<Channel>) {
+async fn carry_connection(mut stream: TcpStream, client: SocketAddr, port: Port, way_in: WayIn) {
     // Inside, what is bound to one address of the guest's is reached by it.
-    let open = Open::Tcp { address: port.address, port: port.port };
-    let Ok(mut inner) = execute::open(&vsock, &open).await else { return };
-    let _ = client.set_nodelay(true);
-    ipc::relay(&mut client, &mut inner).await;
+    let open = Open::Tcp { address: port.address, port: port.port, client };
+    let Some(mut inner) = way_in.open(&open).await else { return };
+    let _ = stream.set_nodelay(true);
+    ipc::relay(&mut stream, &mut inner).await;
 }
 
-async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Channel>, tasks: TaskTracker) {
+async fn carry_packets(socket: Arc<UdpSocket>, port: Port, way_in: WayIn, tasks: TaskTracker) {
     let flows: Arc<Mutex<BTreeMap<SocketAddr, mpsc::Sender<Vec<u8>>>>> = Arc::default();
     let mut packet = vec![0; usize::from(u16::MAX)];
     loop {
@@ -279,10 +355,10 @@ async fn carry_packets(socket: Arc<UdpSocket>, port: Port, vsock: Arc<Channel>, 
             }
             let (sender, packets) = mpsc::channel(PACKETS);
             known.insert(client, sender);
-            let (flows, socket, vsock) = (Arc::clone(&flows), Arc::clone(&socket), Arc::clone(&vsock));
+            let (flows, socket, way_in) = (Arc::clone(&flows), Arc::clone(&socket), way_in.clone());
             tasks.spawn(async move {
-                let open = Open::Udp { address: port.address, port: port.port };
-                if let Ok(inner) = execute::open(&vsock, &open).await {
+                let open = Open::Udp { address: port.address, port: port.port, client };
+                if let Some(inner) = way_in.open(&open).await {
                     let _ = carry_flow(inner, packets, &socket, client).await;
                 }
                 flows.lock().unwrap_or_else(PoisonError::into_inner).remove(&client);
@@ -328,5 +404,44 @@ mod tests {
     fn ports_are_told_as_people_write_them() {
         let port = Port { address: std::net::Ipv4Addr::LOCALHOST.into(), port: 80, protocol: Protocol::Tcp };
         assert_eq!(port.to_string(), "127.0.0.1:80/tcp");
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_while_the_guest_is_away_calls_it_and_is_counted_only_while_it_waits() {
+        let ports = Ports::default();
+        let port = Port { address: std::net::Ipv4Addr::LOCALHOST.into(), port: 0, protocol: Protocol::Tcp };
+        assert!(ports.become_what(&BTreeSet::from([port]), false).is_empty());
+        let way_in = ports.way_in.clone();
+        let waiting = async { way_in.channel().await.is_some() };
+        tokio::select! {
+            biased;
+            _ = waiting => panic!("there is no guest"),
+            () = ports.called() => {}
+        }
+        // Whoever waited gave up.
+        assert_eq!(*ports.way_in.waiting.borrow(), 0);
+        let places: Vec<Place> = std::iter::from_fn(|| way_in.take_place()).collect();
+        assert_eq!(places.len(), WAITING_MAX);
+        assert!(way_in.channel().await.is_none(), "there is no room");
+        drop(places);
+        assert_eq!(*ports.way_in.waiting.borrow(), 0);
+    }
+
+    #[tokio::test]
+    async fn ports_stay_until_it_is_known_that_nobody_wants_them() {
+        let port =
+            |port| Port { address: std::net::Ipv4Addr::LOCALHOST.into(), port, protocol: Protocol::Udp };
+        let ports = Ports::default();
+        let open = || ports.open().keys().map(|port| port.port).collect::<Vec<_>>();
+        let free = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (first, second) = (free(), free());
+        assert!(ports.become_what(&BTreeSet::from([port(first)]), true).is_empty());
+        ports.hold_back();
+        assert!(ports.become_what(&BTreeSet::new(), false).is_empty());
+        assert_eq!(open(), [first]);
+        assert!(ports.become_what(&BTreeSet::from([port(second)]), true).is_empty());
+        assert_eq!(open(), [second]);
+        ports.close();
+        assert!(open().is_empty());
     }
 }

@@ -20,7 +20,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::epoll::EventSet;
 
 use super::connection::Done;
-use super::muxer::{Host, Muxer};
+use super::muxer::{Host, Muxer, any_port};
 use super::packet::HEADER;
 use super::stream::LocalStream;
 use crate::queue::{Direction, Memory, Pieces, Ring, Vring, notify, take};
@@ -146,8 +146,12 @@ impl VsockDevice {
         epoll::add(&epoll, &inbox.doorbell, epoll::EventData::new_u64(DOORBELL), epoll::EventFlags::IN)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
         *lock(&switchboard.current) = Some(Arc::clone(&inbox));
-        let state =
-            Mutex::new(Running { muxer: Muxer::new(cid), memory: None, timer_at: None, is_fresh: false });
+        let state = Mutex::new(Running {
+            muxer: Muxer::new(cid, any_port()),
+            memory: None,
+            timer_at: None,
+            is_fresh: false,
+        });
         Ok(VsockDevice { cid, switchboard: Arc::clone(switchboard), inbox, epoll, timer, state })
     }
 

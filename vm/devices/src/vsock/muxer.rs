@@ -5,6 +5,7 @@
 //! window and then gets nothing more from the guest; nobody waits for it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const NARROW_WINDOW: u32 = 64 * 1024;
 const MAX_RESETS: usize = 256;
 /// How long a guest may take to agree that a connection is over. Linux gives the host eight seconds.
 const CLOSING: Duration = Duration::from_secs(10);
-/// Ports of the host for connections that it asks for: above those that are listened on.
+/// Ports of the host for connections that it asks for: from here on, which is above those that are listened on.
 const FIRST_PORT: u32 = 1 << 30;
 
 /// Makes the local end of a connection that the guest asks for.
@@ -36,6 +37,12 @@ pub(crate) trait Host<S> {
 pub(crate) struct Ports {
     pub(crate) host: u32,
     pub(crate) guest: u32,
+}
+
+/// One that nobody foresees.
+pub(crate) fn any_port() -> u32 {
+    let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_ne_bytes();
+    FIRST_PORT | u32::from_ne_bytes([a, b, c, d])
 }
 
 struct Slot<S> {
@@ -58,7 +65,9 @@ pub(crate) struct Muxer<S> {
 }
 
 impl<S: Stream> Muxer<S> {
-    pub(crate) fn new(cid: u64) -> Self {
+    /// `first` is the first port of the host's that is used. A guest that slept still knows connections of before, and would
+    /// take a new one by the ports of such a one for it: each device begins elsewhere ([`any_port`]).
+    pub(crate) fn new(cid: u64, first: u32) -> Self {
         Muxer {
             cid,
             slots: Vec::new(),
@@ -67,7 +76,7 @@ impl<S: Stream> Muxer<S> {
             turns: VecDeque::new(),
             resets: VecDeque::new(),
             deadlines: BTreeSet::new(),
-            next_port: FIRST_PORT,
+            next_port: first.max(FIRST_PORT),
             answers: Vec::new(),
         }
     }

@@ -103,7 +103,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        Bench { muxer: Muxer::new(CID), host: Listening::default(), now: Instant::now() }
+        Bench { muxer: Muxer::new(CID, FIRST_PORT), host: Listening::default(), now: Instant::now() }
     }
 
     fn send(&mut self, header: Header, payload: &[u8]) {

@@ -17,8 +17,8 @@ use vm_proto::port;
 use super::Event;
 use crate::guest::{self, Guest};
 use crate::platform::{self, Accepted, Devices, Made, Saving, Started, Vmm, resolver};
-use crate::ports::Standing;
-use crate::{clock, engine, ports, ssh_agent, trust};
+use crate::ports::Ports;
+use crate::{clock, engine, ssh_agent, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
@@ -38,8 +38,8 @@ pub(crate) struct Run {
     pub(crate) guest: Option<Guest>,
     /// How often it has said so.
     greetings: u64,
-    /// What the guest listens on.
-    pub(crate) listening: watch::Sender<Vec<Listener>>,
+    /// What the guest listens on, once it has told.
+    pub(crate) listening: watch::Sender<Option<Vec<Listener>>>,
     /// What it takes to save it, where that can be done.
     pub(crate) saving: Option<Saving>,
     pub(crate) template: Template,
@@ -173,7 +173,7 @@ fn launch(
         devices,
         guest: None,
         greetings: 0,
-        listening: watch::Sender::new(Vec::new()),
+        listening: watch::Sender::new(None),
         saving,
         template: Template::None,
         network,
@@ -287,7 +287,7 @@ impl Run {
         &mut self,
         listener: Arc<engine::Listener>,
         places: &Places,
-        events: &mpsc::Sender<Event>,
+        ports: &Ports,
     ) -> Result<()> {
         if self.open.is_some() {
             return Ok(());
@@ -301,23 +301,9 @@ impl Run {
         // What we ask is no client that would keep the machine awake.
         let serve = engine::serve(listener_of_own, Arc::clone(&self.devices.vsock), port::ENGINE_OWN);
         runtime.spawn(open.clone().run_until_cancelled_owned(serve));
-        let (standing, mut stands) = watch::channel(Standing::default());
-        let carry = ports::carry(
-            own,
-            Arc::clone(&self.devices.vsock),
-            self.listening.subscribe(),
-            standing,
-            open.clone(),
-        );
-        runtime.spawn(carry);
-        let events = events.clone();
-        let tell = async move {
-            while stands.changed().await.is_ok() {
-                let Standing { open, warnings } = stands.borrow_and_update().clone();
-                let _ = events.send(Event::Ports { open, warnings }).await;
-            }
-        };
-        runtime.spawn(open.run_until_cancelled_owned(tell));
+        ports.lead_in(Arc::clone(&self.devices.vsock));
+        let carry = ports.clone().carry(own, self.listening.subscribe());
+        runtime.spawn(open.run_until_cancelled_owned(carry));
         Ok(())
     }
 
@@ -326,8 +312,9 @@ impl Run {
         self.open.is_some()
     }
 
-    /// Accepts no more clients, who wait, and closes the ports of containers.
-    pub(crate) fn close_engine(&mut self) {
+    /// Lets nobody in any more: clients wait, those of the ports of containers as well.
+    pub(crate) fn close_engine(&mut self, ports: &Ports) {
+        ports.hold_back();
         if let Some(open) = self.open.take() {
             open.cancel();
         }

@@ -69,16 +69,24 @@ impl Machine {
         }
     }
 
-    /// Waits for somebody to call the engine of a machine that sleeps.
+    /// Waits for somebody to call the engine of a machine that sleeps, or one of its ports.
     pub(super) fn await_call(&mut self) {
         let listener = match self.listener() {
             Ok(listener) => listener,
             Err(error) => return tracing::error!("nobody can wake the machine by a call: {error:#}"),
         };
         let events = self.events.clone();
+        let (ports, port_events) = (self.ports.clone(), events.clone());
         let called = async move |client| drop(events.send(Event::Called(client)).await);
         let asleep = self.asleep.insert(CancellationToken::new()).clone();
-        let waiting = engine::await_calls(listener, called);
+        let waiting = async move {
+            let at_port = async {
+                ports.called().await;
+                // The machine may be over.
+                let _ = port_events.send(Event::PortCalled).await;
+            };
+            tokio::join!(engine::await_calls(listener, called), at_port)
+        };
         #[expect(clippy::disallowed_methods, reason = "it ends with the sleep")]
         tokio::spawn(asleep.run_until_cancelled_owned(waiting));
     }
@@ -89,7 +97,7 @@ impl Machine {
         self.deadline = None;
         let events = self.events.clone();
         let Some(run) = &mut self.run else { return };
-        run.close_engine();
+        run.close_engine(&self.ports);
         let (number, saving) = (run.number, run.saving.clone());
         let save = async move {
             let outcome = match saving {
