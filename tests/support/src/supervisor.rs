@@ -55,6 +55,7 @@ pub fn config() -> Config {
         image: None,
         sleep_after: None,
         ssh_agent: false,
+        rosetta: false,
     }
 }
 

@@ -16,7 +16,9 @@ use crate::boot::Booted;
 use crate::channel::{Channel, Stream};
 use crate::children::Children;
 use crate::engine::{self, Event};
-use crate::{clock, disk, listeners, network, report, resolver, room, shares, streams, system, tell};
+use crate::{
+    clock, disk, listeners, network, report, resolver, room, rosetta, shares, streams, system, tell,
+};
 
 /// How often sockets that listen are looked for.
 const LISTENERS_EVERY: Duration = Duration::from_secs(1);
@@ -418,7 +420,7 @@ impl Guest {
 
     /// Lets go of the shares and puts everything on disk. Whether it could.
     async fn prepare_to_sleep(&self, configuration: &Configuration) -> bool {
-        let outcome = shares::unmount_all(&configuration.shares).await;
+        let outcome = let_go_of_shares(configuration).await;
         let is_ready = outcome.is_ok();
         if is_ready {
             // What is only cached would be written, and read again to wake.
@@ -456,6 +458,9 @@ impl Guest {
                 self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
             }
         }
+        if let Some(Err(error)) = wanted.rosetta.as_deref().map(rosetta::set_up) {
+            self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
+        }
         self.tell_step(Step::Shares, Ok(())).await;
     }
 
@@ -468,6 +473,20 @@ impl Guest {
         // Its way to the host takes a moment; the host does not wait for it.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Has none of the host's folders mounted any more, or all as before: their devices are about to go.
+async fn let_go_of_shares(configuration: &Configuration) -> Result<()> {
+    let Some(tag) = &configuration.rosetta else {
+        return shares::unmount_all(&configuration.shares).await;
+    };
+    rosetta::let_go()?;
+    let all: Vec<_> = configuration.shares.iter().cloned().chain([rosetta::share(tag)]).collect();
+    let outcome = shares::unmount_all(&all).await;
+    if outcome.is_err() {
+        complain(rosetta::register());
+    }
+    outcome
 }
 
 fn complain(outcome: Result<()>) {

@@ -19,6 +19,7 @@ mod network;
 mod report;
 mod resolver;
 mod room;
+mod rosetta;
 mod shares;
 mod shutdown;
 mod streams;

@@ -179,6 +179,8 @@ pub struct Configuration {
     pub certificates: String,
     /// The host's SSH agent is to be had ([`crate::port::SSH_AGENT`]).
     pub ssh_agent: bool,
+    /// The tag of the share that holds Rosetta, where programs for x86-64 are to run by it.
+    pub rosetta: Option<String>,
     /// `HTTP_PROXY` and the like, for the engine.
     pub proxies: Vec<(String, String)>,
     /// For the guest's random numbers: of two guests that begin from one state, neither is to foresee the other's.

@@ -48,6 +48,8 @@ pub(crate) struct Made {
     pub(crate) devices: Devices,
     /// What the guest is told of its way out, if there is one.
     pub(crate) network: Option<WayOut>,
+    /// The tag by which the guest finds Rosetta, if it has that.
+    pub(crate) rosetta: Option<String>,
     pub(crate) resolver: resolver::Watch,
     pub(crate) warnings: Vec<String>,
 }

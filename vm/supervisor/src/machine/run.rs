@@ -44,6 +44,8 @@ pub(crate) struct Run {
     pub(crate) saving: Option<Saving>,
     pub(crate) template: Template,
     network: Option<WayOut>,
+    /// The tag of the share that holds Rosetta.
+    rosetta: Option<String>,
     has_ssh_agent: bool,
     /// What serves the engine's clients, and the ports of containers.
     open: Option<CancellationToken>,
@@ -145,7 +147,7 @@ fn launch(
     // Each start's console is told apart from those before.
     let _ = std::fs::rename(places.console(), places.console().with_extension("log.old"));
     let acceleration = record.acceleration;
-    let Made { making, devices, network, resolver, mut warnings } =
+    let Made { making, devices, network, rosetta, resolver, mut warnings } =
         platform::make(beginning, record, origin)?;
     let cancelled = CancellationToken::new();
     let (greetings, greeted) = mpsc::channel(4);
@@ -177,6 +179,7 @@ fn launch(
         saving,
         template: Template::None,
         network,
+        rosetta,
         has_ssh_agent,
         open: None,
         resolver,
@@ -277,6 +280,7 @@ impl Run {
             network: self.network.clone(),
             certificates: trust::certificates(),
             ssh_agent: self.has_ssh_agent,
+            rosetta: self.rosetta.clone(),
             proxies: trust::proxies(gateway),
             entropy: entropy(),
         }

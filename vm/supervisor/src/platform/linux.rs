@@ -91,7 +91,7 @@ pub(crate) fn make(beginning: &Beginning, record: Record, origin: Origin) -> Res
     let devices = Devices::serve(config, places, passt)?;
     warnings.extend(devices.warnings.iter().cloned());
     let making = Making { beginning: beginning.clone(), memory, record, restored };
-    Ok(Made { making, devices, network, resolver, warnings })
+    Ok(Made { making, devices, network, rosetta: None, resolver, warnings })
 }
 
 impl Making {

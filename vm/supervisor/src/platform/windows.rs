@@ -69,6 +69,7 @@ pub(crate) fn make(beginning: &Beginning, _: Record, _: Origin) -> Result<Made> 
         making,
         devices: Devices { vsock, shares },
         network: None,
+        rosetta: None,
         resolver: resolver::Watch,
         warnings,
     })
