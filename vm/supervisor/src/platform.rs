@@ -19,11 +19,11 @@ mod unix;
 mod windows;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Channel, Devices, Saving, Vmm, check, make, record, resolver};
+pub(crate) use linux::{Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver};
 #[cfg(target_os = "linux")]
 use linux::{Making, Waking, share_blocks};
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{Channel, Devices, Saving, Vmm, check, make, record, resolver};
+pub(crate) use macos::{Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver};
 #[cfg(target_os = "macos")]
 use macos::{Making, Waking, share_blocks};
 #[cfg(unix)]
@@ -32,8 +32,8 @@ pub(crate) use unix::{
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, attach, check, disk_taken, endpoint, free,
-    make, open, prepare_disk, prepare_listener, record, resolver,
+    Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, add_certificates, attach, check, disk_taken,
+    endpoint, free, make, open, prepare_disk, prepare_listener, record, resolver,
 };
 #[cfg(windows)]
 use windows::{Making, Waking};

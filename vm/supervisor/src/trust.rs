@@ -1,29 +1,25 @@
 //! What the guest takes over from this computer: certificates it trusts, proxies.
 
-/// Where distributions keep the certificates that their administrators added.
-const FOLDERS: &[&str] = &["/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors"];
+/// Used on macOS, tested everywhere.
+#[cfg(any(target_os = "macos", test))]
+pub(crate) mod domains;
+mod pem;
+
+use crate::platform;
+pub(crate) use pem::Bundle;
+
 /// All of a guest's configuration must fit into one message.
 const LIMIT: usize = 2 << 20;
 
-/// Certificates (PEM) that were added on this computer, and those of `SSL_CERT_FILE`.
+/// Certificates (PEM) that people made this computer trust, and those of `SSL_CERT_FILE`. Blocks.
 pub(crate) fn certificates() -> String {
-    let mut paths: Vec<std::path::PathBuf> = FOLDERS
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flat_map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())))
-        .collect();
-    paths.sort();
-    paths.extend(std::env::var_os("SSL_CERT_FILE").map(Into::into));
-    let mut all = String::new();
-    for path in paths {
-        // What is no text is no PEM.
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        if text.contains("-----BEGIN CERTIFICATE-----") && all.len() + text.len() < LIMIT {
-            all.push_str(text.trim_end());
-            all.push('\n');
-        }
+    let mut bundle = Bundle::new(LIMIT);
+    platform::add_certificates(&mut bundle);
+    // What is no text is no PEM.
+    if let Some(Ok(text)) = std::env::var_os("SSL_CERT_FILE").map(std::fs::read_to_string) {
+        bundle.add_text(&text);
     }
-    all
+    bundle.into_text()
 }
 
 /// Variables that name proxies. One on this computer's loopback is reached by the way out.

@@ -47,6 +47,8 @@ pub(crate) struct Run {
     /// The tag of the share that holds Rosetta.
     rosetta: Option<String>,
     has_ssh_agent: bool,
+    /// Those of this computer that the guest is to trust.
+    certificates: String,
     /// What serves the engine's clients, and the ports of containers.
     open: Option<CancellationToken>,
     /// Which resolver the guest is to ask.
@@ -169,6 +171,8 @@ fn launch(
     if let Some(waking) = waking {
         end.count_if(waking.wake(), &vmm, places)?;
     }
+    // The guest has yet to say hello: nobody waits for this.
+    let certificates = trust::certificates();
     let run = Run {
         number: *number,
         vmm,
@@ -181,6 +185,7 @@ fn launch(
         network,
         rosetta,
         has_ssh_agent,
+        certificates,
         open: None,
         resolver,
         cancelled,
@@ -278,7 +283,7 @@ impl Run {
             mode,
             shares: self.devices.shares.clone(),
             network: self.network.clone(),
-            certificates: trust::certificates(),
+            certificates: self.certificates.clone(),
             ssh_agent: self.has_ssh_agent,
             rosetta: self.rosetta.clone(),
             proxies: trust::proxies(gateway),

@@ -4,6 +4,7 @@
 //! on any system, and so is `vm_manager::identity`.
 
 mod devices;
+mod keychain;
 pub(crate) mod resolver;
 mod saving;
 mod vmm;
@@ -29,6 +30,7 @@ use crate::channel::{Accept, Connected, Dial};
 use crate::console::keep;
 use crate::machine::{Beginning, Origin};
 pub(crate) use devices::Devices;
+pub(crate) use keychain::add_certificates;
 pub(crate) use saving::Saving;
 pub(crate) use vmm::Vmm;
 
