@@ -17,7 +17,7 @@ use crate::channel::{Channel, Stream};
 use crate::children::Children;
 use crate::engine::{self, Event};
 use crate::{
-    clock, disk, listeners, network, report, resolver, room, rosetta, shares, streams, system, tell,
+    clock, disk, listeners, network, pressure, report, resolver, room, rosetta, shares, streams, system, tell,
 };
 
 /// How often sockets that listen are looked for.
@@ -60,6 +60,9 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         guest.tell_listeners();
     }
     guest.tell_of_clock();
+    if !guest.is_inside {
+        guest.tell_of_pressure();
+    }
     while guest.listen_to(&mut host, &configuration).await == Heard::Slept {
         // The host comes back when somebody wakes it: no time passes here until then.
         let met = meet(channel, &connected, &mut greetings, Duration::MAX).await?;
@@ -372,6 +375,21 @@ impl Guest {
                 tell_host.send(FromGuest::Report(report::look(engine::runs().await))).await?;
                 // Somebody who sets it all the time is no flood.
                 tokio::time::sleep(CLOCK_EVERY).await;
+            }
+        });
+    }
+
+    /// Shows the host what there is of memory as soon as it is short, if the host has some of it.
+    fn tell_of_pressure(&self) {
+        let tell_host = self.tell_host.clone();
+        beside("watching for pressure", async move {
+            let Some(watch) = pressure::Watch::new()?.map(Arc::new) else { return Ok(()) };
+            loop {
+                let waiting = Arc::clone(&watch);
+                tokio::task::spawn_blocking(move || waiting.wait()).await??;
+                if report::ballooned() > 0 {
+                    tell_host.send(FromGuest::Report(report::look(engine::runs().await))).await?;
+                }
             }
         });
     }

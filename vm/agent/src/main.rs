@@ -16,6 +16,7 @@ mod execute;
 mod inside;
 mod listeners;
 mod network;
+mod pressure;
 mod report;
 mod resolver;
 mod room;

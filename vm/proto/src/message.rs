@@ -110,6 +110,8 @@ pub struct Report {
     pub memory_total: u64,
     /// `MemAvailable`, in bytes.
     pub memory_available: u64,
+    /// What the balloon holds, in bytes. Whether `memory_total` is without it is up to the device.
+    pub memory_ballooned: u64,
     /// Size of the data disk's file system, in bytes.
     pub disk_total: u64,
     /// What is used of it, in bytes.

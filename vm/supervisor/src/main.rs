@@ -5,6 +5,7 @@
 //! there, then [`platform`] for what the machine is made with on this system, [`guest`] for the conversation with its
 //! agent, and [`engine`], [`ports`] and [`execute`] for what crosses.
 
+mod balloon;
 /// Used on Windows, tested everywhere.
 #[cfg(any(windows, test))]
 mod carried;

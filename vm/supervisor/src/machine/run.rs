@@ -15,6 +15,7 @@ use vm_proto::message::{Configuration, Listener, Mode, WayOut};
 use vm_proto::port;
 
 use super::Event;
+use crate::balloon::Balloon;
 use crate::guest::{self, Guest};
 use crate::platform::{self, Accepted, Devices, Made, Saving, Started, Vmm, resolver};
 use crate::ports::Standing;
@@ -43,6 +44,8 @@ pub(crate) struct Run {
     /// What it takes to save it, where that can be done.
     pub(crate) saving: Option<Saving>,
     pub(crate) template: Template,
+    /// What of its memory it is to keep to, where unused pages do not go back by themselves.
+    pub(crate) balloon: Option<Balloon>,
     network: Option<WayOut>,
     /// The tag of the share that holds Rosetta.
     rosetta: Option<String>,
@@ -173,6 +176,7 @@ fn launch(
     }
     // The guest has yet to say hello: nobody waits for this.
     let certificates = trust::certificates();
+    let needs_balloon = saving.is_some() && !backend::capabilities(config.backend).gives_memory_back;
     let run = Run {
         number: *number,
         vmm,
@@ -182,6 +186,7 @@ fn launch(
         listening: watch::Sender::new(Vec::new()),
         saving,
         template: Template::None,
+        balloon: needs_balloon.then(|| Balloon::new(config.memory)),
         network,
         rosetta,
         has_ssh_agent,
