@@ -1,6 +1,7 @@
 //! The conversation with the host: hello, becoming what it wants, and what happens afterwards.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ use crate::channel::{Channel, Stream};
 use crate::children::Children;
 use crate::engine::{self, Event};
 use crate::{
-    clock, disk, listeners, network, pressure, report, resolver, room, rosetta, shares, streams, system, tell,
+    clock, disk, listeners, loopback, network, pressure, report, resolver, room, rosetta, shares, streams,
+    system, tell,
 };
 
 /// How often sockets that listen are looked for.
@@ -45,6 +47,7 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         addresses: OnceLock::new(),
         clients: streams::for_clients(channel)?,
         is_inside: booted.is_inside(),
+        channel,
     };
     let mut greetings = 0;
     let met = meet(channel, &connected, &mut greetings, HOST_DEADLINE).await?;
@@ -235,6 +238,7 @@ struct Guest {
     clients: OwnedFd,
     /// The machine is another's, and so are its network and what listens in it.
     is_inside: bool,
+    channel: Channel,
 }
 
 impl Guest {
@@ -299,6 +303,9 @@ impl Guest {
         if let Some(way_out) = &wanted.network {
             match network::configure(way_out).await {
                 Ok(configured) => {
+                    if wanted.loopback {
+                        self.reach_loopback(configured.network.gateway).await;
+                    }
                     network = Some(configured.network);
                     if let Some(keeper) = configured.keeper {
                         let _ = self.addresses.set(Arc::clone(&keeper.woken));
@@ -315,6 +322,21 @@ impl Guest {
         }
         complain(resolver::name_host(&wanted.hostname, network.as_ref()));
         network
+    }
+
+    /// Has the host's loopback answer where its address on the network does.
+    async fn reach_loopback(&self, gateway: Ipv4Addr) {
+        match loopback::listen(gateway, &self.children).await {
+            Ok(listener) => {
+                let serve = loopback::serve(listener, gateway, self.channel);
+                beside("carrying to the host's loopback", serve);
+            }
+            Err(error) => {
+                let text =
+                    format!("host.docker.internal does not lead to this computer's loopback: {error:#}");
+                self.say(FromGuest::Warning { step: Step::Network, text }).await;
+            }
+        }
     }
 
     fn start_engine(&self, wanted: &Configuration, network: Option<&Network>) -> io::Result<()> {

@@ -15,6 +15,7 @@ mod engine;
 mod execute;
 mod inside;
 mod listeners;
+mod loopback;
 mod network;
 mod pressure;
 mod report;

@@ -165,7 +165,7 @@ pub(crate) fn bring_loopback_up() -> Result<()> {
 }
 
 /// The first that has a device behind it.
-fn first_interface() -> Option<String> {
+pub(crate) fn first_interface() -> Option<String> {
     let mut names: Vec<String> = fs::read_dir("/sys/class/net")
         .ok()?
         .filter_map(|entry| {

@@ -181,6 +181,8 @@ pub struct Configuration {
     pub certificates: String,
     /// The host's SSH agent is to be had ([`crate::port::SSH_AGENT`]).
     pub ssh_agent: bool,
+    /// Who connects to the way out by TCP is to be carried to the host's loopback ([`crate::port::LOOPBACK`]).
+    pub loopback: bool,
     /// The tag of the share that holds Rosetta, where programs for x86-64 are to run by it.
     pub rosetta: Option<String>,
     /// `HTTP_PROXY` and the like, for the engine.

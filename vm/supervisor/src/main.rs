@@ -18,6 +18,7 @@ mod control;
 mod engine;
 mod execute;
 mod guest;
+mod loopback;
 mod machine;
 mod platform;
 mod ports;

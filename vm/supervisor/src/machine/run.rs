@@ -19,7 +19,7 @@ use crate::balloon::Balloon;
 use crate::guest::{self, Guest};
 use crate::platform::{self, Accepted, Devices, Made, Saving, Started, Vmm, resolver};
 use crate::ports::Standing;
-use crate::{clock, engine, ports, ssh_agent, trust};
+use crate::{clock, engine, loopback, ports, ssh_agent, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
@@ -169,6 +169,9 @@ fn launch(
             .map_err(|error| warnings.push(format!("the machine has no SSH agent: {error:#}")));
         serve.is_ok()
     };
+    if network == Some(WayOut::Asked) {
+        runtime.spawn(cancelled.clone().run_until_cancelled_owned(loopback::serve(&devices.vsock)));
+    }
     let (ended, end) = End::watch(*number, events.clone(), origin == Origin::Boot);
     let Started { vmm, saving, waking } = making.start(&devices, ended)?;
     if let Some(waking) = waking {
@@ -281,7 +284,10 @@ impl Run {
 
     /// What the guest is to be.
     pub(crate) fn configuration(&self, name: &str, mode: Mode) -> Configuration {
-        let gateway = self.network.as_ref().and_then(WayOut::told).map(|network| network.gateway);
+        let host = self.network.as_ref().map(|way_out| match way_out {
+            WayOut::Told(network) => network.gateway.to_string(),
+            WayOut::Asked => trust::HOST.to_owned(),
+        });
         Configuration {
             hostname: name.to_owned(),
             nanoseconds: clock::now(),
@@ -290,8 +296,9 @@ impl Run {
             network: self.network.clone(),
             certificates: self.certificates.clone(),
             ssh_agent: self.has_ssh_agent,
+            loopback: self.network == Some(WayOut::Asked),
             rosetta: self.rosetta.clone(),
-            proxies: trust::proxies(gateway),
+            proxies: trust::proxies(host.as_deref()),
             entropy: entropy(),
         }
     }
