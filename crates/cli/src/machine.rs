@@ -64,6 +64,7 @@ Examples:
   cove machine init
   cove machine init dev --backend uml --memory 1G --share ~/src --share /data:ro
   cove machine init dev --sleep-after 10m --ssh-agent
+  cove machine init --rosetta               on a Mac: containers for linux/amd64 run too
   cove machine start dev && cove --host machine://dev run --rm -it alpine sh")]
 pub(crate) struct InitArgs {
     #[command(flatten)]
@@ -93,6 +94,9 @@ pub(crate) struct InitArgs {
     /// Let programs in it use your SSH agent, at /run/host-services/ssh-auth.sock
     #[arg(long)]
     ssh_agent: bool,
+    /// Run programs for x86-64 by Rosetta (vz, on Apple silicon; macOS installs it by softwareupdate --install-rosetta)
+    #[arg(long)]
+    rosetta: bool,
 }
 
 /// Flags of `machine start`.
@@ -186,6 +190,10 @@ pub(crate) struct SetArgs {
     /// Let programs in it use your SSH agent, at /run/host-services/ssh-auth.sock: on or off
     #[arg(long, value_name = "on|off", value_parser = on_or_off)]
     ssh_agent: Option<bool>,
+    /// Run programs for x86-64 by Rosetta (vz, on Apple silicon; macOS installs it by softwareupdate --install-rosetta): on
+    /// or off
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    rosetta: Option<bool>,
 }
 
 /// Flags of `machine reset`.
@@ -280,6 +288,7 @@ fn init(args: &InitArgs) -> Outcome {
         image: None,
         sleep_after: args.sleep_after.as_deref().map_or(Ok(None), sleep_after)?,
         ssh_agent: args.ssh_agent,
+        rosetta: args.rosetta,
     };
     machine.places().create(&config).map_err(|error| machine_error(error.into()))?;
     printer::line(&args.name.name);
@@ -406,6 +415,9 @@ async fn set(args: &SetArgs) -> Outcome {
     }
     if let Some(ssh_agent) = args.ssh_agent {
         config.ssh_agent = ssh_agent;
+    }
+    if let Some(rosetta) = args.rosetta {
+        config.rosetta = rosetta;
     }
     match args.image.as_deref() {
         Some("newest") => {

@@ -55,6 +55,7 @@ pub fn config() -> Config {
         image: None,
         sleep_after: None,
         ssh_agent: false,
+        rosetta: false,
     }
 }
 
@@ -137,6 +138,7 @@ impl Supervisor {
             status.report = Some(Report {
                 memory_total: status.config.memory,
                 memory_available: status.config.memory - memory,
+                memory_ballooned: 0,
                 disk_total: status.config.disk,
                 disk_used: disk,
                 cpu_ms,

@@ -25,7 +25,7 @@ pub(crate) const DRIVES: &str = "/run/cove-drives";
 /// How long a disk may take to appear.
 const DISK_DEADLINE: Duration = Duration::from_secs(10);
 /// No set-id programs, no devices, nothing to execute: for what is no file system of programs.
-const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+pub(crate) const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// What the kernel's command line says, and where the start stands.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ fn kernel_mounts(root: &str) -> Result<()> {
 }
 
 /// Mounts a file system of no device; one that is there already is as good.
-fn mount_new(kind: &str, target: &str, flags: MountFlags, data: &CStr) -> Result<()> {
+pub(crate) fn mount_new(kind: &str, target: &str, flags: MountFlags, data: &CStr) -> Result<()> {
     fs::create_dir_all(target).with_context(|| format!("failed to make {target}"))?;
     match mount(kind, target, kind, flags, Some(data)) {
         Ok(()) | Err(Errno::BUSY) => Ok(()),

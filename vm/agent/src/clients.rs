@@ -93,9 +93,10 @@ struct Named {
 }
 
 impl Clients {
-    /// Nothing is made yet.
-    pub(crate) fn new(children: Children, tell_host: mpsc::Sender<FromGuest>) -> Self {
-        Self { children, tell_host, way_back: Arc::new(Mutex::new(WayBack::Wanted)) }
+    /// Nothing is made yet, and never is where the network is others' too: their connections are none of ours to lead.
+    pub(crate) fn new(children: Children, tell_host: mpsc::Sender<FromGuest>, is_inside: bool) -> Self {
+        let way_back = if is_inside { WayBack::Missing } else { WayBack::Wanted };
+        Self { children, tell_host, way_back: Arc::new(Mutex::new(way_back)) }
     }
 
     /// A connection to what is published or listens at an address, in the client's name where that can be.

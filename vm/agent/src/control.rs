@@ -1,6 +1,7 @@
 //! The conversation with the host: hello, becoming what it wants, and what happens afterwards.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,7 +18,10 @@ use crate::channel::{Channel, Stream};
 use crate::children::Children;
 use crate::clients::Clients;
 use crate::engine::{self, Event};
-use crate::{clock, disk, listeners, network, report, resolver, room, shares, streams, system, tell};
+use crate::{
+    clock, disk, listeners, loopback, network, pressure, report, resolver, room, rosetta, shares, streams,
+    system, tell,
+};
 
 /// How often sockets that listen are looked for.
 const LISTENERS_EVERY: Duration = Duration::from_secs(1);
@@ -44,13 +48,14 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         addresses: OnceLock::new(),
         clients: streams::for_clients(channel)?,
         is_inside: booted.is_inside(),
+        channel,
     };
     let mut greetings = 0;
     let met = meet(channel, &connected, &mut greetings, HOST_DEADLINE).await?;
     let Some((mut host, mut configuration)) = met else { return Ok(()) };
     beside("the engine's port", streams::serve_host(channel.listen(port::ENGINE_OWN)?));
     let listener = channel.listen(port::STREAM)?;
-    let clients = Clients::new(guest.children.clone(), guest.tell_host.clone());
+    let clients = Clients::new(guest.children.clone(), guest.tell_host.clone(), guest.is_inside);
     beside("the streams' port", streams::serve_streams(listener, guest.children.clone(), clients));
     if configuration.ssh_agent {
         beside("the SSH agent's socket", streams::serve_ssh_agent(channel));
@@ -63,6 +68,9 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         guest.tell_listeners();
     }
     guest.tell_of_clock();
+    if !guest.is_inside {
+        guest.tell_of_pressure();
+    }
     while guest.listen_to(&mut host, &configuration).await == Heard::Slept {
         // The host comes back when somebody wakes it: no time passes here until then.
         let met = meet(channel, &connected, &mut greetings, Duration::MAX).await?;
@@ -235,6 +243,7 @@ struct Guest {
     clients: OwnedFd,
     /// The machine is another's, and so are its network and what listens in it.
     is_inside: bool,
+    channel: Channel,
 }
 
 impl Guest {
@@ -299,6 +308,9 @@ impl Guest {
         if let Some(way_out) = &wanted.network {
             match network::configure(way_out).await {
                 Ok(configured) => {
+                    if wanted.loopback {
+                        self.reach_loopback(configured.network.gateway).await;
+                    }
                     network = Some(configured.network);
                     if let Some(keeper) = configured.keeper {
                         let _ = self.addresses.set(Arc::clone(&keeper.woken));
@@ -315,6 +327,21 @@ impl Guest {
         }
         complain(resolver::name_host(&wanted.hostname, network.as_ref()));
         network
+    }
+
+    /// Has the host's loopback answer where its address on the network does.
+    async fn reach_loopback(&self, gateway: Ipv4Addr) {
+        match loopback::listen(gateway, &self.children).await {
+            Ok(listener) => {
+                let serve = loopback::serve(listener, gateway, self.channel);
+                beside("carrying to the host's loopback", serve);
+            }
+            Err(error) => {
+                let text =
+                    format!("host.docker.internal does not lead to this computer's loopback: {error:#}");
+                self.say(FromGuest::Warning { step: Step::Network, text }).await;
+            }
+        }
     }
 
     fn start_engine(&self, wanted: &Configuration, network: Option<&Network>) -> io::Result<()> {
@@ -380,6 +407,21 @@ impl Guest {
         });
     }
 
+    /// Shows the host what there is of memory as soon as it is short, if the host has some of it.
+    fn tell_of_pressure(&self) {
+        let tell_host = self.tell_host.clone();
+        beside("watching for pressure", async move {
+            let Some(watch) = pressure::Watch::new()?.map(Arc::new) else { return Ok(()) };
+            loop {
+                let waiting = Arc::clone(&watch);
+                tokio::task::spawn_blocking(move || waiting.wait()).await??;
+                if report::ballooned() > 0 {
+                    tell_host.send(FromGuest::Report(report::look(engine::runs().await))).await?;
+                }
+            }
+        });
+    }
+
     /// Does what the host says until it says the last word, or nothing any more.
     async fn listen_to(&self, host: &mut Host, configuration: &Configuration) -> Heard {
         let mut is_ready = false;
@@ -424,7 +466,7 @@ impl Guest {
 
     /// Lets go of the shares and puts everything on disk. Whether it could.
     async fn prepare_to_sleep(&self, configuration: &Configuration) -> bool {
-        let outcome = shares::unmount_all(&configuration.shares).await;
+        let outcome = let_go_of_shares(configuration).await;
         let is_ready = outcome.is_ok();
         if is_ready {
             // What is only cached would be written, and read again to wake.
@@ -462,6 +504,9 @@ impl Guest {
                 self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
             }
         }
+        if let Some(Err(error)) = wanted.rosetta.as_deref().map(rosetta::set_up) {
+            self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
+        }
         self.tell_step(Step::Shares, Ok(())).await;
     }
 
@@ -474,6 +519,20 @@ impl Guest {
         // Its way to the host takes a moment; the host does not wait for it.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Has none of the host's folders mounted any more, or all as before: their devices are about to go.
+async fn let_go_of_shares(configuration: &Configuration) -> Result<()> {
+    let Some(tag) = &configuration.rosetta else {
+        return shares::unmount_all(&configuration.shares).await;
+    };
+    rosetta::let_go()?;
+    let all: Vec<_> = configuration.shares.iter().cloned().chain([rosetta::share(tag)]).collect();
+    let outcome = shares::unmount_all(&all).await;
+    if outcome.is_err() {
+        complain(rosetta::register());
+    }
+    outcome
 }
 
 fn complain(outcome: Result<()>) {

@@ -18,6 +18,7 @@ pub(crate) fn look(engine_runs: bool) -> Report {
     Report {
         memory_total: kilobytes(&memory, "MemTotal:") << 10,
         memory_available: kilobytes(&memory, "MemAvailable:") << 10,
+        memory_ballooned: ballooned(),
         disk_total,
         disk_used: disk_total.saturating_sub(disk_free + crate::room::taken()),
         cpu_ms: cpu_ms(&fs::read_to_string("/proc/stat").unwrap_or_default()),
@@ -25,6 +26,21 @@ pub(crate) fn look(engine_runs: bool) -> Report {
         engine_runs,
         containers_run: containers_run(),
     }
+}
+
+/// Bytes that the balloon holds.
+pub(crate) fn ballooned() -> u64 {
+    let counts = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    pages_ballooned(&counts).saturating_mul(crate::sys::page_size())
+}
+
+/// The kernel counts pages as they go in and as they come out.
+fn pages_ballooned(vmstat: &str) -> u64 {
+    let count = |name: &str| {
+        let line = vmstat.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    count("balloon_inflate ").saturating_sub(count("balloon_deflate "))
 }
 
 /// Whether any process is in the engine's part of the cgroups: its containers are, and nothing else.
@@ -61,6 +77,11 @@ mod tests {
     #[test]
     fn figures_of_the_kernel_are_read() {
         assert_eq!(kilobytes("MemTotal:       512 kB\nMemAvailable:   300 kB\n", "MemAvailable:"), 300);
+        assert_eq!(
+            pages_ballooned("pgfault 9\nballoon_inflate 700\nballoon_deflate 200\nballoon_migrate 5\n"),
+            500
+        );
+        assert_eq!(pages_ballooned("pgfault 9\n"), 0, "a kernel without balloons");
         // user nice system idle iowait irq softirq steal guest guest_nice
         assert_eq!(cpu_ms("cpu  1 2 3 400 500 6 7 8 900 900\ncpu0 1\n"), 270);
     }

@@ -73,7 +73,7 @@ pub(crate) async fn serve_ssh_agent(channel: Channel) -> Result<()> {
 }
 
 /// Runs a connection beside the others.
-fn begin(work: impl Future<Output = io::Result<()>> + Send + 'static) {
+pub(crate) fn begin(work: impl Future<Output = io::Result<()>> + Send + 'static) {
     #[expect(
         clippy::disallowed_methods,
         reason = "connections end with their sockets, and the guest with us"
@@ -85,7 +85,7 @@ fn begin(work: impl Future<Output = io::Result<()>> + Send + 'static) {
 }
 
 /// Too many open files, perhaps: others may close theirs meanwhile.
-async fn refused(error: &io::Error) {
+pub(crate) async fn refused(error: &io::Error) {
     tell(format_args!("cove-agent: failed to accept a connection: {error}"));
     tokio::time::sleep(Duration::from_millis(100)).await;
 }

@@ -150,6 +150,13 @@ pub(crate) fn forget_contents(device: &File) -> io::Result<()> {
     check(unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF, 0) })
 }
 
+/// Bytes of the kernel's pages.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: sysconf(3) takes a plain number, and none that it does not know is a failure and no more.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(0)
+}
+
 /// Ends the guest. If the kernel refuses, the first process ends, which it does not survive either.
 pub(crate) fn power_off() -> ! {
     rustix::fs::sync();

@@ -31,6 +31,8 @@ pub struct Capabilities {
     pub has_qmp: bool,
     /// Its disk is a file of ours, of a size that is ours to say, as are its processors and memory.
     pub has_disk: bool,
+    /// Its system translates programs for x86-64 on computers of arm64.
+    pub has_rosetta: bool,
     /// How it is connected to its network.
     pub wire: Wire,
     /// Whose guest images it boots: they are named by the kind of machine they were made for.

@@ -52,6 +52,12 @@ impl Backend {
         Self::here().contains(&self) && crate::backend::capabilities(self).saves
     }
 
+    /// Whether programs for x86-64 can run in it by Rosetta. Whether this computer has that is another question.
+    #[must_use]
+    pub fn has_rosetta(self) -> bool {
+        crate::backend::capabilities(self).has_rosetta
+    }
+
     /// As `--backend` writes it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -145,13 +151,18 @@ pub struct Config {
     /// Programs in it may use the user's SSH agent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ssh_agent: bool,
+    /// Programs for x86-64 run in it by macOS' Rosetta.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rosetta: bool,
 }
 
 impl Config {
-    /// Becomes a machine of another kind; one whose state can't be saved does not sleep by itself.
+    /// Becomes a machine of another kind; one whose state can't be saved does not sleep by itself, and what has no Rosetta
+    /// goes without.
     pub fn set_backend(&mut self, backend: Backend) {
         self.backend = backend;
         self.sleep_after = self.sleep_after.filter(|_| backend.saves());
+        self.rosetta &= backend.has_rosetta();
     }
 
     /// Refuses what no machine can be.
@@ -175,6 +186,14 @@ impl Config {
         if self.sleep_after.is_some() && !self.backend.saves() {
             let backend = self.backend.to_string();
             return wrong("sleep after a while", backend, "its state can't be saved; qemu's can");
+        }
+        if self.rosetta && !self.backend.has_rosetta() {
+            let backend = self.backend.to_string();
+            return wrong(
+                "a machine with Rosetta",
+                backend,
+                "it is Apple's, and macOS' own machines (vz) have it",
+            );
         }
         if self.disk < DISK_MIN {
             return wrong("a disk", crate::size::show(self.disk), "at least 256 MiB are needed");
@@ -297,6 +316,25 @@ mod tests {
         if Backend::here().contains(&Backend::Uml) {
             config.check().unwrap();
         }
+    }
+
+    #[test]
+    fn rosetta_is_refused_where_it_can_not_be() {
+        let text =
+            r#"{"backend":"vz","cpus":1,"memory":1073741824,"disk":1073741824,"shares":[],"rosetta":true}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.check().is_ok(), Backend::here().contains(&Backend::Vz));
+        for backend in Backend::ALL.into_iter().filter(|backend| *backend != Backend::Vz) {
+            let mut other = Config { backend, ..config.clone() };
+            if Backend::here().contains(&backend) {
+                let said = other.check().unwrap_err().to_string();
+                assert!(said.starts_with(&format!("a machine with Rosetta can't be {backend}: ")), "{said}");
+            }
+            other.set_backend(backend);
+            assert!(!other.rosetta, "one that becomes {backend} goes without");
+        }
+        let plain = serde_json::to_string(&Config { rosetta: false, ..config }).unwrap();
+        assert!(!plain.contains("rosetta"), "{plain}");
     }
 
     #[test]

@@ -400,6 +400,7 @@ mod tests {
             image: None,
             sleep_after: None,
             ssh_agent: false,
+            rosetta: false,
         }
     }
 

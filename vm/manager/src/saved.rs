@@ -182,6 +182,7 @@ mod tests {
             image: None,
             sleep_after: None,
             ssh_agent: false,
+            rosetta: false,
         };
         Record { config, image: "sha256:1".into(), acceleration: Acceleration::Tcg, program: "q".into() }
     }

@@ -8,6 +8,7 @@
 //! before it is read.
 
 pub mod frame;
+pub mod loopback;
 pub mod message;
 pub mod stream;
 
@@ -20,6 +21,8 @@ pub mod port {
     pub const CONTROL: u32 = 1;
     /// On the host: the user's SSH agent, where the user lets the machine have it.
     pub const SSH_AGENT: u32 = 5;
+    /// On the host: its loopback, where the guest's way out does not lead there; streams begin as [`crate::loopback`] says.
+    pub const LOOPBACK: u32 = 6;
     /// In the guest: the engine's API.
     pub const ENGINE: u32 = 2;
     /// In the guest: the same, for what the host asks of its own accord: who asks there is no client.

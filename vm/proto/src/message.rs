@@ -110,6 +110,8 @@ pub struct Report {
     pub memory_total: u64,
     /// `MemAvailable`, in bytes.
     pub memory_available: u64,
+    /// What the balloon holds, in bytes. Whether `memory_total` is without it is up to the device.
+    pub memory_ballooned: u64,
     /// Size of the data disk's file system, in bytes.
     pub disk_total: u64,
     /// What is used of it, in bytes.
@@ -179,6 +181,10 @@ pub struct Configuration {
     pub certificates: String,
     /// The host's SSH agent is to be had ([`crate::port::SSH_AGENT`]).
     pub ssh_agent: bool,
+    /// Who connects to the way out by TCP is to be carried to the host's loopback ([`crate::port::LOOPBACK`]).
+    pub loopback: bool,
+    /// The tag of the share that holds Rosetta, where programs for x86-64 are to run by it.
+    pub rosetta: Option<String>,
     /// `HTTP_PROXY` and the like, for the engine.
     pub proxies: Vec<(String, String)>,
     /// For the guest's random numbers: of two guests that begin from one state, neither is to foresee the other's.

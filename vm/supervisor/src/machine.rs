@@ -222,7 +222,7 @@ impl Machine {
                     self.look_at_room();
                     self.look_at_resolver();
                 }
-                _ = reports.tick(), if self.status.receiver_count() > 1 => self.say(FromHost::Report),
+                _ = reports.tick(), if self.status.receiver_count() > 1 || self.has_balloon() => self.say(FromHost::Report),
                 () = sleep_until(answer_by) => self.answer_waiting(),
                 _ = idles.tick(), if self.config.sleep_after.is_some() => self.say(FromHost::Report),
             }
@@ -458,6 +458,7 @@ impl Machine {
                 }
                 let clients = self.run.as_ref().map_or(0, |run| run.devices.vsock.connections(port::ENGINE));
                 self.look_idle(report.containers_run || clients > 0);
+                self.look_at_memory(&report);
                 self.status.send_modify(|status| status.report = Some(report));
                 self.now();
                 self.answer_waiting();

@@ -5,6 +5,7 @@
 //! there, then [`platform`] for what the machine is made with on this system, [`guest`] for the conversation with its
 //! agent, and [`engine`], [`ports`] and [`execute`] for what crosses.
 
+mod balloon;
 /// Used on Windows, tested everywhere.
 #[cfg(any(windows, test))]
 mod carried;
@@ -17,6 +18,7 @@ mod control;
 mod engine;
 mod execute;
 mod guest;
+mod loopback;
 mod machine;
 mod platform;
 mod ports;

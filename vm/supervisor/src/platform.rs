@@ -19,11 +19,11 @@ mod unix;
 mod windows;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Channel, Devices, Saving, Vmm, check, make, record, resolver};
+pub(crate) use linux::{Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver};
 #[cfg(target_os = "linux")]
 use linux::{Making, Waking, share_blocks};
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{Channel, Devices, Saving, Vmm, check, make, record, resolver};
+pub(crate) use macos::{Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver};
 #[cfg(target_os = "macos")]
 use macos::{Making, Waking, share_blocks};
 #[cfg(unix)]
@@ -35,8 +35,8 @@ pub(crate) use unix::{
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, attach, check, disk_taken, endpoint, free,
-    make, open, prepare_disk, prepare_listener, raise_open_files, record, resolver, runtime,
+    Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, add_certificates, attach, check, disk_taken,
+    endpoint, free, make, open, prepare_disk, prepare_listener, raise_open_files, record, resolver, runtime,
 };
 #[cfg(windows)]
 use windows::{Making, Waking};
@@ -51,6 +51,8 @@ pub(crate) struct Made {
     pub(crate) devices: Devices,
     /// What the guest is told of its way out, if there is one.
     pub(crate) network: Option<WayOut>,
+    /// The tag by which the guest finds Rosetta, if it has that.
+    pub(crate) rosetta: Option<String>,
     pub(crate) resolver: resolver::Watch,
     pub(crate) warnings: Vec<String>,
 }

@@ -1,51 +1,49 @@
 //! What the guest takes over from this computer: certificates it trusts, proxies.
 
-/// Where distributions keep the certificates that their administrators added.
-const FOLDERS: &[&str] = &["/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors"];
+/// Used on macOS, tested everywhere.
+#[cfg(any(target_os = "macos", test))]
+pub(crate) mod domains;
+mod pem;
+
+use crate::platform;
+pub(crate) use pem::Bundle;
+
 /// All of a guest's configuration must fit into one message.
 const LIMIT: usize = 2 << 20;
 
-/// Certificates (PEM) that were added on this computer, and those of `SSL_CERT_FILE`.
+/// Certificates (PEM) that people made this computer trust, and those of `SSL_CERT_FILE`. Blocks.
 pub(crate) fn certificates() -> String {
-    let mut paths: Vec<std::path::PathBuf> = FOLDERS
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flat_map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())))
-        .collect();
-    paths.sort();
-    paths.extend(std::env::var_os("SSL_CERT_FILE").map(Into::into));
-    let mut all = String::new();
-    for path in paths {
-        // What is no text is no PEM.
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        if text.contains("-----BEGIN CERTIFICATE-----") && all.len() + text.len() < LIMIT {
-            all.push_str(text.trim_end());
-            all.push('\n');
-        }
+    let mut bundle = Bundle::new(LIMIT);
+    platform::add_certificates(&mut bundle);
+    // What is no text is no PEM.
+    if let Some(Ok(text)) = std::env::var_os("SSL_CERT_FILE").map(std::fs::read_to_string) {
+        bundle.add_text(&text);
     }
-    all
+    bundle.into_text()
 }
 
-/// Variables that name proxies. One on this computer's loopback is reached by the way out.
-pub(crate) fn proxies(gateway: Option<std::net::Ipv4Addr>) -> Vec<(String, String)> {
+/// What a guest knows its host by.
+pub(crate) const HOST: &str = "host.docker.internal";
+
+/// Variables that name proxies. One on this computer's loopback is reached by the way out, which is `host` for the guest.
+pub(crate) fn proxies(host: Option<&str>) -> Vec<(String, String)> {
     let set = stdx::process::PROXIES
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     set.map(|(name, value)| {
         let is_list = name.eq_ignore_ascii_case("no_proxy");
-        let value =
-            gateway.filter(|_| !is_list).map_or(value.clone(), |gateway| seen_from_inside(&value, gateway));
+        let value = host.filter(|_| !is_list).map_or(value.clone(), |host| seen_from_inside(&value, host));
         (name, value)
     })
     .collect()
 }
 
-fn seen_from_inside(proxy: &str, gateway: std::net::Ipv4Addr) -> String {
+fn seen_from_inside(proxy: &str, host: &str) -> String {
     for loopback in ["127.0.0.1", "localhost", "[::1]"] {
         for before in ["://", "@"] {
             let here = format!("{before}{loopback}:");
             if proxy.contains(&here) {
-                return proxy.replace(&here, &format!("{before}{gateway}:"));
+                return proxy.replace(&here, &format!("{before}{host}:"));
             }
         }
     }
@@ -58,13 +56,12 @@ mod tests {
 
     #[test]
     fn a_proxy_on_this_computer_is_reached_from_inside() {
-        let gateway = std::net::Ipv4Addr::new(10, 0, 2, 2);
         for (given, expected) in [
             ("http://127.0.0.1:3128", "http://10.0.2.2:3128"),
             ("http://me:pw@localhost:3128/", "http://me:pw@10.0.2.2:3128/"),
             ("http://proxy.example:3128", "http://proxy.example:3128"),
         ] {
-            assert_eq!(seen_from_inside(given, gateway), expected);
+            assert_eq!(seen_from_inside(given, "10.0.2.2"), expected);
         }
     }
 }

@@ -9,8 +9,10 @@
 
 #[cfg(target_os = "macos")]
 mod macos;
+mod rosetta;
 mod spec;
 
 #[cfg(target_os = "macos")]
-pub use macos::{Ended, Failure, Machine, Rosetta, install_rosetta, is_supported, new_identity, rosetta};
+pub use macos::{Ended, Failure, Machine, install_rosetta, is_supported, new_identity, rosetta};
+pub use rosetta::Rosetta;
 pub use spec::{Disk, Share, Spec, WrongSpec};

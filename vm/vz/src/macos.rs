@@ -12,4 +12,4 @@ pub use configuration::new_identity;
 pub use events::Ended;
 pub use failure::Failure;
 pub use machine::{Machine, is_supported};
-pub use rosetta::{Rosetta, install_rosetta, rosetta};
+pub use rosetta::{install_rosetta, rosetta};

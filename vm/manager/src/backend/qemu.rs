@@ -17,6 +17,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     is_wall: true,
     has_qmp: true,
     has_disk: true,
+    has_rosetta: false,
     wire: Wire::Direct,
     images: Backend::Qemu,
 };

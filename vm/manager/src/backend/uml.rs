@@ -14,6 +14,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     is_wall: false,
     has_qmp: false,
     has_disk: true,
+    has_rosetta: false,
     wire: Wire::Card,
     images: Backend::Uml,
 };

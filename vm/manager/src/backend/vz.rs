@@ -11,6 +11,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     is_wall: true,
     has_qmp: false,
     has_disk: true,
+    has_rosetta: true,
     wire: Wire::Own,
     // The same devices of virtio's, found on the same bus.
     images: Backend::Qemu,

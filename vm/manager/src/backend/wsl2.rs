@@ -13,6 +13,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     is_wall: false,
     has_qmp: false,
     has_disk: false,
+    has_rosetta: false,
     wire: Wire::Own,
     images: Backend::Wsl2,
 };

@@ -15,10 +15,11 @@ use vm_proto::message::{Configuration, Listener, Mode, WayOut};
 use vm_proto::port;
 
 use super::Event;
+use crate::balloon::Balloon;
 use crate::guest::{self, Guest};
 use crate::platform::{self, Accepted, Devices, Made, Saving, Started, Vmm, resolver};
 use crate::ports::Ports;
-use crate::{clock, engine, ssh_agent, trust};
+use crate::{clock, engine, loopback, ssh_agent, trust};
 
 /// Words of a guest on their way.
 const WAITING: usize = 64;
@@ -43,8 +44,14 @@ pub(crate) struct Run {
     /// What it takes to save it, where that can be done.
     pub(crate) saving: Option<Saving>,
     pub(crate) template: Template,
+    /// What of its memory it is to keep to, where unused pages do not go back by themselves.
+    pub(crate) balloon: Option<Balloon>,
     network: Option<WayOut>,
+    /// The tag of the share that holds Rosetta.
+    rosetta: Option<String>,
     has_ssh_agent: bool,
+    /// Those of this computer that the guest is to trust.
+    certificates: String,
     /// What serves the engine's clients, and the ports of containers.
     open: Option<CancellationToken>,
     /// Which resolver the guest is to ask.
@@ -145,7 +152,7 @@ fn launch(
     // Each start's console is told apart from those before.
     let _ = std::fs::rename(places.console(), places.console().with_extension("log.old"));
     let acceleration = record.acceleration;
-    let Made { making, devices, network, resolver, mut warnings } =
+    let Made { making, devices, network, rosetta, resolver, mut warnings } =
         platform::make(beginning, record, origin)?;
     let cancelled = CancellationToken::new();
     let (greetings, greeted) = mpsc::channel(4);
@@ -162,11 +169,17 @@ fn launch(
             .map_err(|error| warnings.push(format!("the machine has no SSH agent: {error:#}")));
         serve.is_ok()
     };
+    if network == Some(WayOut::Asked) {
+        runtime.spawn(cancelled.clone().run_until_cancelled_owned(loopback::serve(&devices.vsock)));
+    }
     let (ended, end) = End::watch(*number, events.clone(), origin == Origin::Boot);
     let Started { vmm, saving, waking } = making.start(&devices, ended)?;
     if let Some(waking) = waking {
         end.count_if(waking.wake(), &vmm, places)?;
     }
+    // The guest has yet to say hello: nobody waits for this.
+    let certificates = trust::certificates();
+    let needs_balloon = saving.is_some() && !backend::capabilities(config.backend).gives_memory_back;
     let run = Run {
         number: *number,
         vmm,
@@ -176,8 +189,11 @@ fn launch(
         listening: watch::Sender::new(None),
         saving,
         template: Template::None,
+        balloon: needs_balloon.then(|| Balloon::new(config.memory)),
         network,
+        rosetta,
         has_ssh_agent,
+        certificates,
         open: None,
         resolver,
         cancelled,
@@ -268,16 +284,21 @@ impl Run {
 
     /// What the guest is to be.
     pub(crate) fn configuration(&self, name: &str, mode: Mode) -> Configuration {
-        let gateway = self.network.as_ref().and_then(WayOut::told).map(|network| network.gateway);
+        let host = self.network.as_ref().map(|way_out| match way_out {
+            WayOut::Told(network) => network.gateway.to_string(),
+            WayOut::Asked => trust::HOST.to_owned(),
+        });
         Configuration {
             hostname: name.to_owned(),
             nanoseconds: clock::now(),
             mode,
             shares: self.devices.shares.clone(),
             network: self.network.clone(),
-            certificates: trust::certificates(),
+            certificates: self.certificates.clone(),
             ssh_agent: self.has_ssh_agent,
-            proxies: trust::proxies(gateway),
+            loopback: self.network == Some(WayOut::Asked),
+            rosetta: self.rosetta.clone(),
+            proxies: trust::proxies(host.as_deref()),
             entropy: entropy(),
         }
     }

@@ -17,6 +17,7 @@ fn machine(dir: &std::path::Path, state: State) -> Machine {
         image: None,
         sleep_after: None,
         ssh_agent: false,
+        rosetta: false,
     };
     let status = watch::Sender::new(Status::stopped("test", config.clone(), places.engine()));
     let vsock = watch::channel(None).0;

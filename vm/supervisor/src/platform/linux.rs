@@ -1,6 +1,7 @@
 //! Machines on Linux: each is a program, whose channel, shares and network card we serve, and whose way out is `passt`.
 
 mod acceleration;
+mod certificates;
 mod changes;
 mod devices;
 mod network;
@@ -25,6 +26,7 @@ use vm_proto::message::WayOut;
 
 use super::{Made, Started};
 use crate::machine::{Beginning, Origin};
+pub(crate) use certificates::add_certificates;
 pub(crate) use devices::Devices;
 use saving::Restored;
 pub(crate) use saving::{Saving, check};
@@ -91,7 +93,7 @@ pub(crate) fn make(beginning: &Beginning, record: Record, origin: Origin) -> Res
     let devices = Devices::serve(config, places, passt)?;
     warnings.extend(devices.warnings.iter().cloned());
     let making = Making { beginning: beginning.clone(), memory, record, restored };
-    Ok(Made { making, devices, network, resolver, warnings })
+    Ok(Made { making, devices, network, rosetta: None, resolver, warnings })
 }
 
 impl Making {

@@ -4,6 +4,7 @@
 //! on any system, and so is `vm_manager::identity`.
 
 mod devices;
+mod keychain;
 pub(crate) mod resolver;
 mod saving;
 mod vmm;
@@ -29,8 +30,12 @@ use crate::channel::{Accept, Connected, Dial};
 use crate::console::keep;
 use crate::machine::{Beginning, Origin};
 pub(crate) use devices::Devices;
+pub(crate) use keychain::add_certificates;
 pub(crate) use saving::Saving;
 pub(crate) use vmm::Vmm;
+
+/// The tag of the share that holds Rosetta.
+const ROSETTA: &str = "rosetta";
 
 /// What it takes to start it.
 #[derive(Debug)]
@@ -70,7 +75,12 @@ pub(crate) fn make(beginning: &Beginning, record: Record, origin: Origin) -> Res
         "macOS has no virtual machines here: it takes macOS 13, and a processor that can"
     );
     let Beginning { config, places, image, .. } = beginning;
-    let (shares, warnings) = devices::shares(config);
+    let (shares, mut warnings) = devices::shares(config);
+    let rosetta = config.rosetta.then(vm_vz::rosetta).and_then(|rosetta| {
+        let lacking = rosetta.lacking();
+        warnings.extend(lacking.map(str::to_owned));
+        lacking.is_none().then(|| ROSETTA.to_owned())
+    });
     let (console, written) = io::pipe().context("failed to make the console")?;
     let identity = identity(places)?;
     let disk = |path, read_only| Disk { path, read_only };
@@ -85,7 +95,7 @@ pub(crate) fn make(beginning: &Beginning, record: Record, origin: Origin) -> Res
         identity: identity.machine,
         mac: identity.mac,
         console: File::from(OwnedFd::from(written)),
-        rosetta: None,
+        rosetta: rosetta.clone(),
     };
     let machine = Arc::new(Machine::new(&spec)?);
     let path = places.console();
@@ -96,7 +106,7 @@ pub(crate) fn make(beginning: &Beginning, record: Record, origin: Origin) -> Res
     let devices = Devices { vsock, shares };
     let making = Making { machine, places: places.clone(), record, origin };
     let resolver = resolver::Watch;
-    Ok(Made { making, devices, network: Some(WayOut::Asked), resolver, warnings })
+    Ok(Made { making, devices, network: Some(WayOut::Asked), rosetta, resolver, warnings })
 }
 
 impl Making {

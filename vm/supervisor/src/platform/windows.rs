@@ -29,6 +29,7 @@ use super::{Made, Started};
 pub(crate) use crate::carried::{Channel, Stream};
 use crate::console::keep;
 use crate::machine::{Beginning, Origin};
+use crate::trust::Bundle;
 pub(crate) use devices::Devices;
 use distribution::Distribution;
 pub(crate) use saving::{Saving, Waking, check};
@@ -69,6 +70,7 @@ pub(crate) fn make(beginning: &Beginning, _: Record, _: Origin) -> Result<Made> 
         making,
         devices: Devices { vsock, shares },
         network: None,
+        rosetta: None,
         resolver: resolver::Watch,
         warnings,
     })
@@ -93,6 +95,9 @@ impl Making {
         Ok(Started { vmm, saving: None, waking: None })
     }
 }
+
+/// None: those of Windows' store are not taken over.
+pub(crate) fn add_certificates(_: &mut Bundle) {}
 
 /// Has the event loop carry one of the guest's, which it does.
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere that may fail")]

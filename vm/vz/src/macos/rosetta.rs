@@ -1,4 +1,4 @@
-//! Rosetta in a guest: programs for x86-64 on Apple silicon.
+//! What macOS says of Rosetta, and has it install.
 
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -8,20 +8,10 @@ use objc2_virtualization::{VZLinuxRosettaAvailability, VZLinuxRosettaDirectorySh
 
 use super::failure::Failure;
 use super::queue::done;
+use crate::rosetta::Rosetta;
 
 /// How long its installation may take: macOS asks the user, and downloads it.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
-
-/// Whether guests can have it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rosetta {
-    /// Not on this computer.
-    Unsupported,
-    /// Once it is installed.
-    NotInstalled,
-    /// They can.
-    Installed,
-}
 
 /// Whether guests can have it.
 #[must_use]

@@ -100,6 +100,7 @@ impl MachineForm {
             image: before.and_then(|before| before.image.clone()),
             sleep_after: self.read_sleep_after(&mut preview),
             ssh_agent: before.is_some_and(|before| before.ssh_agent),
+            rosetta: before.is_some_and(|before| before.rosetta) && Backend::from(self.backend).has_rosetta(),
         };
         self.check(&mut preview, &config, before);
         if before.is_none_or(|before| before.backend != config.backend) {

@@ -415,6 +415,7 @@ mod tests {
             image: None,
             sleep_after: None,
             ssh_agent: false,
+            rosetta: false,
         }
     }
 
@@ -470,6 +471,7 @@ mod tests {
         let report = |clock_ns, cpu_ms| Report {
             memory_total: 1000,
             memory_available: 400,
+            memory_ballooned: 0,
             disk_total: 0,
             disk_used: 0,
             cpu_ms,
