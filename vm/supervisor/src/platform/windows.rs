@@ -10,7 +10,6 @@ mod vmm;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +85,7 @@ impl Making {
         let Self { distribution, digest, places } = self;
         let mut command = distribution.agent(&digest);
         let (console, written) = io::pipe().context("failed to make the console")?;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(written);
+        command.stderr(written);
         tracing::info!(?command, "starting the machine");
         let vmm = Vmm::start(command, distribution, &devices.vsock, ended)?;
         // It ends with the program, whose end of the pipe is the last.

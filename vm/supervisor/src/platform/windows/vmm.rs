@@ -1,23 +1,22 @@
 //! The program that the agent is reached by: started, waited for, ended.
 
+use std::fs::File;
 use std::io;
-use std::process::{ChildStdin, ChildStdout, Command};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ipc::mux::{self, Side};
+use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
 use tokio::runtime::Handle;
-use tokio_util::io::SyncIoBridge;
 
 use super::distribution::Distribution;
 use crate::carried::Channel;
 
 /// How often it is looked whether it has ended, or is to be.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How much of each direction is under way at most.
-const UNDER_WAY: usize = 256 << 10;
 
 /// A running one.
 #[derive(Debug)]
@@ -26,24 +25,19 @@ pub(crate) struct Vmm {
     orders: mpsc::Sender<()>,
 }
 
-/// Anonymous pipes can't be waited for by the event loop: a thread reads, another writes, and both end with the program.
-fn carry_by_threads(
-    stream: tokio::io::DuplexStream,
-    mut input: ChildStdin,
-    mut output: ChildStdout,
-    runtime: &Handle,
-) -> Result<()> {
-    let (from, to) = tokio::io::split(stream);
-    let mut from = SyncIoBridge::new_with_handle(from, runtime.clone());
-    let mut to = SyncIoBridge::new_with_handle(to, runtime.clone());
-    let write = move || drop(io::copy(&mut from, &mut input));
-    let read = move || {
-        let _ = io::copy(&mut output, &mut to);
-        let _ = to.shutdown();
-    };
-    thread::Builder::new().name("to-agent".to_owned()).spawn(write).context("failed to start a thread")?;
-    thread::Builder::new().name("from-agent".to_owned()).spawn(read).context("failed to start a thread")?;
-    Ok(())
+/// A pipe whose end here the event loop waits for, which it can't for what a program's input and output usually are; the
+/// other end is the program's. Nobody else gets in: its name is told to nobody, and there is one connection, which is ours.
+fn pipe(is_from_program: bool) -> Result<(NamedPipeServer, File)> {
+    let mut chance = [0; 16];
+    getrandom::fill(&mut chance).map_err(io::Error::other)?;
+    let name = format!(r"\\.\pipe\cove-{:032x}", u128::from_le_bytes(chance));
+    let mut options = ServerOptions::new();
+    options.first_pipe_instance(true).max_instances(1).reject_remote_clients(true);
+    let ours = options.access_inbound(is_from_program).access_outbound(!is_from_program).create(&name)?;
+    let theirs = File::options().read(!is_from_program).write(is_from_program).open(&name)?;
+    // It is connected already, which the system is told here.
+    Handle::current().block_on(ours.connect())?;
+    Ok((ours, theirs))
 }
 
 impl Vmm {
@@ -55,14 +49,14 @@ impl Vmm {
         ended: impl FnOnce(String) + Send + 'static,
     ) -> Result<Self> {
         let runtime = Handle::current();
-        let mut child = command.spawn().context("failed to start WSL's program")?;
+        let (to, input) = pipe(false).context("failed to make the program's input")?;
+        let (from, output) = pipe(true).context("failed to make the program's output")?;
+        let mut child =
+            command.stdin(input).stdout(output).spawn().context("failed to start WSL's program")?;
+        // Its ends are its own from here on.
+        drop(command);
         let pid = child.id();
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            anyhow::bail!("WSL's program has no input and output");
-        };
-        let (ours, theirs) = tokio::io::duplex(UNDER_WAY);
-        carry_by_threads(theirs, input, output, &runtime)?;
-        let (opener, incoming, carrier) = mux::over(ours, Side::Caller);
+        let (opener, incoming, carrier) = mux::over(tokio::io::join(from, to), Side::Caller);
         runtime.spawn(async move {
             if let Err(error) = carrier.carry().await {
                 tracing::debug!(%error, "the way to the agent broke");
