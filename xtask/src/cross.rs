@@ -23,10 +23,8 @@ use platforms::{Member, Platform};
 
 /// Every part, or those that are named.
 pub(crate) fn cross(parts: &[&str]) -> Result<()> {
-    if let Some(unknown) =
-        parts.iter().find(|part| !["macos", "windows", "wine", "guest", "wsl"].contains(part))
-    {
-        bail!("{unknown} is unknown: cross [macos] [windows] [wine] [guest] [wsl]");
+    if let Some(unknown) = parts.iter().find(|part| !["macos", "windows", "wine", "guest"].contains(part)) {
+        bail!("{unknown} is unknown: cross [macos] [windows] [wine] [guest]");
     }
     let is_wanted = |name: &str| parts.is_empty() || parts.contains(&name);
     packages::ensure(Purpose::Cross, false)?;
@@ -60,11 +58,6 @@ pub(crate) fn cross(parts: &[&str]) -> Result<()> {
         let target = Target::prepare(windows::TRIPLE, Depth::Code, None)?;
         windows::run(&target, &members)?;
         told("linked for Windows and run under Wine");
-    }
-    // Not with all the others: Debian's Wine (8.0) stalls now and then between the program and its stand-in, so that it seldom comes
-    // to its end.
-    if parts.contains(&"wsl") {
-        let target = Target::prepare(windows::TRIPLE, Depth::Code, None)?;
         windows::run_machine(&target)?;
         told("a machine of WSL's under Wine");
     }

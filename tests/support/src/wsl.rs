@@ -1,10 +1,9 @@
 //! Distributions of a WSL that is made up: each is a folder, and what runs in one runs in namespaces of its own on this
 //! computer. `vm/hyperv/tests/stand_in/wsl.c` is the program that leads here, over TCP.
 //!
-//! There are two connections for each start of the program, which begin with words, each ended by a zero, and an empty one:
-//! the first with the program's id and its own words, the second with `input` and the id, where its input follows. For what
-//! is sent on a socket waits under Wine for what is received there. The first carries back pieces of output (`O`), of error
-//! output (`E`), each with its length (four bytes, little endian), and the exit code (`X`).
+//! A connection begins with the program's words, each ended by a zero, and an empty one. From then on the program's input
+//! follows, and comes back: pieces of output (`O`), of error output (`E`), each with its length (four bytes, little endian),
+//! and the exit code (`X`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,15 +11,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
 /// How much of a program's output is sent at once.
 const PIECE: usize = 64 << 10;
-/// How long a program's input may take to come.
-const INPUT_DEADLINE: Duration = Duration::from_secs(10);
 /// What a distribution begins with: mounts as WSL makes them, a drive, and a process that holds the namespaces.
 const BEGIN: &str = r#"
 set -e
@@ -53,9 +49,6 @@ struct Shared {
     folder: PathBuf,
     drive: PathBuf,
     running: Mutex<BTreeMap<String, Holder>>,
-    /// Inputs whose programs have not been started yet, by id.
-    inputs: Mutex<BTreeMap<String, BufReader<TcpStream>>>,
-    came: Condvar,
 }
 
 /// The process that a distribution is there by.
@@ -85,8 +78,6 @@ impl Distributions {
             folder: folder.to_owned(),
             drive: drive.to_owned(),
             running: Mutex::default(),
-            inputs: Mutex::default(),
-            came: Condvar::new(),
         });
         let served = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -145,13 +136,7 @@ impl Shared {
             words.push(String::from_utf8(word)?);
         }
         let all: Vec<&str> = words.iter().map(String::as_str).collect();
-        let [id, ref all @ ..] = *all.as_slice() else { bail!("there is no word") };
-        if let ("input", [id]) = (id, all) {
-            self.inputs.lock().unwrap_or_else(PoisonError::into_inner).insert((*id).to_owned(), from);
-            self.came.notify_all();
-            return Ok(());
-        }
-        let (said, code) = match *all {
+        let (said, code) = match *all.as_slice() {
             ["--version"] => ("WSL version: 2.3.24.0\r\n".to_owned(), 0),
             ["--list", "--quiet"] => match self.names()? {
                 names if names.is_empty() => {
@@ -174,7 +159,7 @@ impl Shared {
             }
             ["--unregister" | "--terminate", _] => (MISSING.to_owned(), 1),
             ["--distribution", name, "--user", "root", "--exec", ref words @ ..] if self.has(name) => {
-                return self.execute(name, words, self.input(id)?, stream);
+                return self.execute(name, words, from, stream);
             }
             ["--distribution", ..] => (MISSING.to_owned(), 1),
             _ => ("Error code: Wsl/E_INVALIDARG\r\n".to_owned(), 1),
@@ -228,15 +213,6 @@ impl Shared {
         Ok(running.entry(name.to_owned()).or_insert(holder).pid)
     }
 
-    /// The input of a program, which comes by a connection of its own.
-    fn input(&self, id: &str) -> Result<BufReader<TcpStream>> {
-        let inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_missing = |inputs: &mut BTreeMap<_, _>| !inputs.contains_key(id);
-        let waited = self.came.wait_timeout_while(inputs, INPUT_DEADLINE, is_missing);
-        let (mut inputs, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        inputs.remove(id).context("a program's input did not come")
-    }
-
     fn execute(
         &self,
         name: &str,
@@ -254,8 +230,14 @@ impl Shared {
             bail!("a child has pipes");
         };
         std::thread::spawn(move || {
-            // A program that reads no more is as good.
-            let _ = std::io::copy(&mut from, &mut input);
+            // By hand: std would have the kernel splice, which keeps the last of what has come until there is more.
+            let mut piece = vec![0; PIECE];
+            while let Ok(length @ 1..) = from.read(&mut piece) {
+                // A program that reads no more is as good.
+                if input.write_all(piece.get(..length).unwrap_or_default()).is_err() {
+                    break;
+                }
+            }
         });
         let out = Arc::new(Mutex::new(stream.try_clone()?));
         let carry = |kind: u8, mut from: Box<dyn Read + Send>| {

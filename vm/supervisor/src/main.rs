@@ -109,7 +109,8 @@ fn run(args: &RunArgs) -> Result<()> {
     if let Err(error) = platform::raise_open_files() {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
-    let runtime = platform::runtime()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .max_blocking_threads(64)
         .thread_stack_size(1 << 20)
         .enable_all()

@@ -36,7 +36,7 @@ pub(crate) use unix::{
 #[cfg(windows)]
 pub(crate) use windows::{
     Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, add_certificates, attach, check, disk_taken,
-    endpoint, free, make, open, prepare_disk, prepare_listener, raise_open_files, record, resolver, runtime,
+    endpoint, free, make, open, prepare_disk, prepare_listener, raise_open_files, record, resolver,
 };
 #[cfg(windows)]
 use windows::{Making, Waking};

@@ -37,9 +37,6 @@ pub(super) fn run(target: &Target, members: &[Member]) -> Result<()> {
     let help = wine.output(&cove, &["--help"])?;
     ensure!(help.contains("Usage: cove"), "cove --help says {help:?}");
     println!("cross: {} runs under Wine, and says it is {}", cove.display(), version.trim());
-    let mut build = command("cargo", &["build", "-p", "cli", "-p", "vm-supervisor"]);
-    target.apply(&mut build, &[]);
-    run_command(build).context("what can't be linked for Windows")?;
     Ok(())
 }
 

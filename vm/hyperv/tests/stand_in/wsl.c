@@ -75,13 +75,12 @@ static int execute(int count, wchar_t **words)
     return 3;
 }
 
-/* Two, for Wine sends nothing by a socket while it waits for something to receive there. */
-static SOCKET there, input;
+static SOCKET there;
 
-static int send_all(SOCKET to, const char *bytes, int length)
+static int send_all(const char *bytes, int length)
 {
     while (length > 0) {
-        int sent = send(to, bytes, length, 0);
+        int sent = send(there, bytes, length, 0);
         if (sent <= 0)
             return 0;
         bytes += sent;
@@ -107,43 +106,28 @@ static DWORD WINAPI carry_input(void *unused)
     char bytes[65536];
     DWORD length;
     (void)unused;
-    HANDLE from = GetStdHandle(STD_INPUT_HANDLE);
-    for (;;) {
-        /* Wine may not tell a thread that waits to read of what was written while it did. A file can't be looked at so. */
-        while (PeekNamedPipe(from, NULL, 0, NULL, &length, NULL) && !length)
-            Sleep(1);
-        if (!ReadFile(from, bytes, sizeof bytes, &length, NULL) || !length || !send_all(input, bytes, length))
+    while (ReadFile(GetStdHandle(STD_INPUT_HANDLE), bytes, sizeof bytes, &length, NULL) && length > 0)
+        if (!send_all(bytes, length))
             break;
-    }
-    shutdown(input, SD_SEND);
+    shutdown(there, SD_SEND);
     return 0;
 }
 
-static int connect_to(int port, SOCKET *to)
-{
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    *to = socket(AF_INET, SOCK_STREAM, 0);
-    return !connect(*to, (struct sockaddr *)&address, sizeof address);
-}
 
 static int lead_to(int port, int count, wchar_t **words)
 {
     WSADATA data;
     static char bytes[65536];
-    char id[32];
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     WSAStartup(MAKEWORD(2, 2), &data);
-    if (!connect_to(port, &there) || !connect_to(port, &input))
+    there = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(there, (struct sockaddr *)&address, sizeof address))
         return say(-1, L"Nobody is there.\r\nError code: Wsl/E_UNEXPECTED\r\n");
-    snprintf(id, sizeof id, "%lu-%lu", (unsigned long)GetCurrentProcessId(), (unsigned long)GetTickCount());
-    send_all(input, "input", 6);
-    send_all(input, id, strlen(id) + 1);
-    send_all(input, "", 1);
-    send_all(there, id, strlen(id) + 1);
     for (int at = 1; at < count; at++) {
         int length = WideCharToMultiByte(CP_UTF8, 0, words[at], -1, bytes, sizeof bytes, NULL, NULL);
-        send_all(there, bytes, length);
+        send_all(bytes, length);
     }
-    send_all(there, "", 1);
+    send_all("", 1);
     CreateThread(NULL, 0, carry_input, NULL, 0, NULL);
     for (;;) {
         char head[5];

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use api::client::Endpoint;
 use tokio::net::TcpSocket;
-use tokio::runtime::Builder;
 use vm_manager::config::Config;
 use vm_manager::image::Image;
 use vm_manager::places::Places;
@@ -52,13 +51,6 @@ pub(crate) async fn open(channel: &Arc<Channel>, port: u32, deadline: Duration) 
     channel.attach(port, theirs, deadline, move |outcome| drop(told.send(outcome)));
     answer.await.map_err(|_| io::Error::new(io::ErrorKind::NotConnected, "the machine went away"))??;
     accepted(ours)
-}
-
-/// What the event loop is made by.
-pub(crate) fn runtime() -> Builder {
-    let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(2);
-    builder
 }
 
 /// How a client of an engine reaches what listens at `path`.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use api::client::Endpoint;
 use tokio::net::TcpSocket;
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Handle;
 use vm_hyperv::wsl::Wsl;
 use vm_manager::backend::Acceleration;
 use vm_manager::config::Config;
@@ -118,11 +118,6 @@ pub(crate) fn attach(
 /// Connects to a port of the guest.
 pub(crate) async fn open(channel: &Arc<Channel>, port: u32, deadline: Duration) -> io::Result<Stream> {
     channel.open(port, deadline).await
-}
-
-/// What the event loop is made by: one thread, for under Wine one of several may hear late that another has woken it.
-pub(crate) fn runtime() -> Builder {
-    Builder::new_current_thread()
 }
 
 /// How a client of an engine reaches what listens at `path`.
