@@ -31,7 +31,6 @@ pub(crate) use stdx::process::raise_open_files;
 #[cfg(unix)]
 pub(crate) use unix::{
     Accepted, Stream, accepted, attach, disk_taken, endpoint, free, open, prepare_disk, prepare_listener,
-    runtime,
 };
 #[cfg(windows)]
 pub(crate) use windows::{
