@@ -57,7 +57,12 @@ pub(crate) fn record(beginning: &Beginning) -> Result<Record> {
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere a device may not be had")]
 pub(crate) fn make(beginning: &Beginning, _: Record, _: Origin) -> Result<Made> {
     let Beginning { config, places, image, .. } = beginning;
-    let (shares, warnings) = devices::shares(config);
+    let (shares, mut warnings) = devices::shares(config);
+    warnings.push(
+        "WSL gives its processors and memory to all distributions alike, and each a disk that grows: what was said of these \
+         changes nothing, and .wslconfig does"
+            .to_owned(),
+    );
     let vsock = Arc::new(Channel::new(Handle::current()));
     let making = Making {
         distribution: Distribution::of(Wsl::of_the_system(), places),
