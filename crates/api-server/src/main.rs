@@ -73,6 +73,9 @@ struct Args {
     /// the virtual machine that this runs in; once for each version of IP
     #[arg(long, value_name = "IP")]
     host_gateway_ip: Vec<IpAddr>,
+    /// Clients may name folders by Windows' drives, which are folders here: C:\src is /c/src
+    #[arg(long)]
+    drives: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -200,6 +203,7 @@ async fn run(args: Args, inherited: Vec<OwnedFd>) -> Result<()> {
         registry_certs: args.registry_certs,
         mirrors: args.registry_mirror,
         host_gateways: args.host_gateway_ip,
+        has_drives: args.drives,
     })
     .await
     .map_err(|error| anyhow::anyhow!(error.chain()))?;

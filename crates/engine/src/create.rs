@@ -84,7 +84,7 @@ impl Engine {
         }
         normalize(&mut spec, &self.networks, &self.cgroups, &mut warnings)?;
         check(&spec)?;
-        let wanted = crate::mount_points::wanted(&spec)?;
+        let wanted = crate::mount_points::wanted(&spec, self.config.paths())?;
         crate::networks::ports(&spec, None)?;
         let id = new_id();
         let name = self.reserve_name(name, &id)?;

@@ -13,6 +13,7 @@ use crate::container::Container;
 use crate::error::{Doing, Error, Result};
 use crate::events::{Event, Events, Subject};
 use crate::link::Monitors;
+use crate::mount_points::Paths;
 use crate::networks::EngineNetworks;
 use crate::registry::Registry;
 use crate::store::{Opened, Store};
@@ -37,6 +38,16 @@ pub struct Config {
     /// Addresses, one for each version of IP at most, of the computer that people mean by `host-gateway` and
     /// `host.docker.internal`, where that is not the one this runs on: an engine in a machine.
     pub host_gateways: Vec<IpAddr>,
+    /// Clients may name folders of their computer by its drives (`C:\src`), which are at `/c` and so on here: an engine in a
+    /// machine on Windows.
+    pub has_drives: bool,
+}
+
+impl Config {
+    /// How paths of clients are read.
+    pub(crate) fn paths(&self) -> Paths {
+        if self.has_drives { Paths::Drives } else { Paths::Unix }
+    }
 }
 
 /// A container engine. Copies are handles to the same one.

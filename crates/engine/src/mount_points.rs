@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use model::container::{ContainerSpec, MountSpec};
+use model::drive;
 use model::mount::{MountPoint, MountSource};
 
 use crate::error::{Error, Result};
@@ -34,18 +35,27 @@ pub(crate) enum Takeover {
     ReadOnly,
 }
 
+/// How clients write the paths of the computer that they are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paths {
+    /// From the root.
+    Unix,
+    /// Also from a drive, which is a folder here: `C:\src` is `/c/src`. For engines in machines on Windows.
+    Drives,
+}
+
 /// Everything asked for by name and path, checked; without `--volumes-from` and the image's volumes.
-pub(crate) fn wanted(container: &ContainerSpec) -> Result<Vec<Wanted>> {
+pub(crate) fn wanted(container: &ContainerSpec, paths: Paths) -> Result<Vec<Wanted>> {
     let host = &container.host;
     let mut all = Vec::new();
     for text in &host.binds {
         all.push(Wanted {
-            point: parse_bind(text)?,
+            point: parse_bind(text, paths)?,
             volume: VolumeWish { driver: host.volume_driver.clone(), ..VolumeWish::default() },
         });
     }
     for spec in &host.mounts {
-        all.push(from_mount(spec)?);
+        all.push(from_mount(spec, paths)?);
     }
     for (target, options) in &host.tmpfs {
         all.push(Wanted { point: tmpfs(target, options)?, volume: VolumeWish::default() });
@@ -151,7 +161,12 @@ impl<'a> Mode<'a> {
 }
 
 /// `[source:]target[:options]`; a source that is no path is a volume's name.
-fn parse_bind(text: &str) -> Result<MountPoint> {
+fn parse_bind(text: &str, paths: Paths) -> Result<MountPoint> {
+    if paths == Paths::Drives
+        && let Some(text) = bind_from_drive(text)
+    {
+        return parse_bind(&text, Paths::Unix);
+    }
     let parts: Vec<&str> = text.split(':').collect();
     let malformed = || Error::invalid(format!("invalid volume specification: '{text}'"));
     let (source, target, words) = match parts.as_slice() {
@@ -198,7 +213,15 @@ fn parse_bind(text: &str) -> Result<MountPoint> {
     })
 }
 
-fn from_mount(spec: &MountSpec) -> Result<Wanted> {
+/// `C:\source:target[:options]` with the source as it is here.
+fn bind_from_drive(text: &str) -> Option<String> {
+    // What follows the drive's own colon ends with the next.
+    let (drive, rest) = text.split_at_checked(2)?;
+    let (path, rest) = rest.split_once(':')?;
+    Some(format!("{}:{rest}", drive::in_guest(&format!("{drive}{path}"))?))
+}
+
+fn from_mount(spec: &MountSpec, paths: Paths) -> Result<Wanted> {
     let invalid =
         |what: &str| Error::invalid(format!("invalid mount config for type \"{}\": {what}", spec.kind));
     if spec.target.is_empty() {
@@ -211,7 +234,10 @@ fn from_mount(spec: &MountSpec) -> Result<Wanted> {
     let base =
         MountPoint { is_writable: !spec.is_readonly, ..volume_point(&spec.source, target, !spec.is_nocopy) };
     let point = match spec.kind.as_str() {
-        "bind" => bind_of(spec, base, invalid)?,
+        "bind" => match drive::in_guest(&spec.source).filter(|_| paths == Paths::Drives) {
+            Some(source) => bind_of(&MountSpec { source, ..spec.clone() }, base, invalid)?,
+            None => bind_of(spec, base, invalid)?,
+        },
         "volume" => MountPoint {
             source: MountSource::Volume {
                 name: spec.source.clone(),
@@ -371,7 +397,11 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: Option<(&str, &str, &str, bool)>) {
-        let found = parse_bind(text).ok();
+        check_of(Paths::Unix, text, expected);
+    }
+
+    fn check_of(paths: Paths, text: &str, expected: Option<(&str, &str, &str, bool)>) {
+        let found = parse_bind(text, paths).ok();
         let found = found.as_ref().map(|point| {
             let source = match &point.source {
                 MountSource::Bind { path, .. } => path.as_str(),
@@ -412,17 +442,51 @@ mod tests {
     }
 
     #[test]
+    fn a_source_on_a_drive_is_a_folder_where_there_are_drives() {
+        for (text, expected) in [
+            (r"C:\src:/b", Some(("bind", "/c/src", "/b", true))),
+            (r"c:\:/b:ro", Some(("bind", "/c", "/b", false))),
+            ("D:/my files/x:/b:ro,z", Some(("bind", "/d/my files/x", "/b", false))),
+            (r"C:\src:b", None),
+            (r"C:\src", None),
+            (r"C:\src:/b:x", None),
+        ] {
+            check_of(Paths::Drives, text, expected);
+            check(text, None);
+        }
+        // What has no target is no drive's folder, and all else is as it is without drives.
+        check_of(Paths::Drives, "c:/b", Some(("volume", "c", "/b", true)));
+        check_of(Paths::Drives, "/a:/b:ro", Some(("bind", "/a", "/b", false)));
+        check_of(Paths::Drives, "name:/b", Some(("volume", "name", "/b", true)));
+        check_of(Paths::Drives, "/b", Some(("volume", "", "/b", true)));
+        check_of(Paths::Drives, "\u{e9}:/b", Some(("volume", "\u{e9}", "/b", true)));
+        let spec = MountSpec {
+            kind: "bind".into(),
+            source: r"C:\src".into(),
+            target: "/b".into(),
+            creates_source: true,
+            ..MountSpec::default()
+        };
+        let MountSource::Bind { path, .. } = from_mount(&spec, Paths::Drives).unwrap().point.source else {
+            panic!("no bind")
+        };
+        assert_eq!(path, "/c/src");
+        assert!(from_mount(&spec, Paths::Unix).unwrap_err().to_string().contains("must be absolute"));
+    }
+
+    #[test]
     fn one_path_takes_one_mount() {
         let mut container = ContainerSpec::default();
         container.host.binds = vec!["/a:/b".into()];
         container.host.tmpfs.insert("/b/".into(), String::new());
-        let refused = wanted(&container).unwrap_err().to_string();
+        let refused = wanted(&container, Paths::Unix).unwrap_err().to_string();
         assert_eq!(refused, "Duplicate mount point: /b");
         container.host.tmpfs.clear();
-        assert_eq!(wanted(&container).unwrap().len(), 1);
+        assert_eq!(wanted(&container, Paths::Unix).unwrap().len(), 1);
         // A path of the image that the user mounts on gets no volume.
         container.volumes = vec!["/b".into(), "/c/".into(), "/c".into()];
-        let taken: Vec<_> = wanted(&container).unwrap().into_iter().map(|one| one.point).collect();
+        let taken: Vec<_> =
+            wanted(&container, Paths::Unix).unwrap().into_iter().map(|one| one.point).collect();
         let more = anonymous(&container, &taken).unwrap();
         assert_eq!(more.iter().map(|point| point.target.as_str()).collect::<Vec<_>>(), ["/c"]);
     }
@@ -435,7 +499,7 @@ mod tests {
             target: "/t".into(),
             ..MountSpec::default()
         };
-        assert!(from_mount(&base).is_ok());
+        assert!(from_mount(&base, Paths::Unix).is_ok());
         let volume = MountSpec { kind: "volume".into(), source: "v".into(), ..base.clone() };
         for (wrong, why) in [
             (MountSpec { kind: "npipe".into(), ..base.clone() }, "mount type unknown"),
@@ -453,7 +517,7 @@ mod tests {
             (MountSpec { kind: "image".into(), source: String::new(), ..base.clone() }, "field Source"),
             (MountSpec { kind: "tmpfs".into(), ..base.clone() }, "field Source must not be specified"),
         ] {
-            let refused = from_mount(&wrong).unwrap_err().to_string();
+            let refused = from_mount(&wrong, Paths::Unix).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
         }
     }

@@ -10,6 +10,7 @@ use crate::container::Container;
 use crate::engine::{Engine, now};
 use crate::lifecycle::{Run, State};
 use crate::link::Link;
+use crate::mount_points::Paths;
 use crate::store::Record;
 
 impl Engine {
@@ -152,7 +153,7 @@ fn should_start(container: &Container) -> bool {
 /// Before there were volumes, mounts were read anew at each start.
 fn settle_mounts(record: &mut Record) {
     if record.spec.mount_points.is_none() {
-        let wanted = crate::mount_points::wanted(&record.spec).unwrap_or_default();
+        let wanted = crate::mount_points::wanted(&record.spec, Paths::Unix).unwrap_or_default();
         let points = wanted.into_iter().map(|one| one.point).filter(|point| point.volume().is_none());
         record.spec.mount_points = Some(points.collect());
     }

@@ -350,6 +350,7 @@ impl Guest {
             environment: wanted.proxies.clone(),
             host: network.into_iter().flat_map(resolver::host_addresses).collect(),
             clients: self.clients.try_clone()?,
+            has_drives: wanted.drives,
         };
         let (children, stop, tell_host) =
             (self.children.clone(), self.stop.subscribe(), self.tell_host.clone());

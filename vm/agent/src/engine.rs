@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) host: Vec<IpAddr>,
     /// Where its clients on the host connect.
     pub(crate) clients: OwnedFd,
+    /// Whether those may name folders by drives.
+    pub(crate) has_drives: bool,
 }
 
 /// What becomes of the engine.
@@ -136,6 +138,9 @@ fn start(children: &Children, settings: &Settings, words: &Words) -> Result<Star
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root");
     command.args(settings.host.iter().flat_map(|host| ["--host-gateway-ip".to_owned(), host.to_string()]));
     command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
+    if settings.has_drives {
+        command.arg("--drives");
+    }
     command.args(["--listen", &format!("unix://{SOCKET}"), "--listen", "fd://0"]);
     let clients = settings.clients.try_clone().context("failed to hand the clients' socket on")?;
     command.stdin(clients).stdout(output.try_clone()?).stderr(output);

@@ -183,6 +183,8 @@ pub struct Configuration {
     pub ssh_agent: bool,
     /// Who connects to the way out by TCP is to be carried to the host's loopback ([`crate::port::LOOPBACK`]).
     pub loopback: bool,
+    /// The engine's clients may name folders by drives, which are shares here: `C:\src` is `/c/src`.
+    pub drives: bool,
     /// The tag of the share that holds Rosetta, where programs for x86-64 are to run by it.
     pub rosetta: Option<String>,
     /// `HTTP_PROXY` and the like, for the engine.

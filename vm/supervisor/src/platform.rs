@@ -30,12 +30,14 @@ use macos::{Making, Waking, share_blocks};
 pub(crate) use stdx::process::raise_open_files;
 #[cfg(unix)]
 pub(crate) use unix::{
-    Accepted, Stream, accepted, attach, disk_taken, endpoint, free, open, prepare_disk, prepare_listener,
+    Accepted, HAS_DRIVES, Stream, accepted, attach, disk_taken, endpoint, free, open, prepare_disk,
+    prepare_listener,
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    Accepted, Channel, Devices, Saving, Stream, Vmm, accepted, add_certificates, attach, check, disk_taken,
-    endpoint, free, make, open, prepare_disk, prepare_listener, raise_open_files, record, resolver,
+    Accepted, Channel, Devices, HAS_DRIVES, Saving, Stream, Vmm, accepted, add_certificates, attach, check,
+    disk_taken, endpoint, free, make, open, prepare_disk, prepare_listener, raise_open_files, record,
+    resolver,
 };
 #[cfg(windows)]
 use windows::{Making, Waking};

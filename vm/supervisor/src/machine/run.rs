@@ -297,6 +297,7 @@ impl Run {
             certificates: self.certificates.clone(),
             ssh_agent: self.has_ssh_agent,
             loopback: self.network == Some(WayOut::Asked),
+            drives: platform::HAS_DRIVES,
             rosetta: self.rosetta.clone(),
             proxies: trust::proxies(host.as_deref()),
             entropy: entropy(),

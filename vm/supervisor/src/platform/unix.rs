@@ -23,6 +23,9 @@ pub(crate) type Stream = tokio::net::UnixStream;
 /// One of the guest's, before the event loop has it.
 pub(crate) type Accepted = StdStream;
 
+/// Whether paths of this computer may begin with a drive.
+pub(crate) const HAS_DRIVES: bool = false;
+
 /// Has the event loop carry one of the guest's.
 pub(crate) fn accepted(stream: Accepted) -> io::Result<Stream> {
     stream.set_nonblocking(true)?;

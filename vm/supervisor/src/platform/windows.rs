@@ -2,6 +2,7 @@
 //!
 //! It was run under Wine, with a program that stands in for WSL's and leads to a real agent (`cargo xtask cross wine`).
 
+mod certificates;
 mod devices;
 mod distribution;
 pub(crate) mod resolver;
@@ -28,11 +29,14 @@ use super::{Made, Started};
 pub(crate) use crate::carried::{Channel, Stream};
 use crate::console::keep;
 use crate::machine::{Beginning, Origin};
-use crate::trust::Bundle;
+pub(crate) use certificates::add_certificates;
 pub(crate) use devices::Devices;
 use distribution::Distribution;
 pub(crate) use saving::{Saving, Waking, check};
 pub(crate) use vmm::Vmm;
+
+/// Whether paths of this computer may begin with a drive.
+pub(crate) const HAS_DRIVES: bool = true;
 
 /// One of the guest's streams, which the event loop has already.
 pub(crate) type Accepted = Stream;
@@ -99,9 +103,6 @@ impl Making {
         Ok(Started { vmm, saving: None, waking: None })
     }
 }
-
-/// None: those of Windows' store are not taken over.
-pub(crate) fn add_certificates(_: &mut Bundle) {}
 
 /// Has the event loop carry one of the guest's, which it does.
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere that may fail")]
