@@ -54,7 +54,7 @@ pub(crate) fn guest_image(args: &[String]) -> Result<()> {
         Architecture::Arm => vec![Machine::Qemu],
     });
     for &machine in &machines {
-        recipe::can_be_made(architecture, machine, origin)?;
+        recipe::can_be_made(architecture, machine)?;
     }
     let programs = Programs::build(architecture, Profile::Guest)?;
     let images = folder(architecture);
@@ -90,7 +90,7 @@ pub(crate) fn make(
     let architecture = programs.architecture();
     let origin = match origin {
         Some(origin) => origin,
-        None if architecture == Architecture::X86 && own::is_cached(machine, &cache)? => Origin::Own,
+        None if own::is_cached(architecture, machine, &cache)? => Origin::Own,
         None => Origin::Debian,
     };
     let kernel = Kernel::prepare(architecture, machine, origin, &cache)?;

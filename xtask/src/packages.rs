@@ -59,7 +59,10 @@ const CROSS: &[&str] = &[
     "unzip",
 ];
 /// To build a kernel of our own.
-const KERNEL: &[&str] = &["build-essential", "flex", "bison", "bc", "libelf-dev", "lz4", "xz-utils", "kmod"];
+const KERNEL: &[&str] =
+    &["build-essential", "flex", "bison", "bc", "libelf-dev", "lz4", "xz-utils", "kmod", "patch"];
+/// Beside them, for another processor.
+const FOREIGN: &[&str] = &["clang", "llvm", "lld"];
 
 /// What for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,7 @@ pub(crate) enum Purpose {
     Test,
     Cross,
     Kernel,
+    ForeignKernel,
 }
 
 /// Installs what is missing, after saying what. With `is_agreed`, in CI, or where nobody can be
@@ -78,6 +82,7 @@ pub(crate) fn ensure(purpose: Purpose, is_agreed: bool) -> Result<()> {
         Purpose::Test => [BUILD, TEST, CROSS].concat(),
         Purpose::Cross => CROSS.to_vec(),
         Purpose::Kernel => KERNEL.to_vec(),
+        Purpose::ForeignKernel => [KERNEL, FOREIGN].concat(),
     };
     if purpose == Purpose::Test && in_ci() {
         wanted.extend(SERVERS);

@@ -136,7 +136,7 @@ impl Supervisor {
                 .as_ref()
                 .map_or((now(), 0), |report| (report.clock_ns + 2_000_000_000, report.cpu_ms + 500));
             status.report = Some(Report {
-                memory_total: status.config.memory,
+                memory_used: memory,
                 memory_available: status.config.memory - memory,
                 memory_ballooned: 0,
                 disk_total: status.config.disk,

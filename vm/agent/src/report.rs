@@ -15,10 +15,12 @@ pub(crate) fn look(engine_runs: bool) -> Report {
         disk.map_or((0, 0), |disk| (disk.f_blocks * disk.f_frsize, disk.f_bfree * disk.f_frsize));
     // Not rustix's: it looks for a function that the vDSO of User Mode Linux lacks, and gives up the program.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (memory_available, memory_ballooned) = (kilobytes(&memory, "MemAvailable:") << 10, ballooned());
+    let held = if is_balloon_in_total() { memory_ballooned } else { 0 };
     Report {
-        memory_total: kilobytes(&memory, "MemTotal:") << 10,
-        memory_available: kilobytes(&memory, "MemAvailable:") << 10,
-        memory_ballooned: ballooned(),
+        memory_used: (kilobytes(&memory, "MemTotal:") << 10).saturating_sub(memory_available + held),
+        memory_available,
+        memory_ballooned,
         disk_total,
         disk_used: disk_total.saturating_sub(disk_free + crate::room::taken()),
         cpu_ms: cpu_ms(&fs::read_to_string("/proc/stat").unwrap_or_default()),
@@ -32,6 +34,16 @@ pub(crate) fn look(engine_runs: bool) -> Report {
 pub(crate) fn ballooned() -> u64 {
     let counts = fs::read_to_string("/proc/vmstat").unwrap_or_default();
     pages_ballooned(&counts).saturating_mul(crate::sys::page_size())
+}
+
+/// Whether `MemTotal` has in it what the balloon holds: where the kernel may take that back before it kills
+/// (`VIRTIO_BALLOON_F_DEFLATE_ON_OOM`, virtio 1.2 section 5.5.3), it keeps it there.
+fn is_balloon_in_total() -> bool {
+    const DEFLATES: usize = 2;
+    let devices = fs::read_dir("/sys/bus/virtio/drivers/virtio_balloon").into_iter().flatten().flatten();
+    let features = devices.filter_map(|device| fs::read_to_string(device.path().join("features")).ok());
+    // A letter for each feature.
+    features.into_iter().any(|features| features.as_bytes().get(DEFLATES) == Some(&b'1'))
 }
 
 /// The kernel counts pages as they go in and as they come out.

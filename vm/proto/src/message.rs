@@ -106,11 +106,11 @@ pub struct Listener {
 /// What the guest uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// `MemTotal` of /proc/meminfo, in bytes.
-    pub memory_total: u64,
+    /// What is in use, in bytes: neither available nor held by the balloon.
+    pub memory_used: u64,
     /// `MemAvailable`, in bytes.
     pub memory_available: u64,
-    /// What the balloon holds, in bytes. Whether `memory_total` is without it is up to the device.
+    /// What the balloon holds, in bytes.
     pub memory_ballooned: u64,
     /// Size of the data disk's file system, in bytes.
     pub disk_total: u64,

@@ -172,7 +172,7 @@ fn idle(table: &mut Table, machine: &Machine) -> Result<()> {
     std::thread::sleep(Duration::from_secs(3));
     let status = machine.status()?;
     let report = |name: &str| status["report"][name].as_u64().unwrap_or_default();
-    let used = report("memory_total").saturating_sub(report("memory_available"));
+    let used = report("memory_used");
     table.alone(
         &format!("{}: used in the idle guest", machine.backend()),
         Figure::Bytes(used),

@@ -37,7 +37,7 @@ impl Kernel {
         cache: &Path,
     ) -> Result<Self> {
         let dir = match (origin, machine) {
-            (Origin::Own, _) => own::prepare(machine, cache)?,
+            (Origin::Own, _) => own::prepare(architecture, machine, cache)?,
             (Origin::Debian, Machine::Qemu) => debian_qemu(architecture, cache)?,
             (Origin::Debian, Machine::Uml) => debian_uml(cache)?,
         };

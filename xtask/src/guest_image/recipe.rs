@@ -61,19 +61,11 @@ impl Origin {
 }
 
 /// Whether there is a recipe for it.
-pub(super) fn can_be_made(
-    architecture: Architecture,
-    machine: Machine,
-    origin: Option<Origin>,
-) -> Result<()> {
-    if architecture == Architecture::X86 {
-        return Ok(());
-    }
-    let name = architecture.name();
-    ensure!(machine == Machine::Qemu, "there is no User Mode Linux for {name}: leave --machine uml out");
+pub(super) fn can_be_made(architecture: Architecture, machine: Machine) -> Result<()> {
     ensure!(
-        origin != Some(Origin::Own),
-        "a kernel of our own is made for x86_64 alone so far: {name} has Debian's"
+        architecture == Architecture::X86 || machine == Machine::Qemu,
+        "there is no User Mode Linux for {}: leave --machine uml out",
+        architecture.name()
     );
     Ok(())
 }

@@ -51,7 +51,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
     }
     lines.push(("processors", config.cpus.to_string()));
     let memory = status.report.as_ref().map_or_else(String::new, |report| {
-        let used = size::show(report.memory_total.saturating_sub(report.memory_available));
+        let used = size::show(report.memory_used);
         status.memory_here.map_or_else(
             || format!(", {used} used"),
             |here| format!(", {used} used, {} of this computer's taken", size::show(here)),

@@ -299,7 +299,7 @@ impl MachineUsage {
             Some(spent as f64 * 100_000_000.0 / passed as f64)
         });
         Some(Self {
-            memory: report.memory_total.saturating_sub(report.memory_available),
+            memory: report.memory_used,
             memory_limit: status.config.memory,
             memory_here: status.memory_here,
             disk: report.disk_used,
@@ -469,7 +469,7 @@ mod tests {
     #[test]
     fn processors_are_told_by_two_reports() {
         let report = |clock_ns, cpu_ms| Report {
-            memory_total: 1000,
+            memory_used: 600,
             memory_available: 400,
             memory_ballooned: 0,
             disk_total: 0,
