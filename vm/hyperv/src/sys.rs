@@ -6,6 +6,6 @@ mod elsewhere;
 mod windows;
 
 #[cfg(not(windows))]
-pub use elsewhere::{Library, free_space};
+pub use elsewhere::{Identity, Library, free_space, look};
 #[cfg(windows)]
-pub use windows::{Library, free_space};
+pub use windows::{Identity, Library, disk, free_space, look, pipe, serve, socket};
