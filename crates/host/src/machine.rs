@@ -301,8 +301,10 @@ impl Machine {
             return Err(Error::Refused { cause, hint: None });
         }
         if !config.backend.keeps_disk_of(before.backend) {
-            let cause =
-                format!("a machine of the kind {} does not find the disk of one of {}", config.backend, before.backend);
+            let cause = format!(
+                "a machine of the kind {} does not find the disk of one of {}",
+                config.backend, before.backend
+            );
             let hint = Some(format!("make another: cove machine init NAME --backend {}", config.backend));
             return Err(Error::Refused { cause, hint });
         }
@@ -518,8 +520,7 @@ impl Machine {
 
 /// Bytes that the data disk's file takes, of whichever form it is.
 fn disk_taken(places: &Places) -> u64 {
-    let taken = |disk: PathBuf| {
-        std::fs::metadata(&disk).map_or(0, |metadata| sys::bytes_taken(&disk, &metadata))
-    };
+    let taken =
+        |disk: PathBuf| std::fs::metadata(&disk).map_or(0, |metadata| sys::bytes_taken(&disk, &metadata));
     taken(places.disk()) + taken(places.vhdx())
 }

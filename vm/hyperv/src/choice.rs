@@ -71,7 +71,8 @@ impl Found {
             }),
             (Ok(By::Service), _) => Ok(Choice {
                 way: Way::Hcs,
-                reason: "a machine of its own (Hyper-V), because Cove's service makes some for this user".to_owned(),
+                reason: "a machine of its own (Hyper-V), because Cove's service makes some for this user"
+                    .to_owned(),
             }),
             (Err(failure), Ok(version)) => Ok(Choice {
                 way: Way::Wsl2,

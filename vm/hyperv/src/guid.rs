@@ -24,15 +24,14 @@ impl Guid {
     #[must_use]
     pub const fn new(first: u32, second: u16, third: u16, rest: [u8; 8]) -> Self {
         let (a, b, c, d) = (first.to_le_bytes(), second.to_le_bytes(), third.to_le_bytes(), rest);
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7],
-        ])
+        Self([a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]])
     }
 
     /// The same for the same name, and of the form of those that are made of names (RFC 9562, version 8).
     #[must_use]
     pub fn of_name(name: &str) -> Self {
-        let digest = name.bytes().fold(OFFSET, |digest, byte| (digest ^ u128::from(byte)).wrapping_mul(PRIME));
+        let digest =
+            name.bytes().fold(OFFSET, |digest, byte| (digest ^ u128::from(byte)).wrapping_mul(PRIME));
         let mut bytes = digest.to_le_bytes();
         bytes[7] = bytes[7] & 0x0f | 0x80;
         bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -89,7 +88,8 @@ mod tests {
         assert_eq!(guid, text.to_ascii_uppercase().parse().unwrap());
         assert_eq!(guid, Guid::new(0xa1b2, 0xfacb, 0x11e6, [0xbd, 0x58, 0x64, 0, 0x6a, 0x79, 0x86, 0xd3]));
         assert_eq!(guid.bytes()[..8], [0xb2, 0xa1, 0, 0, 0xcb, 0xfa, 0xe6, 0x11]);
-        for bad in ["", "x", "{0000a1b2-facb-11e6-bd58-64006a7986d3}", "+000a1b2-facb-11e6-bd58-64006a7986d3"] {
+        for bad in ["", "x", "{0000a1b2-facb-11e6-bd58-64006a7986d3}", "+000a1b2-facb-11e6-bd58-64006a7986d3"]
+        {
             assert!(bad.parse::<Guid>().is_err(), "{bad}");
         }
     }

@@ -59,7 +59,8 @@ mod tests {
         let expected = [
             34, 0, 0, 0, // The family, and nothing.
             4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16, // The guest.
-            0x34, 2, 0, 0, 0xcb, 0xfa, 0xe6, 0x11, 0xbd, 0x58, 0x64, 0, 0x6a, 0x79, 0x86, 0xd3, // The service.
+            0x34, 2, 0, 0, 0xcb, 0xfa, 0xe6, 0x11, 0xbd, 0x58, 0x64, 0, 0x6a, 0x79, 0x86,
+            0xd3, // The service.
         ];
         assert_eq!(address.bytes, expected);
         assert_eq!(address.bytes.len(), LENGTH);

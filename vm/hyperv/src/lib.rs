@@ -20,4 +20,4 @@ pub mod wsl;
 
 pub use sys::free_space;
 #[cfg(windows)]
-pub use sys::{disk, pipe, serve, socket};
+pub use sys::{Network, disk, pipe, serve, socket};

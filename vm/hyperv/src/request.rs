@@ -147,7 +147,8 @@ mod tests {
     fn what_is_written_is_read() {
         let share = Share { tag: "share0".into(), path: r"C:\Users\me".into(), read_only: true };
         let mut pipe = Vec::new();
-        for request in [Request::Look { version: VERSION }, Request::Start, Request::AddShare(share.clone())] {
+        for request in [Request::Look { version: VERSION }, Request::Start, Request::AddShare(share.clone())]
+        {
             pipe.clear();
             write(&mut pipe, &request).unwrap();
             assert_eq!(read::<Request>(&mut pipe.as_slice()).unwrap(), Some(request));

@@ -340,7 +340,8 @@ fn of_drive(path: &Path) -> Option<PathBuf> {
     let (drive, rest) = (parts.next()?, parts.next()?);
     let is_drive = matches!(drive.as_bytes(), [letter] if letter.is_ascii_alphabetic());
     // A stream of a file is none of its own.
-    let is_plain = !rest.contains([':', '/', '\0']) && !rest.split('\\').any(|part| matches!(part, "." | ".."));
+    let is_plain =
+        !rest.contains([':', '/', '\0']) && !rest.split('\\').any(|part| matches!(part, "." | ".."));
     (is_drive && is_plain).then(|| text.into())
 }
 
@@ -351,7 +352,8 @@ fn allowed<C: Caller>(caller: &C, path: &Path, access: Access) -> Result<(PathBu
     let path = of_drive(path).ok_or_else(|| refused(format!("{shown} is on no drive of this computer")))?;
     let opened = caller.open(&path, access).map_err(|error| refused(format!("{shown}: {error}")))?;
     let (found, kept) = opened;
-    let found = of_drive(&found).ok_or_else(|| refused(format!("{shown} leads to no drive of this computer")))?;
+    let found =
+        of_drive(&found).ok_or_else(|| refused(format!("{shown} leads to no drive of this computer")))?;
     Ok((found, kept))
 }
 

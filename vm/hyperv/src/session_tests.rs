@@ -113,7 +113,11 @@ impl Caller for User {
 
 const ME: &str = "S-1-5-21-1-2-3-1001";
 
-fn session(recorder: &Recorder, user: &'static str, machines: &Arc<Machines>) -> Session<Recorder, Recorder, User> {
+fn session(
+    recorder: &Recorder,
+    user: &'static str,
+    machines: &Arc<Machines>,
+) -> Session<Recorder, Recorder, User> {
     let caller = User { id: user, log: Rc::clone(&recorder.log) };
     Session::new(recorder.clone(), Ok(recorder.clone()), caller, Arc::clone(machines))
 }

@@ -6,6 +6,10 @@ mod elsewhere;
 mod windows;
 
 #[cfg(not(windows))]
-pub use elsewhere::{Identity, Library, free_space, look};
+pub(crate) use elsewhere::look;
+#[cfg(not(windows))]
+pub use elsewhere::{Identity, Library, free_space};
 #[cfg(windows)]
-pub use windows::{Identity, Library, disk, free_space, look, pipe, serve, socket};
+pub use windows::{Identity, Library, Network, disk, free_space, pipe, serve, socket};
+#[cfg(windows)]
+pub(crate) use windows::{Myself, look};

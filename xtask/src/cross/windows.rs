@@ -57,6 +57,14 @@ fn stand_ins(tests: &mut Command) -> Result<()> {
     let (library, program) = (into.join("computecore.dll"), into.join("wsl.exe"));
     wine::compile(&sources.join("computecore.c"), &library, &["-shared"])?;
     wine::compile(&sources.join("wsl.c"), &program, &["-municode", "-lws2_32"])?;
+    for (name, flags, variable) in [
+        ("computenetwork", &["-shared", "-lole32"][..], "COVE_HCN_STAND_IN"),
+        ("virtdisk", &["-shared"], "COVE_VIRTDISK_STAND_IN"),
+    ] {
+        let library = into.join(name).with_extension("dll");
+        wine::compile(&sources.join(name).with_extension("c"), &library, flags)?;
+        tests.env(variable, Wine::path(&library));
+    }
     tests.env("COVE_HCS_STAND_IN", Wine::path(&library));
     tests.env("COVE_HCS_LOG", Wine::path(&into.join("calls.log")));
     tests.env("COVE_WSL_STAND_IN_PROGRAM", Wine::path(&program));

@@ -74,9 +74,9 @@ impl Failure {
             FailureKind::Missing => Some(
                 "turn the feature 'Virtual Machine Platform' on (optionalfeatures.exe), then start Windows again",
             ),
-            FailureKind::Forbidden => {
-                Some("have an administrator install Cove's service (cove.msi has it), or add you to the group 'Hyper-V Administrators'")
-            }
+            FailureKind::Forbidden => Some(
+                "have an administrator install Cove's service (cove.msi has it), or add you to the group 'Hyper-V Administrators'",
+            ),
             FailureKind::NotFound
             | FailureKind::Exists
             | FailureKind::WrongState

@@ -122,7 +122,8 @@ impl<S: System> Machine<S> {
         let found: Option<Properties> = serde_json::from_str(&said).ok();
         let id = found.and_then(|found| found.runtime_id.parse().ok());
         // E_UNEXPECTED.
-        let none = || Failure { call: "HcsGetComputeSystemProperties".into(), code: 0x8000_FFFF, document: said };
+        let none =
+            || Failure { call: "HcsGetComputeSystemProperties".into(), code: 0x8000_FFFF, document: said };
         id.ok_or_else(none)
     }
 }
@@ -207,7 +208,8 @@ mod tests {
         }
 
         fn properties(&self, _: &str) -> Result<String, Failure> {
-            Ok(r#"{"Id":"dev","RuntimeId":"01020304-0506-0708-090A-0B0C0D0E0F10","State":"Created"}"#.to_owned())
+            Ok(r#"{"Id":"dev","RuntimeId":"01020304-0506-0708-090A-0B0C0D0E0F10","State":"Created"}"#
+                .to_owned())
         }
     }
 

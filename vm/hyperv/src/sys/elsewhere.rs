@@ -37,7 +37,7 @@ impl Identity {
 ///
 /// # Errors
 /// Always.
-pub fn look() -> Result<By, Failure> {
+pub(crate) fn look() -> Result<By, Failure> {
     Library::load().map(|library| match library.0 {})
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <windows.h>
+#include <computedefs.h>
 
 #define INVALID_STATE ((HRESULT)0x80370105)
 #define ALREADY_EXISTS ((HRESULT)0x8037010F)
@@ -13,7 +14,9 @@ enum state { CREATED, RUNNING, PAUSED, SAVED, ENDED };
 
 struct system {
     enum state state;
-    wchar_t id[64];
+    HCS_EVENT_CALLBACK callback;
+    const void *context;
+    wchar_t id[128];
 };
 
 struct operation {
@@ -66,7 +69,7 @@ __declspec(dllexport) HRESULT WINAPI HcsCreateComputeSystem(const wchar_t *id, c
     if (!wcscmp(id, L"taken"))
         return ALREADY_EXISTS;
     *system = calloc(1, sizeof **system);
-    wcsncpy((*system)->id, id, 63);
+    wcsncpy((*system)->id, id, 127);
     if (!wcscmp(id, L"forbidden")) {
         operation->result = E_ACCESSDENIED;
         operation->document = L"{\"Error\":-2147024891,\"ErrorMessage\":\"Zugriff verweigert \u2013 access denied\"}";
@@ -90,9 +93,37 @@ static HRESULT go(const char *call, struct system *system, struct operation *ope
     return S_OK;
 }
 
+static void tell_end(struct system *system, const wchar_t *how)
+{
+    HCS_EVENT event = { HcsEventSystemExited, how, NULL };
+    system->state = ENDED;
+    if (system->callback)
+        system->callback(&event, (void *)system->context);
+}
+
+static DWORD WINAPI crash(void *system)
+{
+    Sleep(100);
+    tell_end(system, L"{\"Status\":-1070137082,\"ExitType\":\"UnexpectedExit\"}");
+    return 0;
+}
+
 __declspec(dllexport) HRESULT WINAPI HcsStartComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
 {
-    return go("start", s, o, options, CREATED, RUNNING);
+    HRESULT done = go("start", s, o, options, CREATED, RUNNING);
+    /* Machines of this name give up by themselves. */
+    if (wcsstr(s->id, L"crash"))
+        CreateThread(NULL, 0, crash, s, 0, NULL);
+    return done;
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsSetComputeSystemCallback(struct system *s, int options, const void *context,
+                                                                 HCS_EVENT_CALLBACK callback)
+{
+    (void)options;
+    s->context = context;
+    s->callback = callback;
+    return S_OK;
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsPauseComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
@@ -117,25 +148,22 @@ __declspec(dllexport) HRESULT WINAPI HcsTerminateComputeSystem(struct system *s,
 {
     note("terminate", s->id, options);
     o->result = s->state == ENDED ? ALREADY_STOPPED : S_OK;
-    s->state = ENDED;
+    if (s->state != ENDED)
+        tell_end(s, L"{\"Status\":0,\"ExitType\":\"ForcedExit\"}");
     return S_OK;
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsGetComputeSystemProperties(struct system *s, struct operation *o, const wchar_t *query)
 {
-    static const wchar_t *const names[] = {L"{\"State\":\"Created\"}", L"{\"State\":\"Running\"}",
-                                           L"{\"State\":\"Paused\"}", L"{\"State\":\"SavedAsTemplate\"}",
-                                           L"{\"State\":\"Stopped\"}"};
     note("properties", s->id, query);
-    o->document = names[s->state];
+    o->document = L"{\"SystemType\":\"VirtualMachine\",\"RuntimeId\":\"01020304-0506-0708-090A-0B0C0D0E0F10\"}";
     return S_OK;
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsModifyComputeSystem(struct system *s, struct operation *o, const wchar_t *request,
                                                             HANDLE identity)
 {
-    (void)identity;
-    return go("modify", s, o, request, RUNNING, RUNNING);
+    return go(identity ? "modify for somebody" : "modify", s, o, request, RUNNING, RUNNING);
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsEnumerateComputeSystems(const wchar_t *query, struct operation *operation)
