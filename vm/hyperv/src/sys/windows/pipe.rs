@@ -135,6 +135,12 @@ fn instance(name: &str, rule: &str, instances: u32, flags: u32) -> io::Result<Fi
     Ok(unsafe { File::from_raw_handle(handle) })
 }
 
+/// Has whoever waits for one at a pipe wait no longer: somebody comes, and is gone.
+pub fn release(name: &str) {
+    // Where nobody waits, somebody else came.
+    let _ = OpenOptions::new().access_mode(CLIENT).open(Path::new(name));
+}
+
 /// Connects to a service that may act as this user, after a look at whose it is: anybody may listen where it does not.
 ///
 /// # Errors
