@@ -271,7 +271,11 @@ impl Spec {
     /// Without firmware there are no devices of PCs to be looked for, each of which takes the kernel a while.
     fn kernel_options(&self) -> String {
         let ports = u32::from(self.console.is_some());
-        let console = if self.console.is_some() { " console=ttyS0" } else { "" };
+        let console = match self.console {
+            // It is not tried whether the port tells of having sent: nobody may be there yet.
+            Some(_) => " 8250_core.skip_txen_test=1 console=ttyS0,115200",
+            None => "",
+        };
         format!("8250_core.nr_uarts={ports}{console} panic=-1 pci=off pmtmr=0 {}", self.options)
             .trim_end()
             .to_owned()
@@ -466,7 +470,12 @@ mod tests {
         let pipe = document.pointer("/VirtualMachine/Devices/ComPorts/0/NamedPipe");
         assert_eq!(pipe, Some(&json!(r"\\.\pipe\cove-console")));
         let options = document.pointer("/VirtualMachine/Chipset/LinuxKernelDirect/KernelCmdLine").unwrap();
-        assert!(options.as_str().unwrap().starts_with("8250_core.nr_uarts=1 console=ttyS0 "));
+        assert!(
+            options
+                .as_str()
+                .unwrap()
+                .starts_with("8250_core.nr_uarts=1 8250_core.skip_txen_test=1 console=ttyS0,115200 ")
+        );
     }
 
     #[test]

@@ -9,7 +9,9 @@ use std::ptr::null_mut;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use windows_sys::Win32::Foundation::{ERROR_PIPE_BUSY, ERROR_PIPE_CONNECTED, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Foundation::{
+    ERROR_NO_DATA, ERROR_PIPE_BUSY, ERROR_PIPE_CONNECTED, INVALID_HANDLE_VALUE,
+};
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_FLAG_FIRST_PIPE_INSTANCE, PIPE_ACCESS_DUPLEX, SECURITY_IMPERSONATION,
 };
@@ -101,8 +103,9 @@ fn connected(pipe: &File) -> io::Result<()> {
         return Ok(());
     }
     let error = io::Error::last_os_error();
-    // Somebody was faster.
-    if is(&error, ERROR_PIPE_CONNECTED) { Ok(()) } else { Err(error) }
+    // Somebody was faster, and may be gone already: what was said is there to be read.
+    let is_there = is(&error, ERROR_PIPE_CONNECTED) || is(&error, ERROR_NO_DATA);
+    if is_there { Ok(()) } else { Err(error) }
 }
 
 fn is(error: &io::Error, code: u32) -> bool {

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use vm_hyperv::connection::{Connection, Made as Machine};
@@ -52,9 +52,15 @@ pub(crate) struct Making {
 
 /// Has Windows make it, so that it has an id; it does not run yet. Blocks.
 pub(super) fn make(beginning: &Beginning) -> Result<Made> {
+    let Beginning { config, places, image, .. } = beginning;
+    let kernel = &image.manifest.kernel.origin;
+    ensure!(
+        kernel == backend::hyperv::KERNEL,
+        "Hyper-V boots a kernel of Cove's own, and this guest image has one of {kernel}'s, whose drivers are not in it: \
+         cargo xtask guest-image --machine qemu --kernel own"
+    );
     let connection = Connection::open().map_err(explained)?;
     tracing::info!(by = ?connection.by(), "machines may be made");
-    let Beginning { config, places, image, .. } = beginning;
     let (console, listener) = Console::listen()?;
     let wanted = Wanted {
         name: places.name.clone(),
