@@ -518,6 +518,29 @@ impl Machine {
     }
 }
 
+/// A kind of machine, chosen for somebody who did not say which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Which.
+    pub backend: Backend,
+    /// Why, where there was something to choose.
+    pub reason: Option<String>,
+}
+
+/// The kind that a new machine is of unless somebody says otherwise. It may ask other programs, and blocks as long.
+///
+/// # Errors
+/// This computer can have none.
+pub fn choose_backend() -> Result<Choice, Error> {
+    sys::choose_backend()
+}
+
+/// Why machines of this kind are made here, where others could be, and it is they that would be made now. Blocks.
+#[must_use]
+pub fn reason_for(backend: Backend) -> Option<String> {
+    choose_backend().ok().filter(|choice| choice.backend == backend)?.reason
+}
+
 /// Bytes that the data disk's file takes, of whichever form it is.
 fn disk_taken(places: &Places) -> u64 {
     let taken =

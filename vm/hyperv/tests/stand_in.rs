@@ -19,8 +19,8 @@ use vm_hyperv::hcs::document::{Disk, Share, Spec};
 use vm_hyperv::hcs::{FailureKind, Library, Machine, Order, Service, System};
 use vm_hyperv::hvsocket::Address;
 use vm_hyperv::request::{Request, Wanted};
-use vm_hyperv::socket;
 use vm_hyperv::wsl::Wsl;
+use vm_hyperv::{pipe, socket};
 
 /// A distribution's.
 const NAME: &str = "cove-dev";
@@ -342,4 +342,40 @@ fn a_program_in_a_distribution_has_its_own_bytes() {
     let words: &[u8] = b"/cove-agent|--stdio|two words|";
     assert!(output.stdout == [words, &bytes].concat(), "{} bytes came back", output.stdout.len());
     assert_eq!(output.status.code(), Some(3));
+}
+
+/// Asks the service that Windows' keeper of services started, which has the libraries' stand-ins.
+#[test]
+#[ignore = "cargo xtask cross wine runs it when it has started the service"]
+fn a_service_that_was_started_makes_machines_of_its_callers_files_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = Connection::service(pipe::SERVICE).unwrap();
+    assert_eq!(connection.by(), By::Service);
+    let wanted = wanted(dir.path(), "dev");
+    let missing = Wanted { kernel: dir.path().join("none"), ..wanted.clone() };
+    assert_eq!(connection.make(missing).unwrap_err().kind(), FailureKind::Forbidden);
+    let device = Wanted { kernel: r"\\.\PhysicalDrive0".into(), ..wanted.clone() };
+    assert_eq!(connection.make(device).unwrap_err().kind(), FailureKind::Forbidden);
+    let made = connection.make(wanted.clone()).unwrap();
+    assert_eq!((made.runtime_id.to_string().as_str(), made.no_network), (RUNTIME_ID, None));
+    let second = Connection::service(pipe::SERVICE).unwrap();
+    assert_eq!(second.make(wanted.clone()).unwrap_err().kind(), FailureKind::Exists);
+    assert_eq!(second.ask(Request::Start).unwrap_err().kind(), FailureKind::NotFound);
+    connection.ask(Request::Start).unwrap();
+    let share = Share { tag: "share0".to_owned(), path: dir.path().to_owned(), read_only: true };
+    connection.ask(Request::AddShare(share)).unwrap();
+    let waiting = std::thread::spawn(move || second.wait("dev").unwrap());
+    connection.ask(Request::End).unwrap();
+    assert_eq!(waiting.join().unwrap(), "it was ended");
+    drop(connection);
+    // What is no request ends its connection, and nothing else.
+    let mut pipe = pipe::connect(pipe::SERVICE).unwrap();
+    pipe.write_all(&[0xff; 64]).unwrap();
+    assert_eq!(pipe.read(&mut [0]).unwrap_or(0), 0);
+    let begin = std::time::Instant::now();
+    let again = Connection::service(pipe::SERVICE).unwrap();
+    while let Err(failure) = again.make(wanted.clone()) {
+        assert_eq!(failure.kind(), FailureKind::Exists);
+        assert!(begin.elapsed() < Duration::from_secs(10), "a machine goes with its connection");
+    }
 }

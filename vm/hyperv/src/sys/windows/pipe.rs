@@ -57,7 +57,9 @@ impl Listener {
     /// # Errors
     /// Somebody listens there.
     pub fn of_service(name: &str) -> io::Result<Self> {
-        let rule = format!("D:P(A;;GA;;;SY)(A;;GA;;;BA)(A;;{CLIENT:#x};;;{INTERACTIVE})");
+        // Its owner is what clients know it by, which only a service can make one of: it is said, for it is not the same on
+        // all systems.
+        let rule = format!("O:BAD:P(A;;GA;;;SY)(A;;GA;;;BA)(A;;{CLIENT:#x};;;{INTERACTIVE})");
         Self::new(name, rule, INSTANCES)
     }
 
