@@ -1,5 +1,8 @@
 /* A stand-in of Windows' computecore.dll for tests: machines are states without anything behind them. It writes each call
-   to the file that COVE_HCS_LOG names, one a line, in UTF-8. */
+   to the file that COVE_HCS_LOG names, one a line, in UTF-8.
+
+   Where there is a file "hyperv.port" beside it, there is a guest behind each machine, at whoever listens at that port
+   (tests/support/src/hyperv.rs), and guests.c leads the program's sockets there. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +20,16 @@ struct system {
     HCS_EVENT_CALLBACK callback;
     const void *context;
     wchar_t id[128];
+    wchar_t *document;
 };
 
 struct operation {
     HRESULT result;
     const wchar_t *document;
 };
+
+int guest_begins(const wchar_t *document, void (*ended)(void *), void *context);
+void guest_ends(void);
 
 static void note(const char *call, const wchar_t *id, const wchar_t *document)
 {
@@ -70,6 +77,7 @@ __declspec(dllexport) HRESULT WINAPI HcsCreateComputeSystem(const wchar_t *id, c
         return ALREADY_EXISTS;
     *system = calloc(1, sizeof **system);
     wcsncpy((*system)->id, id, 127);
+    (*system)->document = wcsdup(document);
     if (!wcscmp(id, L"forbidden")) {
         operation->result = E_ACCESSDENIED;
         operation->document = L"{\"Error\":-2147024891,\"ErrorMessage\":\"Zugriff verweigert \u2013 access denied\"}";
@@ -80,7 +88,9 @@ __declspec(dllexport) HRESULT WINAPI HcsCreateComputeSystem(const wchar_t *id, c
 __declspec(dllexport) void WINAPI HcsCloseComputeSystem(struct system *system)
 {
     note("close", system->id, NULL);
-    free(system);
+    /* It stays where it is: whoever waits for its guest's end may still tell of it. */
+    system->callback = NULL;
+    guest_ends();
 }
 
 static HRESULT go(const char *call, struct system *system, struct operation *operation, const wchar_t *options,
@@ -95,10 +105,18 @@ static HRESULT go(const char *call, struct system *system, struct operation *ope
 
 static void tell_end(struct system *system, const wchar_t *how)
 {
-    HCS_EVENT event = { HcsEventSystemExited, how, NULL };
+    if (system->state == ENDED)
+        return;
     system->state = ENDED;
+    guest_ends();
+    HCS_EVENT event = { HcsEventSystemExited, how, NULL };
     if (system->callback)
         system->callback(&event, (void *)system->context);
+}
+
+static void guest_has_ended(void *system)
+{
+    tell_end(system, L"{\"Status\":0,\"ExitType\":\"GracefulExit\"}");
 }
 
 static DWORD WINAPI crash(void *system)
@@ -111,6 +129,8 @@ static DWORD WINAPI crash(void *system)
 __declspec(dllexport) HRESULT WINAPI HcsStartComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
 {
     HRESULT done = go("start", s, o, options, CREATED, RUNNING);
+    if (!guest_begins(s->document, guest_has_ended, s))
+        return E_UNEXPECTED;
     /* Machines of this name give up by themselves. */
     if (wcsstr(s->id, L"crash"))
         CreateThread(NULL, 0, crash, s, 0, NULL);
