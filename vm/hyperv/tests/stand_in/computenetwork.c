@@ -1,5 +1,6 @@
-/* A stand-in of Windows' computenetwork.dll for tests: there are Hyper-V's own switch, unless COVE_HCN_NO_SWITCH is set, and
-   those that were made. Each call is written to the file that COVE_HCS_LOG names, one a line. The forms of calls are those of
+/* A stand-in of Windows' computenetwork.dll for tests: there are Hyper-V's own switch, unless there is a file beside
+   the log that is called as it with ".no-switch" behind, and those that were made. Each call is written to the log, which
+   COVE_HCS_LOG names, one a line. The forms of calls are those of
    MinGW's header. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,8 +45,10 @@ static HRESULT refuse(HRESULT code, wchar_t **said)
 
 __declspec(dllexport) HRESULT WINAPI HcnOpenNetwork(REFGUID id, PHCN_NETWORK network, PWSTR *said)
 {
-    char unused[8];
-    int has_default = !GetEnvironmentVariableA("COVE_HCN_NO_SWITCH", unused, sizeof unused);
+    char path[MAX_PATH] = "";
+    DWORD length = GetEnvironmentVariableA("COVE_HCS_LOG", path, sizeof path - 16);
+    strcpy(path + length, ".no-switch");
+    int has_default = GetFileAttributesA(path) == INVALID_FILE_ATTRIBUTES;
     if (!(IsEqualGUID(id, &default_switch) && has_default) && !(has_own_switch && IsEqualGUID(id, &own_switch)))
         return refuse(NETWORK_NOT_FOUND, said);
     *network = calloc(1, 1);
