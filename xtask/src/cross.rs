@@ -6,6 +6,7 @@
 
 mod darwin;
 mod guest;
+mod hyperv;
 mod platforms;
 mod windows;
 mod wine;
@@ -59,7 +60,7 @@ pub(crate) fn cross(parts: &[&str]) -> Result<()> {
         windows::run(&target, &members)?;
         told("linked for Windows and run under Wine");
         windows::run_machine(&target)?;
-        told("a machine of WSL's under Wine");
+        told("machines of WSL's and of Hyper-V's under Wine");
     }
     if is_wanted("guest") {
         guest::run()?;

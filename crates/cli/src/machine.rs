@@ -70,9 +70,10 @@ pub(crate) struct InitArgs {
     #[command(flatten)]
     name: Name,
     /// On Linux qemu or uml (User Mode Linux: needs neither virtualization nor privilege, and is no wall against hostile
-    /// code); on macOS vz (Virtualization.framework); on Windows wsl2
-    #[arg(long, default_value = Backend::default().name())]
-    backend: String,
+    /// code); on macOS vz (Virtualization.framework); on Windows hyperv or wsl2. Unless it is given: qemu, vz, and on Windows
+    /// what this user may have, which is told
+    #[arg(long)]
+    backend: Option<String>,
     /// Processors
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
@@ -269,8 +270,17 @@ fn find(name: &str) -> Outcome<Machine> {
 
 fn init(args: &InitArgs) -> Outcome {
     let machine = find(&args.name.name)?;
-    let backend: Backend =
-        args.backend.parse().map_err(|error: vm_manager::Error| machine_error(error.into()))?;
+    let (backend, reason) = match &args.backend {
+        Some(name) => {
+            let backend: Backend =
+                name.parse().map_err(|error: vm_manager::Error| machine_error(error.into()))?;
+            (backend, None)
+        }
+        None => {
+            let chosen = host::machine::choose_backend().map_err(machine_error)?;
+            (chosen.backend, chosen.reason)
+        }
+    };
     let available =
         std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
     let config = Config {
@@ -292,6 +302,9 @@ fn init(args: &InitArgs) -> Outcome {
     };
     machine.places().create(&config).map_err(|error| machine_error(error.into()))?;
     printer::line(&args.name.name);
+    if let Some(reason) = reason {
+        printer::note(format_args!("Its kind is {backend}: {reason}."));
+    }
     Ok(0)
 }
 

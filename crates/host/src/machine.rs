@@ -300,6 +300,14 @@ impl Machine {
             let cause = format!("the disk has {} and only grows", size::show(before.disk));
             return Err(Error::Refused { cause, hint: None });
         }
+        if !config.backend.keeps_disk_of(before.backend) {
+            let cause = format!(
+                "a machine of the kind {} does not find the disk of one of {}",
+                config.backend, before.backend
+            );
+            let hint = Some(format!("make another: cove machine init NAME --backend {}", config.backend));
+            return Err(Error::Refused { cause, hint });
+        }
         Ok(config.write(&self.places)?)
     }
 
@@ -467,7 +475,7 @@ impl Machine {
             vm_manager::saved::forget(&self.places, moment)?;
         }
         self.forget_elsewhere().await?;
-        for path in [self.places.disk(), self.places.disk_before()] {
+        for path in [self.places.disk(), self.places.disk_before(), self.places.vhdx()] {
             match std::fs::remove_file(&path) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                     return Err(vm_manager::Error::File { action: "remove", path, source }.into());
@@ -510,8 +518,32 @@ impl Machine {
     }
 }
 
-/// Bytes that the data disk's file takes.
+/// A kind of machine, chosen for somebody who did not say which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Which.
+    pub backend: Backend,
+    /// Why, where there was something to choose.
+    pub reason: Option<String>,
+}
+
+/// The kind that a new machine is of unless somebody says otherwise. It may ask other programs, and blocks as long.
+///
+/// # Errors
+/// This computer can have none.
+pub fn choose_backend() -> Result<Choice, Error> {
+    sys::choose_backend()
+}
+
+/// Why machines of this kind are made here, where others could be, and it is they that would be made now. Blocks.
+#[must_use]
+pub fn reason_for(backend: Backend) -> Option<String> {
+    choose_backend().ok().filter(|choice| choice.backend == backend)?.reason
+}
+
+/// Bytes that the data disk's file takes, of whichever form it is.
 fn disk_taken(places: &Places) -> u64 {
-    let disk = places.disk();
-    std::fs::metadata(&disk).map_or(0, |metadata| sys::bytes_taken(&disk, &metadata))
+    let taken =
+        |disk: PathBuf| std::fs::metadata(&disk).map_or(0, |metadata| sys::bytes_taken(&disk, &metadata));
+    taken(places.disk()) + taken(places.vhdx())
 }

@@ -272,7 +272,7 @@ fn names_sizes_and_backends_that_can_not_be_are_refused_and_leave_nothing() -> R
         (&["machine", "init", "../x"][..], "can't be a machine's name"),
         (&["machine", "init", "a", "--memory", "1M"], "at least 256 MiB"),
         (&["machine", "init", "a", "--memory", "much"], "write it as 512M or 4G"),
-        (&["machine", "init", "a", "--backend", "hyperv"], "not built yet"),
+        (&["machine", "init", "a", "--backend", "hyperv"], "this system has qemu and uml"),
         (&["machine", "init", "a", "--share", "/no/such"], "/no/such"),
         (&["machine", "init", "a", "--sleep-after", "soon"], "write it as 30s"),
         (&["machine", "init", "a", "--backend", "uml", "--sleep-after", "10m"], "can't be saved"),

@@ -3,4 +3,4 @@
 /**
  * What is a machine.
  */
-export type MachineBackend = "qemu" | "uml" | "vz" | "wsl2";
+export type MachineBackend = "qemu" | "uml" | "vz" | "wsl2" | "hyperv";

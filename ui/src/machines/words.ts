@@ -19,7 +19,7 @@ const DOING: Record<MachineStage, string> = {
   shares: 'Sharing your folders', network: 'Connecting the network', engine: 'Starting the engine',
 };
 
-export const BACKENDS = { qemu: 'QEMU', uml: 'User Mode Linux', vz: 'Virtualization.framework', wsl2: 'WSL2' } as const;
+export const BACKENDS = { qemu: 'QEMU', uml: 'User Mode Linux', vz: 'Virtualization.framework', wsl2: 'WSL2', hyperv: 'Hyper-V' } as const;
 
 export interface Words {
   shape: DotName;

@@ -18,6 +18,7 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 
 use crate::channel::Channel;
+use crate::shares::Way;
 use crate::{disk, resolver, sys, tell};
 
 /// Where Windows' drives are: what is shared of them is mounted from there, and nobody else looks.
@@ -45,6 +46,11 @@ impl Booted {
     /// Whether the kernel is not ours alone.
     pub(crate) fn is_inside(&self) -> bool {
         self.is_inside
+    }
+
+    /// How folders of the host are mounted.
+    pub(crate) fn sharing(&self) -> Result<Way> {
+        if self.is_inside { Ok(Way::Drives) } else { Way::of(self.option("shares")) }
     }
 
     /// `cove.NAME=` of the kernel's command line.

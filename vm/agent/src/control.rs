@@ -48,6 +48,7 @@ pub(crate) async fn run(booted: Booted) -> Result<()> {
         addresses: OnceLock::new(),
         clients: streams::for_clients(channel)?,
         is_inside: booted.is_inside(),
+        sharing: booted.sharing()?,
         channel,
     };
     let mut greetings = 0;
@@ -243,6 +244,8 @@ struct Guest {
     clients: OwnedFd,
     /// The machine is another's, and so are its network and what listens in it.
     is_inside: bool,
+    /// How folders of the host are mounted.
+    sharing: shares::Way,
     channel: Channel,
 }
 
@@ -467,7 +470,7 @@ impl Guest {
 
     /// Lets go of the shares and puts everything on disk. Whether it could.
     async fn prepare_to_sleep(&self, configuration: &Configuration) -> bool {
-        let outcome = let_go_of_shares(configuration).await;
+        let outcome = let_go_of_shares(configuration, self.sharing).await;
         let is_ready = outcome.is_ok();
         if is_ready {
             // What is only cached would be written, and read again to wake.
@@ -501,7 +504,7 @@ impl Guest {
     async fn mount_shares(&self, wanted: &Configuration) {
         for share in &wanted.shares {
             // One folder that can't be had does not keep the others and the engine away.
-            if let Err(error) = shares::mount_share(share, self.is_inside) {
+            if let Err(error) = shares::mount_share(share, self.sharing) {
                 self.say(FromGuest::Warning { step: Step::Shares, text: format!("{error:#}") }).await;
             }
         }
@@ -523,13 +526,13 @@ impl Guest {
 }
 
 /// Has none of the host's folders mounted any more, or all as before: their devices are about to go.
-async fn let_go_of_shares(configuration: &Configuration) -> Result<()> {
+async fn let_go_of_shares(configuration: &Configuration, way: shares::Way) -> Result<()> {
     let Some(tag) = &configuration.rosetta else {
-        return shares::unmount_all(&configuration.shares).await;
+        return shares::unmount_all(&configuration.shares, way).await;
     };
     rosetta::let_go()?;
     let all: Vec<_> = configuration.shares.iter().cloned().chain([rosetta::share(tag)]).collect();
-    let outcome = shares::unmount_all(&all).await;
+    let outcome = shares::unmount_all(&all, way).await;
     if outcome.is_err() {
         complain(rosetta::register());
     }

@@ -34,7 +34,7 @@ pub(crate) fn share(tag: &str) -> Share {
 
 /// Mounts it and has the kernel run programs by it, unless it does.
 pub(crate) fn set_up(tag: &str) -> Result<()> {
-    shares::mount_share(&share(tag), false)?;
+    shares::mount_share(&share(tag), shares::Way::Devices)?;
     register().context("programs for x86-64 do not run: failed to register Rosetta")
 }
 

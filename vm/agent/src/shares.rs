@@ -1,9 +1,9 @@
 //! Folders of the host, mounted under the same path.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use rustix::mount::{
     MountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_remount, open_tree, unmount,
 };
 use vm_proto::message::Share;
+use vsock::{VMADDR_CID_HOST, VsockStream};
 
 use crate::boot::DRIVES;
 
@@ -23,12 +24,39 @@ const IDLE_DEADLINE: Duration = Duration::from_secs(1);
 const FUSE: rustix::fs::FsWord = 0x6573_5546;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// The most that is sent at once (`msize`).
+const PACKET: usize = 64 << 10;
+
+/// How folders of the host are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a device each, virtiofs'.
+    Devices,
+    /// By Plan 9's protocol, which the host speaks at a port of the channel.
+    Plan9 {
+        /// Which.
+        port: u32,
+    },
+    /// From drives that are mounted already ([`crate::boot::DRIVES`]), where the machine is another's.
+    Drives,
+}
+
+impl Way {
+    /// As `cove.shares=` of the kernel's command line says.
+    pub(crate) fn of(option: Option<&str>) -> Result<Self> {
+        let Some(option) = option else { return Ok(Self::Devices) };
+        let port = option.strip_prefix("9p:").and_then(|port| port.parse().ok());
+        let port = port.with_context(|| format!("the kernel's command line says cove.shares={option:?}"))?;
+        Ok(Self::Plan9 { port })
+    }
+}
+
 /// What stays the guest's own: a share on top of it would take the guest's system away.
 const KEPT: &[&str] =
     &["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/var", "/layers"];
 
 /// Takes all of them away, or none: their devices are about to go.
-pub(crate) async fn unmount_all(shares: &[Share]) -> Result<()> {
+pub(crate) async fn unmount_all(shares: &[Share], way: Way) -> Result<()> {
     let mut gone = Vec::new();
     let mut outcome = Ok(());
     for share in shares {
@@ -48,7 +76,7 @@ pub(crate) async fn unmount_all(shares: &[Share]) -> Result<()> {
     });
     if outcome.is_err() {
         for share in gone {
-            if let Err(error) = mount_share(share, false) {
+            if let Err(error) = mount_share(share, way) {
                 crate::tell(format_args!("cove-agent: {error:#}"));
             }
         }
@@ -76,7 +104,7 @@ fn in_use(shares: &[Share]) -> Option<&Share> {
     shares.iter().find(|share| tags.contains(&share.tag))
 }
 
-/// The tags of shares in a file like /proc/self/mountinfo (proc(5)): `… - virtiofs TAG OPTIONS`.
+/// The tags of shares in a file like /proc/self/mountinfo (proc(5)): `… - virtiofs TAG OPTIONS`, or `9p`.
 fn mounted(mountinfo: &Path) -> impl Iterator<Item = String> + use<> {
     // A process that has ended sees nothing.
     let text = fs::read_to_string(mountinfo).unwrap_or_default();
@@ -85,11 +113,11 @@ fn mounted(mountinfo: &Path) -> impl Iterator<Item = String> + use<> {
 
 fn tag(line: &str) -> Option<String> {
     let mut fields = line.split_once(" - ")?.1.split(' ');
-    (fields.next()? == "virtiofs").then(|| fields.next().map(str::to_owned))?
+    matches!(fields.next()?, "virtiofs" | "9p").then(|| fields.next().map(str::to_owned))?
 }
 
-/// Mounts one, which is a folder of a drive ([`crate::boot::DRIVES`]) where the machine is another's.
-pub(crate) fn mount_share(share: &Share, is_inside: bool) -> Result<()> {
+/// Mounts one.
+pub(crate) fn mount_share(share: &Share, way: Way) -> Result<()> {
     let path = Path::new(&share.path);
     let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     ensure!(path.is_absolute() && is_plain && share.path != "/", "{} can't be a share's path", share.path);
@@ -100,10 +128,16 @@ pub(crate) fn mount_share(share: &Share, is_inside: bool) -> Result<()> {
     );
     fs::create_dir_all(path).with_context(|| format!("failed to make {}", share.path))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    let mounted = match is_inside {
-        true => mount_bind(format!("{DRIVES}{}", share.path), path)
+    let mounted = match way {
+        Way::Drives => mount_bind(format!("{DRIVES}{}", share.path), path)
             .and_then(|()| mount_remount(path, MountFlags::BIND | flags, c"")),
-        false => mount(&share.tag, path, "virtiofs", flags, None::<&CStr>),
+        Way::Devices => mount(&share.tag, path, "virtiofs", flags, None::<&CStr>),
+        Way::Plan9 { port } => {
+            let server = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, port)
+                .with_context(|| format!("nobody serves the share {}", share.path))?;
+            // The kernel keeps what it was mounted with.
+            mount(&share.tag, path, "9p", flags, Some(&*plan9_options(server.as_fd(), &share.tag)?))
+        }
     };
     let mounted = mounted.and_then(|()| {
         if !share.read_only {
@@ -113,6 +147,12 @@ pub(crate) fn mount_share(share: &Share, is_inside: bool) -> Result<()> {
         mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | flags, c"")
     });
     mounted.with_context(|| format!("failed to mount the share {}", share.path))
+}
+
+/// What the kernel is to know of a server (Documentation/filesystems/9p.rst). Files can be mapped.
+fn plan9_options(server: BorrowedFd<'_>, tag: &str) -> Result<CString> {
+    let number = server.as_raw_fd();
+    Ok(CString::new(format!("trans=fd,rfdno={number},wfdno={number},msize={PACKET},cache=mmap,aname={tag}"))?)
 }
 
 /// A share as the host's changes in it are acted out.
@@ -148,7 +188,28 @@ mod tests {
     fn shares_are_told_from_other_mounts() {
         let line = "86 29 0:43 / /home/me rw,nosuid,nodev shared:42 - virtiofs share0 rw";
         assert_eq!(tag(line).as_deref(), Some("share0"));
+        let line = "86 29 0:43 / /c/Users/me rw,nosuid,nodev - 9p share1 rw,trans=fd";
+        assert_eq!(tag(line).as_deref(), Some("share1"));
         assert_eq!(tag("29 1 0:25 / / rw - overlay overlay rw,lowerdir=/layers"), None);
         assert_eq!(tag("nonsense"), None);
+    }
+
+    #[test]
+    fn the_kernels_command_line_says_how_folders_are_mounted() {
+        assert_eq!(Way::of(None).unwrap(), Way::Devices);
+        assert_eq!(Way::of(Some("9p:564")).unwrap(), Way::Plan9 { port: 564 });
+        for bad in ["", "9p", "9p:", "9p:-1", "nfs:2049"] {
+            assert!(Way::of(Some(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_told_by_its_descriptor() {
+        let file = fs::File::open("/dev/null").unwrap();
+        let number = file.as_raw_fd();
+        let options = plan9_options(file.as_fd(), "share0").unwrap();
+        let expected = format!("trans=fd,rfdno={number},wfdno={number},msize=65536,cache=mmap,aname=share0");
+        assert_eq!(options.to_str().unwrap(), expected);
+        assert!(plan9_options(file.as_fd(), "a\0b").is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Which of the two ways a machine is run by, and why.
 
-use crate::hcs::{Failure, Library, Service};
+use crate::hcs::Failure;
+use crate::sys;
 use crate::wsl::{self, Wsl};
 
 /// A way.
@@ -12,11 +13,20 @@ pub enum Way {
     Wsl2,
 }
 
+/// Who makes a machine of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The user's own programs, who may.
+    User,
+    /// The small service, for users who may not.
+    Service,
+}
+
 /// What there is on this computer.
 #[derive(Debug)]
 pub struct Found {
-    /// Whether the service is there, and this user may ask it.
-    pub hcs: Result<(), Failure>,
+    /// Whether Windows' service is there, and by whom this user may ask it.
+    pub hcs: Result<By, Failure>,
     /// WSL's version.
     pub wsl: Result<String, wsl::Error>,
 }
@@ -44,8 +54,7 @@ impl Found {
     /// Looks.
     #[must_use]
     pub fn here() -> Self {
-        let hcs = Library::load().and_then(|library| library.enumerate().map(drop));
-        Self { hcs, wsl: Wsl::of_the_system().version() }
+        Self { hcs: sys::look(), wsl: Wsl::of_the_system().version() }
     }
 
     /// A machine of our own wherever there may be one: its kernel has all that containers need, its memory and disk are
@@ -56,9 +65,14 @@ impl Found {
     /// There is neither.
     pub fn choose(&self) -> Result<Choice, NoWay> {
         match (&self.hcs, &self.wsl) {
-            (Ok(()), _) => Ok(Choice {
+            (Ok(By::User), _) => Ok(Choice {
                 way: Way::Hcs,
-                reason: "a machine of its own, because this user may make some (Hyper-V)".to_owned(),
+                reason: "a machine of its own (Hyper-V), because this user may make some".to_owned(),
+            }),
+            (Ok(By::Service), _) => Ok(Choice {
+                way: Way::Hcs,
+                reason: "a machine of its own (Hyper-V), because Cove's service makes some for this user"
+                    .to_owned(),
             }),
             (Err(failure), Ok(version)) => Ok(Choice {
                 way: Way::Wsl2,
@@ -77,7 +91,7 @@ impl Found {
 mod tests {
     use super::*;
 
-    fn check(hcs: Result<(), u32>, wsl: bool, expected: Result<(Way, &str), &str>) {
+    fn check(hcs: Result<By, u32>, wsl: bool, expected: Result<(Way, &str), &str>) {
         let missing =
             || wsl::Error::Missing { program: "wsl.exe".into(), source: std::io::ErrorKind::NotFound.into() };
         let found = Found {
@@ -96,8 +110,9 @@ mod tests {
 
     #[test]
     fn a_machine_of_our_own_is_taken_where_it_may_be_made() {
-        check(Ok(()), true, Ok((Way::Hcs, "Hyper-V")));
-        check(Ok(()), false, Ok((Way::Hcs, "Hyper-V")));
+        check(Ok(By::User), true, Ok((Way::Hcs, "Hyper-V")));
+        check(Ok(By::User), false, Ok((Way::Hcs, "this user may")));
+        check(Ok(By::Service), true, Ok((Way::Hcs, "Cove's service")));
         check(Err(0x8007_0005), true, Ok((Way::Wsl2, "0x80070005")));
         check(Err(0x8007_007e), true, Ok((Way::Wsl2, "WSL 2.3.24.0")));
         check(Err(0x8007_0005), false, Err("wsl --install"));

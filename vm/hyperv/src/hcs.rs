@@ -7,7 +7,7 @@ mod machine;
 
 use std::path::Path;
 
-pub use crate::sys::Library;
+pub use crate::sys::{Identity, Library};
 pub use failure::{Failure, FailureKind};
 pub use machine::Machine;
 
@@ -40,6 +40,9 @@ impl Order {
     }
 }
 
+/// Hears how a machine ended.
+pub type EndTold = Box<dyn FnOnce(&str) + Send>;
+
 /// The service. Each call is waited for.
 pub trait Service {
     /// A machine of this service's, which ends with the last value that stands for it.
@@ -51,7 +54,7 @@ pub trait Service {
     /// The service's.
     fn create(&self, id: &str, document: &str) -> Result<Self::System, Failure>;
 
-    /// Lets a machine open a file of the user's.
+    /// Lets a machine open a file of the user's; which takes that this thread may change who may.
     ///
     /// # Errors
     /// The service's.
@@ -72,11 +75,17 @@ pub trait System {
     /// The service's.
     fn order(&self, order: Order, options: Option<&str>) -> Result<(), Failure>;
 
-    /// Changes something while it runs.
+    /// Changes something while it runs, for whoever `identity` stands for, or for the service itself.
     ///
     /// # Errors
     /// The service's.
-    fn modify(&self, request: &str) -> Result<(), Failure>;
+    fn modify(&self, request: &str, identity: Option<&Identity>) -> Result<(), Failure>;
+
+    /// Has `told` hear when it ends, with what the service says of it; at most once.
+    ///
+    /// # Errors
+    /// The service's.
+    fn on_end(&self, told: EndTold) -> Result<(), Failure>;
 
     /// What the service says of it.
     ///

@@ -6,6 +6,10 @@ mod elsewhere;
 mod windows;
 
 #[cfg(not(windows))]
-pub use elsewhere::{Library, free_space};
+pub(crate) use elsewhere::look;
+#[cfg(not(windows))]
+pub use elsewhere::{Identity, Library, free_space};
 #[cfg(windows)]
-pub use windows::{Library, free_space};
+pub use windows::{Identity, Library, Network, disk, free_space, pipe, serve, socket};
+#[cfg(windows)]
+pub(crate) use windows::{Myself, look};

@@ -16,6 +16,9 @@ pub enum Acceleration {
     Framework,
     /// The processor, by Windows' own hypervisor, in a machine of Microsoft's.
     Wsl2,
+    /// The processor, by Windows' own hypervisor, in a machine of our own.
+    #[serde(rename = "hyperv")]
+    HyperV,
 }
 
 impl Acceleration {
@@ -31,6 +34,7 @@ impl Acceleration {
             Self::Wsl2 => {
                 "WSL2: a machine of Microsoft's that all of WSL's distributions share, and no wall between them"
             }
+            Self::HyperV => "Hyper-V",
             Self::Native => "User Mode Linux: a convenience, and no wall against hostile code",
         }
     }

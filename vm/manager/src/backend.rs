@@ -2,6 +2,7 @@
 //!
 //! A backend is asked for what it can, never which it is.
 
+pub mod hyperv;
 pub mod qemu;
 pub mod uml;
 pub mod vz;
@@ -81,6 +82,7 @@ pub fn capabilities(backend: Backend) -> Capabilities {
         Backend::Uml => uml::CAPABILITIES,
         Backend::Vz => vz::CAPABILITIES,
         Backend::Wsl2 => wsl2::CAPABILITIES,
+        Backend::HyperV => hyperv::CAPABILITIES,
     }
 }
 
@@ -88,7 +90,7 @@ pub fn capabilities(backend: Backend) -> Capabilities {
 pub(crate) fn emulates(backend: Backend, architecture: &str) -> bool {
     match backend {
         Backend::Qemu => qemu::runs(architecture),
-        Backend::Uml | Backend::Vz | Backend::Wsl2 => false,
+        Backend::Uml | Backend::Vz | Backend::Wsl2 | Backend::HyperV => false,
     }
 }
 
@@ -100,7 +102,7 @@ pub fn command(plan: &Plan) -> Result<Command, Error> {
     match plan.config.backend {
         Backend::Qemu => qemu::command(plan),
         Backend::Uml => uml::command(plan),
-        backend @ (Backend::Vz | Backend::Wsl2) => {
+        backend @ (Backend::Vz | Backend::Wsl2 | Backend::HyperV) => {
             Err(Error::Unsupported { what: "a program that is the machine", backend: backend.name() })
         }
     }

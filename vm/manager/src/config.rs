@@ -27,11 +27,14 @@ pub enum Backend {
     Vz,
     /// Windows' WSL2: Microsoft's machine, which its distributions share. No wall between them.
     Wsl2,
+    /// Windows' Hyper-V, by its Host Compute Service.
+    #[serde(rename = "hyperv")]
+    HyperV,
 }
 
 impl Backend {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::Qemu, Self::Uml, Self::Vz, Self::Wsl2];
+    pub const ALL: [Self; 5] = [Self::Qemu, Self::Uml, Self::Vz, Self::Wsl2, Self::HyperV];
 
     /// Those of this system, the one that is taken unless somebody says otherwise first.
     #[must_use]
@@ -44,6 +47,13 @@ impl Backend {
     pub fn other_here(self) -> Option<Self> {
         let has_disk = |backend: &Self| crate::backend::capabilities(*backend).has_disk;
         Self::here().iter().copied().find(|other| *other != self && has_disk(other) && has_disk(&self))
+    }
+
+    /// Whether it finds the disk that a machine of `other` left.
+    #[must_use]
+    pub fn keeps_disk_of(self, other: Self) -> bool {
+        let has_disk = |backend: Self| crate::backend::capabilities(backend).has_disk;
+        self == other || (has_disk(self) && has_disk(other))
     }
 
     /// Whether its state can be saved and gone on from, on this computer.
@@ -66,6 +76,7 @@ impl Backend {
             Self::Uml => "uml",
             Self::Vz => "vz",
             Self::Wsl2 => "wsl2",
+            Self::HyperV => "hyperv",
         }
     }
 }
@@ -90,10 +101,7 @@ impl FromStr for Backend {
         Self::ALL.into_iter().find(|backend| backend.name() == text).ok_or_else(|| Error::Value {
             what: "a backend",
             value: text.to_owned(),
-            reason: match text {
-                "hyperv" => "it is not built yet; on Windows wsl2 is".to_owned(),
-                _ => "there are qemu, uml, vz and wsl2".to_owned(),
-            },
+            reason: "there are qemu, uml, vz, wsl2 and hyperv".to_owned(),
         })
     }
 }
@@ -351,8 +359,20 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_not_there_yet_says_so() {
-        assert!("hyperv".parse::<Backend>().unwrap_err().to_string().contains("not built yet"));
+    fn a_backend_is_written_as_it_is_read() {
+        for backend in Backend::ALL {
+            assert_eq!(backend.name().parse::<Backend>().unwrap(), backend);
+            assert_eq!(serde_json::to_value(backend).unwrap(), backend.name());
+        }
+        assert!("xen".parse::<Backend>().unwrap_err().to_string().contains("wsl2 and hyperv"));
+    }
+
+    #[test]
+    fn a_disk_is_kept_by_those_that_find_it() {
+        assert!(Backend::Uml.keeps_disk_of(Backend::Qemu));
+        assert!(Backend::Wsl2.keeps_disk_of(Backend::Wsl2));
+        assert!(!Backend::Wsl2.keeps_disk_of(Backend::HyperV));
+        assert!(!Backend::HyperV.keeps_disk_of(Backend::Wsl2));
     }
 
     #[test]

@@ -82,6 +82,12 @@ impl Places {
         self.data.join("data.img")
     }
 
+    /// Its data disk where Hyper-V has it, a file of the form VHDX.
+    #[must_use]
+    pub fn vhdx(&self) -> PathBuf {
+        self.data.join("data.vhdx")
+    }
+
     /// The folder that is a distribution's of WSL's, with its disk.
     #[must_use]
     pub fn disk_folder(&self) -> PathBuf {

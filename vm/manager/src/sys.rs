@@ -10,7 +10,7 @@ pub(crate) const BACKENDS: &[Backend] = &[Backend::Qemu, Backend::Uml];
 pub(crate) const BACKENDS: &[Backend] = &[Backend::Vz];
 /// Who can be a machine here.
 #[cfg(windows)]
-pub(crate) const BACKENDS: &[Backend] = &[Backend::Wsl2];
+pub(crate) const BACKENDS: &[Backend] = &[Backend::Wsl2, Backend::HyperV];
 
 /// Whether files of a file system may be executed.
 #[cfg(target_os = "linux")]

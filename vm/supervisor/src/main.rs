@@ -24,6 +24,9 @@ mod platform;
 mod ports;
 mod preparation;
 mod room;
+/// Used on Windows, tested everywhere.
+#[cfg(any(windows, test))]
+mod sockets;
 mod ssh_agent;
 mod trust;
 

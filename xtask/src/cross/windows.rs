@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::hyperv;
 use super::platforms::Member;
 use super::wine::{self, Wine};
 use crate::files;
@@ -40,13 +41,15 @@ pub(super) fn run(target: &Target, members: &[Member]) -> Result<()> {
     Ok(())
 }
 
-/// Links `cove` and `cove-machine`, and has them make a machine of WSL's.
+/// Links `cove` and `cove-machine`, and has them make a machine of each kind.
 pub(super) fn run_machine(target: &Target) -> Result<()> {
     let wine = Wine::prepare()?;
     let mut build = command("cargo", &["build", "-p", "cli", "-p", "vm-supervisor"]);
     target.apply(&mut build, &[]);
     run_command(build).context("what can't be linked for Windows")?;
-    super::wsl::run(&wine, &root().join("target").join(TRIPLE).join("debug"))
+    let programs = root().join("target").join(TRIPLE).join("debug");
+    super::wsl::run(&wine, &programs)?;
+    super::hyperv::run(&wine, target, &programs)
 }
 
 /// What `vm/hyperv` calls of Windows, made up: Wine has neither the service nor WSL.
@@ -54,10 +57,17 @@ fn stand_ins(tests: &mut Command) -> Result<()> {
     let sources = root().join("vm/hyperv/tests/stand_in");
     let into = root().join("target/wine/stand-ins");
     files::make_dir(&into)?;
-    let (library, program) = (into.join("computecore.dll"), into.join("wsl.exe"));
-    wine::compile(&sources.join("computecore.c"), &library, &["-shared"])?;
+    let program = into.join("wsl.exe");
     wine::compile(&sources.join("wsl.c"), &program, &["-municode", "-lws2_32"])?;
-    tests.env("COVE_HCS_STAND_IN", Wine::path(&library));
+    for (name, variable) in [
+        ("computecore", "COVE_HCS_STAND_IN"),
+        ("computenetwork", "COVE_HCN_STAND_IN"),
+        ("virtdisk", "COVE_VIRTDISK_STAND_IN"),
+    ] {
+        let library = into.join(name).with_extension("dll");
+        hyperv::compile(name, &library)?;
+        tests.env(variable, Wine::path(&library));
+    }
     tests.env("COVE_HCS_LOG", Wine::path(&into.join("calls.log")));
     tests.env("COVE_WSL_STAND_IN_PROGRAM", Wine::path(&program));
     Ok(())

@@ -1,20 +1,15 @@
 //! Engines run in machines alone here: what those need of Windows.
 
-use vm_hyperv::wsl::Wsl;
+use vm_hyperv::choice::Found;
 
 use super::Check;
 
 pub(super) fn checks() -> Vec<Check> {
-    let wsl = match Wsl::of_the_system().version() {
-        Ok(version) => Check {
-            is_good: true,
-            what: format!("WSL {version}, which runs machines"),
-            remedy: String::new(),
-        },
-        Err(error) => {
-            let remedy = error.hint().unwrap_or("see 'wsl --status'").to_owned();
-            Check { is_good: false, what: format!("WSL, which runs machines: {error}"), remedy }
+    let machines = match Found::here().choose() {
+        Ok(choice) => {
+            Check { is_good: true, what: format!("machines: {}", choice.reason), remedy: String::new() }
         }
+        Err(none) => Check { is_good: false, what: none.to_string(), remedy: none.hint },
     };
     let images = host::machine::images();
     let images = Check {
@@ -22,5 +17,5 @@ pub(super) fn checks() -> Vec<Check> {
         what: format!("guest images in {}", images.display()),
         remedy: "install Cove's package, or name their folder by COVE_GUEST_IMAGES".to_owned(),
     };
-    vec![wsl, images]
+    vec![machines, images]
 }

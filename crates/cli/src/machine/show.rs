@@ -26,7 +26,14 @@ pub(super) async fn status(name: &str, format: Option<&str>) -> Outcome {
         print_value(format, &serde_json::to_value(&status).unwrap_or_default())?;
         return Ok(0);
     }
-    for (label, value) in lines(&status) {
+    let backend = status.backend;
+    let reason = tokio::task::spawn_blocking(move || host::machine::reason_for(backend)).await;
+    let mut lines = lines(&status);
+    if let Ok(Some(reason)) = reason {
+        // Behind name, state and backend.
+        lines.insert(3, ("because", reason));
+    }
+    for (label, value) in lines {
         printer::line(format_args!("{label:<11} {value}"));
     }
     for warning in &status.warnings {

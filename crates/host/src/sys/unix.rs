@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::machine::{Backend, Choice, Error};
+
 /// Makes `command` start in a session of its own, so that closing our terminal or pressing Ctrl-C in
 /// it does not reach the child.
 #[expect(unsafe_code, reason = "setsid has no safe form on std's Command")]
@@ -47,6 +49,12 @@ pub(crate) fn end(pid: u32, program: &str) -> io::Result<()> {
 /// Bytes that a file takes on its disk.
 pub(crate) fn bytes_taken(_: &Path, metadata: &Metadata) -> u64 {
     metadata.blocks() * 512
+}
+
+/// The kind of machine that is taken unless somebody says otherwise: the first there is.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere there may be none")]
+pub(crate) fn choose_backend() -> Result<Choice, Error> {
+    Ok(Choice { backend: Backend::default(), reason: None })
 }
 
 /// Takes away what a machine has outside of its folders: nothing.

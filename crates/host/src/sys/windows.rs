@@ -9,6 +9,7 @@ use std::os::windows::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use vm_hyperv::choice::{self, Found, Way};
 use vm_hyperv::wsl::{self, Wsl, distribution};
 use windows_sys::Win32::Foundation::{GetLastError, HANDLE_FLAG_INHERIT, SetHandleInformation};
 use windows_sys::Win32::Storage::FileSystem::{GetCompressedFileSizeW, INVALID_FILE_SIZE};
@@ -19,6 +20,7 @@ use windows_sys::Win32::System::Threading::{
 
 use super::variable;
 use crate::error::Error;
+use crate::machine::{self, Backend, Choice};
 use crate::service::Manager;
 
 /// Whether engines run here without a machine.
@@ -110,6 +112,20 @@ pub(crate) fn end(pid: u32, program: &str) -> io::Result<()> {
     // SAFETY: the handle is open, with the right to do so.
     let ended = unsafe { TerminateProcess(process.as_raw_handle(), 1) };
     if ended == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The kind of machine that is taken unless somebody says otherwise: of the two the one that can be had, and is better.
+pub(crate) fn choose_backend() -> Result<Choice, machine::Error> {
+    match Found::here().choose() {
+        Ok(choice::Choice { way, reason }) => {
+            let backend = match way {
+                Way::Hcs => Backend::HyperV,
+                Way::Wsl2 => Backend::Wsl2,
+            };
+            Ok(Choice { backend, reason: Some(reason) })
+        }
+        Err(none) => Err(machine::Error::Refused { cause: none.to_string(), hint: Some(none.hint) }),
+    }
 }
 
 /// Takes away what a machine has outside of its folders: WSL's distribution, with its disk. Where there is none, that is as

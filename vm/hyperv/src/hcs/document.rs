@@ -8,13 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::hcn::Endpoint;
+
 /// Memory comes in pieces of 2 MiB.
 const PIECE: u64 = 2 << 20;
 /// What Plan 9's protocol is usually spoken at.
-const SHARES_PORT: u32 = 564;
-/// Flags of a share (hcsshim `internal/uvm/plan9.go`): the guest can't write; it may keep modes and owners.
+pub const SHARES_PORT: u32 = 564;
+/// Flags of a share (`Plan9ShareFlags`): the guest can't write; it may keep modes and owners; files are opened by whoever
+/// the share was added for, and not by the service, which may open all.
 const READ_ONLY: u32 = 0x1;
 const LINUX_METADATA: u32 = 0x4;
+const AS_ITS_USER: u32 = 0x10;
+/// What the one adapter is called among a machine's.
+const ADAPTER: &str = "0";
 
 /// What a machine is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +37,8 @@ pub struct Spec {
     pub options: String,
     /// Its disks, in the order in which the guest finds them: files of the form VHDX.
     pub disks: Vec<Disk>,
-    /// Folders of this computer.
-    pub shares: Vec<Share>,
+    /// Its way out.
+    pub network: Option<Endpoint>,
     /// Who may speak with the guest: the user's security id, `S-1-5-21-…`.
     pub user: String,
     /// The pipe at which its console is heard.
@@ -51,7 +57,8 @@ pub struct Disk {
 }
 
 /// A folder of this computer that the guest mounts by Plan 9's protocol.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Share {
     /// What the guest asks for.
     pub tag: String,
@@ -133,7 +140,10 @@ struct Processor {
 struct Devices {
     scsi: BTreeMap<String, Scsi>,
     hv_socket: HvSocket,
+    /// Without shares: each is added for somebody, which a document can't say.
     plan9: Plan9,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    network_adapters: BTreeMap<String, NetworkAdapter>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     com_ports: BTreeMap<String, ComPort>,
 }
@@ -168,9 +178,13 @@ struct HvSocketConfig {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Plan9 {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    shares: Vec<Plan9Share>,
+struct Plan9 {}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkAdapter {
+    endpoint_id: String,
+    mac_address: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -208,11 +222,15 @@ impl Spec {
         };
         let attachments =
             self.disks.iter().enumerate().map(|(at, disk)| (at.to_string(), attachment(disk))).collect();
+        let adapter = |endpoint: &Endpoint| {
+            let (endpoint_id, mac_address) = (endpoint.id.to_string(), endpoint.mac.clone());
+            (ADAPTER.to_owned(), NetworkAdapter { endpoint_id, mac_address })
+        };
         let com_port = |pipe: &PathBuf| ("0".to_owned(), ComPort { named_pipe: pipe.clone() });
         let allowed = descriptor(&self.user);
         ComputeSystem {
             owner: "cove".to_owned(),
-            // The oldest that knows a Linux kernel without firmware: Windows 10 1809.
+            // The oldest that knows a Linux kernel without firmware; Windows itself does from build 18286 on.
             schema_version: Version { major: 2, minor: 1 },
             should_terminate_on_last_handle_closed: true,
             virtual_machine: VirtualMachine {
@@ -226,7 +244,7 @@ impl Spec {
                 },
                 compute_topology: Topology {
                     memory: Memory {
-                        size_in_mb: self.memory.div_ceil(PIECE) * (PIECE >> 20),
+                        size_in_mb: megabytes(self.memory),
                         allow_overcommit: true,
                         enable_deferred_commit: true,
                         enable_cold_discard_hint: true,
@@ -241,7 +259,8 @@ impl Spec {
                             default_connect_security_descriptor: allowed,
                         },
                     },
-                    plan9: Plan9 { shares: self.shares.iter().map(Plan9Share::of).collect() },
+                    plan9: Plan9 {},
+                    network_adapters: self.network.iter().map(adapter).collect(),
                     com_ports: self.console.iter().map(com_port).collect(),
                 },
                 restore_state: self.saved.clone().map(|path| RestoreState { save_state_file_path: path }),
@@ -252,7 +271,11 @@ impl Spec {
     /// Without firmware there are no devices of PCs to be looked for, each of which takes the kernel a while.
     fn kernel_options(&self) -> String {
         let ports = u32::from(self.console.is_some());
-        let console = if self.console.is_some() { " console=ttyS0" } else { "" };
+        let console = match self.console {
+            // It is not tried whether the port tells of having sent: nobody may be there yet.
+            Some(_) => " 8250_core.skip_txen_test=1 console=ttyS0,115200",
+            None => "",
+        };
         format!("8250_core.nr_uarts={ports}{console} panic=-1 pci=off pmtmr=0 {}", self.options)
             .trim_end()
             .to_owned()
@@ -286,17 +309,17 @@ impl Plan9Share {
             access_name: share.tag.clone(),
             path: Some(share.path.clone()),
             port: SHARES_PORT,
-            flags: Some(LINUX_METADATA | read_only),
+            flags: Some(LINUX_METADATA | AS_ITS_USER | read_only),
         }
     }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Modification {
+struct Modification<T> {
     resource_path: &'static str,
     request_type: &'static str,
-    settings: Plan9Share,
+    settings: T,
 }
 
 const SHARES: &str = "VirtualMachine/Devices/Plan9/Shares";
@@ -318,6 +341,19 @@ pub fn remove_share(tag: &str) -> String {
         flags: None,
     };
     text(&Modification { resource_path: SHARES, request_type: "Remove", settings })
+}
+
+/// The request that changes how much memory a machine has that runs.
+#[must_use]
+pub fn set_memory(bytes: u64) -> String {
+    let settings = megabytes(bytes);
+    let resource_path = "VirtualMachine/ComputeTopology/Memory/SizeInMB";
+    text(&Modification { resource_path, request_type: "Update", settings })
+}
+
+/// In whole pieces.
+fn megabytes(bytes: u64) -> u64 {
+    bytes.div_ceil(PIECE) * (PIECE >> 20)
 }
 
 /// What saving is told: where to.
@@ -342,6 +378,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::guid::Guid;
 
     fn spec() -> Spec {
         Spec {
@@ -354,7 +391,7 @@ mod tests {
                 Disk { path: r"C:\cove\system.vhdx".into(), read_only: true },
                 Disk { path: r"C:\cove\data.vhdx".into(), read_only: false },
             ],
-            shares: vec![Share { tag: "c".to_owned(), path: r"C:\".into(), read_only: true }],
+            network: Some(Endpoint { id: Guid::of_name("dev"), mac: "00-15-5D-01-02-03".to_owned() }),
             user: "S-1-5-21-1-2-3-1001".to_owned(),
             console: None,
             saved: None,
@@ -394,13 +431,36 @@ mod tests {
                         "DefaultBindSecurityDescriptor": allowed,
                         "DefaultConnectSecurityDescriptor": allowed,
                     } },
-                    "Plan9": { "Shares": [
-                        { "Name": "c", "AccessName": "c", "Path": r"C:\", "Port": 564, "Flags": 5 },
-                    ] },
+                    "Plan9": {},
+                    "NetworkAdapters": { "0": {
+                        "EndpointId": Guid::of_name("dev").to_string(), "MacAddress": "00-15-5D-01-02-03",
+                    } },
                 },
             },
         });
         assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn a_share_is_added_for_its_user() {
+        let share = |read_only| Share { tag: "c".to_owned(), path: r"C:\".into(), read_only };
+        let expected = |flags: u32| {
+            json!({
+                "ResourcePath": "VirtualMachine/Devices/Plan9/Shares",
+                "RequestType": "Add",
+                "Settings": { "Name": "c", "AccessName": "c", "Path": r"C:\", "Port": 564, "Flags": flags },
+            })
+        };
+        for (read_only, flags) in [(true, 0x15), (false, 0x14)] {
+            let request: Value = serde_json::from_str(&add_share(&share(read_only))).unwrap();
+            assert_eq!(request, expected(flags));
+        }
+    }
+
+    #[test]
+    fn memory_is_set_in_whole_pieces() {
+        let request = r#"{"ResourcePath":"VirtualMachine/ComputeTopology/Memory/SizeInMB","RequestType":"Update","Settings":1026}"#;
+        assert_eq!(set_memory((1 << 30) + 1), request);
     }
 
     #[test]
@@ -410,7 +470,12 @@ mod tests {
         let pipe = document.pointer("/VirtualMachine/Devices/ComPorts/0/NamedPipe");
         assert_eq!(pipe, Some(&json!(r"\\.\pipe\cove-console")));
         let options = document.pointer("/VirtualMachine/Chipset/LinuxKernelDirect/KernelCmdLine").unwrap();
-        assert!(options.as_str().unwrap().starts_with("8250_core.nr_uarts=1 console=ttyS0 "));
+        assert!(
+            options
+                .as_str()
+                .unwrap()
+                .starts_with("8250_core.nr_uarts=1 8250_core.skip_txen_test=1 console=ttyS0,115200 ")
+        );
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! What the service says when it does not do what it is asked.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A call that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Which: `HcsStartComputeSystem`.
-    pub call: &'static str,
+    pub call: Cow<'static, str>,
     /// The `HRESULT`.
     pub code: u32,
     /// What the service adds, a JSON document, where it does.
@@ -34,7 +37,13 @@ pub enum FailureKind {
 
 impl Failure {
     pub(crate) fn new(call: &'static str, code: u32) -> Self {
-        Self { call, code, document: String::new() }
+        Self { call: call.into(), code, document: String::new() }
+    }
+
+    /// One of ours, told as the service tells its own.
+    pub(crate) fn refused(code: u32, cause: &str) -> Self {
+        let document = serde_json::json!({ "ErrorMessage": cause }).to_string();
+        Self { call: "what was asked".into(), code, document }
     }
 
     /// What sort of failure it is (`winerror.h`).
@@ -46,8 +55,8 @@ impl Failure {
             0x8007_0002 | 0x8007_007E | 0x8007_007F | 0x8037_0102 | 0x8037_0114 => FailureKind::Missing,
             // E_ACCESSDENIED, HCS_E_ACCESS_DENIED.
             0x8007_0005 | 0x8037_011B => FailureKind::Forbidden,
-            // HCS_E_SYSTEM_NOT_FOUND.
-            0x8037_010E => FailureKind::NotFound,
+            // HCS_E_SYSTEM_NOT_FOUND; HCN_E_NETWORK_NOT_FOUND, HCN_E_ENDPOINT_NOT_FOUND.
+            0x8037_010E | 0x803B_0001 | 0x803B_0002 => FailureKind::NotFound,
             // HCS_E_SYSTEM_ALREADY_EXISTS.
             0x8037_010F => FailureKind::Exists,
             // HCS_E_INVALID_STATE, HCS_E_SYSTEM_ALREADY_STOPPED.
@@ -65,9 +74,9 @@ impl Failure {
             FailureKind::Missing => Some(
                 "turn the feature 'Virtual Machine Platform' on (optionalfeatures.exe), then start Windows again",
             ),
-            FailureKind::Forbidden => {
-                Some("have an administrator add you to the group 'Hyper-V Administrators', then log in again")
-            }
+            FailureKind::Forbidden => Some(
+                "have an administrator install Cove's service (cove.msi has it), or add you to the group 'Hyper-V Administrators'",
+            ),
             FailureKind::NotFound
             | FailureKind::Exists
             | FailureKind::WrongState

@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use crate::hcs::{Failure, Order, Service, System};
+use crate::choice::By;
+use crate::hcs::{EndTold, Failure, Order, Service, System};
 
 /// The service's library, which is on Windows alone: there is no value of this.
 #[derive(Debug)]
@@ -18,6 +19,26 @@ impl Library {
         // ERROR_MOD_NOT_FOUND.
         Err(Failure::new("LoadLibrary", 0x8007_007E))
     }
+}
+
+/// Whom the service is to act for: nobody is anybody here.
+#[derive(Debug)]
+pub struct Identity(());
+
+#[cfg(test)]
+impl Identity {
+    /// Somebody that tests make up.
+    pub(crate) fn made_up() -> Self {
+        Self(())
+    }
+}
+
+/// Fails: machines of our own are Windows' alone.
+///
+/// # Errors
+/// Always.
+pub(crate) fn look() -> Result<By, Failure> {
+    Library::load().map(|library| match library.0 {})
 }
 
 /// Not known.
@@ -47,7 +68,11 @@ impl System for Library {
         match self.0 {}
     }
 
-    fn modify(&self, _: &str) -> Result<(), Failure> {
+    fn modify(&self, _: &str, _: Option<&Identity>) -> Result<(), Failure> {
+        match self.0 {}
+    }
+
+    fn on_end(&self, _: EndTold) -> Result<(), Failure> {
         match self.0 {}
     }
 

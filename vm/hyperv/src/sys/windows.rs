@@ -2,27 +2,36 @@
 //!
 //! Source of their forms: `computecore.h` of the Windows SDK.
 
-use std::ffi::{CStr, OsStr, c_void};
+mod caller;
+pub mod disk;
+mod module;
+mod network;
+pub mod pipe;
+mod security;
+pub mod serve;
+pub mod socket;
+
+use std::ffi::c_void;
 use std::fmt;
-use std::os::windows::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{null, null_mut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use windows_sys::Win32::Foundation::{FreeLibrary, GetLastError, HMODULE, LocalFree};
+use windows_sys::Win32::Foundation::LocalFree;
 use windows_sys::Win32::Storage::FileSystem::GetDiskFreeSpaceExW;
-use windows_sys::Win32::System::LibraryLoader::{
-    GetProcAddress, LOAD_LIBRARY_SEARCH_SYSTEM32, LoadLibraryExW,
-};
 use windows_sys::core::{HRESULT, PCWSTR, PWSTR};
 
-use crate::hcs::{Failure, Order, Service, System};
+use crate::choice::By;
+use crate::connection::Connection;
+use crate::hcs::{EndTold, Failure, Order, Service, System};
+pub use caller::Identity;
+pub(crate) use caller::Myself;
+use module::{Address, Module, call, last_error, wide};
+pub use network::Network;
 
 /// How long the service may take, in milliseconds: saving writes all of a machine's memory.
 const PATIENCE: u32 = 4 * 60 * 1000;
 
-/// What a library's table of names tells.
-type Address = unsafe extern "system" fn() -> isize;
 type Handle = *mut c_void;
 type CreateOperation = unsafe extern "system" fn(*const c_void, *const c_void) -> Handle;
 type Close = unsafe extern "system" fn(Handle);
@@ -33,6 +42,24 @@ type Tell = unsafe extern "system" fn(Handle, Handle, PCWSTR) -> HRESULT;
 type Modify = unsafe extern "system" fn(Handle, Handle, PCWSTR, Handle) -> HRESULT;
 type Enumerate = unsafe extern "system" fn(PCWSTR, Handle) -> HRESULT;
 type Grant = unsafe extern "system" fn(PCWSTR, PCWSTR) -> HRESULT;
+type SetCallback = unsafe extern "system" fn(Handle, u32, *const c_void, Callback) -> HRESULT;
+type Callback = unsafe extern "system" fn(*const Event, *mut c_void);
+
+/// `HCS_EVENT`.
+#[repr(C)]
+struct Event {
+    kind: i32,
+    data: PCWSTR,
+    _operation: Handle,
+}
+
+/// `HcsEventSystemExited`, and `HcsEventServiceDisconnect`: what the service itself ended with.
+const EXITED: i32 = 1;
+const DISCONNECTED: i32 = 0x0200_0000;
+
+/// Who hears of the end. It is never freed: a call may be under way for as long as the process lives, and there is one a
+/// machine.
+type Told = Mutex<Option<EndTold>>;
 
 /// The service's library.
 #[derive(Debug, Clone)]
@@ -54,7 +81,7 @@ unsafe impl Sync for ComputeSystem {}
 
 /// Its calls, each of which is there as long as the library is loaded.
 struct Calls {
-    module: HMODULE,
+    _module: Module,
     create_operation: CreateOperation,
     close_operation: Close,
     wait: Wait,
@@ -69,6 +96,7 @@ struct Calls {
     modify: Modify,
     enumerate: Enumerate,
     grant: Grant,
+    set_callback: SetCallback,
 }
 
 // SAFETY: a module and addresses in it belong to the process.
@@ -84,16 +112,12 @@ impl fmt::Debug for Calls {
     }
 }
 
-/// A text as the system takes it.
-fn wide(text: impl AsRef<OsStr>) -> Vec<u16> {
-    text.as_ref().encode_wide().chain([0]).collect()
-}
-
-/// `HRESULT_FROM_WIN32` of the last error of this thread.
-#[expect(unsafe_code, reason = "the system's call has no safe form")]
-fn last_error() -> u32 {
-    // SAFETY: the call takes nothing.
-    0x8007_0000 | (unsafe { GetLastError() } & 0xffff)
+/// Whether machines of our own may be made here, and by whom.
+///
+/// # Errors
+/// By nobody; the failure is the user's own.
+pub(crate) fn look() -> Result<By, Failure> {
+    Connection::open().map(|connection| connection.by())
 }
 
 /// Bytes that this user may still write where a folder is.
@@ -107,28 +131,13 @@ pub fn free_space(folder: &Path) -> Option<u64> {
     (told != 0).then_some(free)
 }
 
-/// A call of a module by its name, as a function of the type that is asked for.
-macro_rules! call {
-    ($module:expr, $name:literal as $kind:ty) => {{
-        let name: &CStr = $name;
-        // SAFETY: the module is loaded, and the name ends with a zero.
-        match unsafe { GetProcAddress($module, name.as_ptr().cast()) } {
-            Some(address) => {
-                // SAFETY: what the library exports by this name has this form, by the SDK's header.
-                unsafe { Ok(std::mem::transmute::<Address, $kind>(address)) }
-            }
-            None => Err(Failure::new("GetProcAddress", last_error())),
-        }
-    }};
-}
-
 impl Library {
     /// Loads the system's own.
     ///
     /// # Errors
     /// This Windows has none, or one that lacks a call.
     pub fn load() -> Result<Self, Failure> {
-        Self::open(Path::new("computecore.dll"), LOAD_LIBRARY_SEARCH_SYSTEM32)
+        Self::calls(Module::of_the_system("computecore.dll")?)
     }
 
     /// Loads one that stands in for it.
@@ -136,52 +145,29 @@ impl Library {
     /// # Errors
     /// There is none, or it lacks a call.
     pub fn load_from(path: &Path) -> Result<Self, Failure> {
-        Self::open(path, 0)
-    }
-
-    #[expect(unsafe_code, reason = "the system's calls have no safe form")]
-    fn open(path: &Path, flags: u32) -> Result<Self, Failure> {
-        let path = wide(path);
-        // SAFETY: the path ends with a zero; the other argument is reserved.
-        let module = unsafe { LoadLibraryExW(path.as_ptr(), null_mut(), flags) };
-        if module.is_null() {
-            return Err(Failure::new("LoadLibrary", last_error()));
-        }
-        let calls = Self::calls(module);
-        if calls.is_err() {
-            // SAFETY: it was loaded this moment, and nothing of it is kept.
-            unsafe { FreeLibrary(module) };
-        }
-        calls.map(|calls| Self(Arc::new(calls)))
+        Self::calls(Module::at(path)?)
     }
 
     #[expect(unsafe_code, reason = "a library's calls have the form that its header says")]
-    fn calls(module: HMODULE) -> Result<Calls, Failure> {
-        Ok(Calls {
-            module,
-            create_operation: call!(module, c"HcsCreateOperation" as CreateOperation)?,
-            close_operation: call!(module, c"HcsCloseOperation" as Close)?,
-            wait: call!(module, c"HcsWaitForOperationResult" as Wait)?,
-            create: call!(module, c"HcsCreateComputeSystem" as Create)?,
-            close: call!(module, c"HcsCloseComputeSystem" as Close)?,
-            start: call!(module, c"HcsStartComputeSystem" as Tell)?,
-            pause: call!(module, c"HcsPauseComputeSystem" as Tell)?,
-            resume: call!(module, c"HcsResumeComputeSystem" as Tell)?,
-            save: call!(module, c"HcsSaveComputeSystem" as Tell)?,
-            terminate: call!(module, c"HcsTerminateComputeSystem" as Tell)?,
-            properties: call!(module, c"HcsGetComputeSystemProperties" as Tell)?,
-            modify: call!(module, c"HcsModifyComputeSystem" as Modify)?,
-            enumerate: call!(module, c"HcsEnumerateComputeSystems" as Enumerate)?,
-            grant: call!(module, c"HcsGrantVmAccess" as Grant)?,
-        })
-    }
-}
-
-impl Drop for Calls {
-    #[expect(unsafe_code, reason = "the system's call has no safe form")]
-    fn drop(&mut self) {
-        // SAFETY: it was loaded once, and whoever has a call of it has kept this value.
-        unsafe { FreeLibrary(self.module) };
+    fn calls(module: Module) -> Result<Self, Failure> {
+        Ok(Self(Arc::new(Calls {
+            create_operation: call!(&module, c"HcsCreateOperation" as CreateOperation)?,
+            close_operation: call!(&module, c"HcsCloseOperation" as Close)?,
+            wait: call!(&module, c"HcsWaitForOperationResult" as Wait)?,
+            create: call!(&module, c"HcsCreateComputeSystem" as Create)?,
+            close: call!(&module, c"HcsCloseComputeSystem" as Close)?,
+            start: call!(&module, c"HcsStartComputeSystem" as Tell)?,
+            pause: call!(&module, c"HcsPauseComputeSystem" as Tell)?,
+            resume: call!(&module, c"HcsResumeComputeSystem" as Tell)?,
+            save: call!(&module, c"HcsSaveComputeSystem" as Tell)?,
+            terminate: call!(&module, c"HcsTerminateComputeSystem" as Tell)?,
+            properties: call!(&module, c"HcsGetComputeSystemProperties" as Tell)?,
+            modify: call!(&module, c"HcsModifyComputeSystem" as Modify)?,
+            enumerate: call!(&module, c"HcsEnumerateComputeSystems" as Enumerate)?,
+            grant: call!(&module, c"HcsGrantVmAccess" as Grant)?,
+            set_callback: call!(&module, c"HcsSetComputeSystemCallback" as SetCallback)?,
+            _module: module,
+        })))
     }
 }
 
@@ -213,7 +199,7 @@ impl<'a> Operation<'a> {
         let code = unsafe { (self.calls.wait)(self.handle, PATIENCE, &raw mut said) };
         let document = take(said);
         if code < 0 {
-            return Err(Failure { call, code: code.cast_unsigned(), document });
+            return Err(Failure { call: call.into(), code: code.cast_unsigned(), document });
         }
         Ok(document)
     }
@@ -227,9 +213,28 @@ impl Drop for Operation<'_> {
     }
 }
 
-/// A text that the service gave, which is ours to free.
+/// Hears of what happens to a machine, on a thread of the service's library.
+///
+/// # Safety
+/// `context` is a [`Told`] that lives for ever, and `event` an event that lives until this returns.
+#[expect(unsafe_code, reason = "the library calls it")]
+unsafe extern "system" fn hear(event: *const Event, context: *mut c_void) {
+    // SAFETY: by this function's contract it is an event that lives.
+    let event = unsafe { &*event };
+    if !matches!(event.kind, EXITED | DISCONNECTED) {
+        return;
+    }
+    // SAFETY: it is what was leaked when the function was registered.
+    let told = unsafe { &*context.cast_const().cast::<Told>() };
+    let told = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(told) = told {
+        told(&read(event.data));
+    }
+}
+
+/// A text of the system's, which stays its own.
 #[expect(unsafe_code, reason = "a text of the system's is a pointer")]
-fn take(said: PWSTR) -> String {
+fn read(said: PCWSTR) -> String {
     if said.is_null() {
         return String::new();
     }
@@ -238,9 +243,15 @@ fn take(said: PWSTR) -> String {
     while unsafe { said.wrapping_add(length).read() } != 0 {
         length += 1;
     }
-    // SAFETY: that many units were read this moment, and nobody else has the text.
-    let text = String::from_utf16_lossy(unsafe { std::slice::from_raw_parts(said, length) });
-    // SAFETY: the service allocates it for its caller to free (`HcsWaitForOperationResult`).
+    // SAFETY: that many units were read this moment, and nobody changes them.
+    String::from_utf16_lossy(unsafe { std::slice::from_raw_parts(said, length) })
+}
+
+/// A text that the service gave, which is ours to free.
+#[expect(unsafe_code, reason = "the system's call has no safe form")]
+fn take(said: PWSTR) -> String {
+    let text = read(said);
+    // SAFETY: the service allocates it for its caller to free (`HcsWaitForOperationResult`), and nothing is as good.
     unsafe { LocalFree(said.cast()) };
     text
 }
@@ -308,14 +319,25 @@ impl System for ComputeSystem {
     }
 
     #[expect(unsafe_code, reason = "a library's calls have no safe form")]
-    fn modify(&self, request: &str) -> Result<(), Failure> {
+    fn modify(&self, request: &str, identity: Option<&Identity>) -> Result<(), Failure> {
         let operation = Operation::new(&self.calls)?;
         let request = wide(request);
+        let identity = identity.map_or(null_mut(), |identity| identity.as_raw_handle());
         // SAFETY: the system and the operation are open, the text ends with a zero and lives until the call returns, and
-        // no identity is this process's own.
-        let begun =
-            unsafe { (self.calls.modify)(self.handle, operation.handle, request.as_ptr(), null_mut()) };
+        // the token is open for as long as it is borrowed, or none.
+        let begun = unsafe { (self.calls.modify)(self.handle, operation.handle, request.as_ptr(), identity) };
         operation.result("HcsModifyComputeSystem", begun).map(drop)
+    }
+
+    #[expect(unsafe_code, reason = "a library's calls have no safe form")]
+    fn on_end(&self, told: EndTold) -> Result<(), Failure> {
+        let told: &'static Told = Box::leak(Box::new(Mutex::new(Some(told))));
+        // SAFETY: the system is open, no option is set, and what is passed on lives for ever.
+        let code = unsafe { (self.calls.set_callback)(self.handle, 0, (&raw const *told).cast(), hear) };
+        if code < 0 {
+            return Err(Failure::new("HcsSetComputeSystemCallback", code.cast_unsigned()));
+        }
+        Ok(())
     }
 
     fn properties(&self, query: &str) -> Result<String, Failure> {

@@ -1,9 +1,13 @@
 /* A stand-in of Windows' computecore.dll for tests: machines are states without anything behind them. It writes each call
-   to the file that COVE_HCS_LOG names, one a line, in UTF-8. */
+   to the file that COVE_HCS_LOG names, one a line, in UTF-8.
+
+   Where there is a file "hyperv.port" beside it, there is a guest behind each machine, at whoever listens at that port
+   (tests/support/src/hyperv.rs), and guests.c leads the program's sockets there. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <windows.h>
+#include <computedefs.h>
 
 #define INVALID_STATE ((HRESULT)0x80370105)
 #define ALREADY_EXISTS ((HRESULT)0x8037010F)
@@ -13,13 +17,19 @@ enum state { CREATED, RUNNING, PAUSED, SAVED, ENDED };
 
 struct system {
     enum state state;
-    wchar_t id[64];
+    HCS_EVENT_CALLBACK callback;
+    const void *context;
+    wchar_t id[128];
+    wchar_t *document;
 };
 
 struct operation {
     HRESULT result;
     const wchar_t *document;
 };
+
+int guest_begins(const wchar_t *document, void (*ended)(void *), void *context);
+void guest_ends(void);
 
 static void note(const char *call, const wchar_t *id, const wchar_t *document)
 {
@@ -66,7 +76,8 @@ __declspec(dllexport) HRESULT WINAPI HcsCreateComputeSystem(const wchar_t *id, c
     if (!wcscmp(id, L"taken"))
         return ALREADY_EXISTS;
     *system = calloc(1, sizeof **system);
-    wcsncpy((*system)->id, id, 63);
+    wcsncpy((*system)->id, id, 127);
+    (*system)->document = wcsdup(document);
     if (!wcscmp(id, L"forbidden")) {
         operation->result = E_ACCESSDENIED;
         operation->document = L"{\"Error\":-2147024891,\"ErrorMessage\":\"Zugriff verweigert \u2013 access denied\"}";
@@ -77,7 +88,9 @@ __declspec(dllexport) HRESULT WINAPI HcsCreateComputeSystem(const wchar_t *id, c
 __declspec(dllexport) void WINAPI HcsCloseComputeSystem(struct system *system)
 {
     note("close", system->id, NULL);
-    free(system);
+    /* It stays where it is: whoever waits for its guest's end may still tell of it. */
+    system->callback = NULL;
+    guest_ends();
 }
 
 static HRESULT go(const char *call, struct system *system, struct operation *operation, const wchar_t *options,
@@ -90,9 +103,47 @@ static HRESULT go(const char *call, struct system *system, struct operation *ope
     return S_OK;
 }
 
+static void tell_end(struct system *system, const wchar_t *how)
+{
+    if (system->state == ENDED)
+        return;
+    system->state = ENDED;
+    guest_ends();
+    HCS_EVENT event = { HcsEventSystemExited, how, NULL };
+    if (system->callback)
+        system->callback(&event, (void *)system->context);
+}
+
+static void guest_has_ended(void *system)
+{
+    tell_end(system, L"{\"Status\":0,\"ExitType\":\"GracefulExit\"}");
+}
+
+static DWORD WINAPI crash(void *system)
+{
+    Sleep(100);
+    tell_end(system, L"{\"Status\":-1070137082,\"ExitType\":\"UnexpectedExit\"}");
+    return 0;
+}
+
 __declspec(dllexport) HRESULT WINAPI HcsStartComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
 {
-    return go("start", s, o, options, CREATED, RUNNING);
+    HRESULT done = go("start", s, o, options, CREATED, RUNNING);
+    if (!guest_begins(s->document, guest_has_ended, s))
+        return E_UNEXPECTED;
+    /* Machines of this name give up by themselves. */
+    if (wcsstr(s->id, L"crash"))
+        CreateThread(NULL, 0, crash, s, 0, NULL);
+    return done;
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsSetComputeSystemCallback(struct system *s, int options, const void *context,
+                                                                 HCS_EVENT_CALLBACK callback)
+{
+    (void)options;
+    s->context = context;
+    s->callback = callback;
+    return S_OK;
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsPauseComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
@@ -117,25 +168,22 @@ __declspec(dllexport) HRESULT WINAPI HcsTerminateComputeSystem(struct system *s,
 {
     note("terminate", s->id, options);
     o->result = s->state == ENDED ? ALREADY_STOPPED : S_OK;
-    s->state = ENDED;
+    if (s->state != ENDED)
+        tell_end(s, L"{\"Status\":0,\"ExitType\":\"ForcedExit\"}");
     return S_OK;
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsGetComputeSystemProperties(struct system *s, struct operation *o, const wchar_t *query)
 {
-    static const wchar_t *const names[] = {L"{\"State\":\"Created\"}", L"{\"State\":\"Running\"}",
-                                           L"{\"State\":\"Paused\"}", L"{\"State\":\"SavedAsTemplate\"}",
-                                           L"{\"State\":\"Stopped\"}"};
     note("properties", s->id, query);
-    o->document = names[s->state];
+    o->document = L"{\"SystemType\":\"VirtualMachine\",\"RuntimeId\":\"01020304-0506-0708-090A-0B0C0D0E0F10\"}";
     return S_OK;
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsModifyComputeSystem(struct system *s, struct operation *o, const wchar_t *request,
                                                             HANDLE identity)
 {
-    (void)identity;
-    return go("modify", s, o, request, RUNNING, RUNNING);
+    return go(identity ? "modify for somebody" : "modify", s, o, request, RUNNING, RUNNING);
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsEnumerateComputeSystems(const wchar_t *query, struct operation *operation)

@@ -94,9 +94,11 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     };
     let accelerator = match plan.acceleration {
         Acceleration::Kvm => "kvm",
-        Acceleration::Tcg | Acceleration::Native | Acceleration::Framework | Acceleration::Wsl2 => {
-            "tcg,thread=multi"
-        }
+        Acceleration::Tcg
+        | Acceleration::Native
+        | Acceleration::Framework
+        | Acceleration::Wsl2
+        | Acceleration::HyperV => "tcg,thread=multi",
     };
     option("-name", format!("cove-{}", plan.places.name));
     option("-accel", accelerator.to_owned());

@@ -1,37 +1,34 @@
-//! Machines on Windows: WSL2's, which `wsl.exe` runs. The agent there is reached by the program's input and output.
-//!
-//! It was run under Wine, with a program that stands in for WSL's and leads to a real agent (`cargo xtask cross wine`).
+//! Machines on Windows: WSL2's ([`wsl`]), and Hyper-V's by the Host Compute Service ([`hcs`]). What is of both stands here
+//! and in the files beside.
 
 mod certificates;
+mod channel;
 mod devices;
-mod distribution;
+mod hcs;
 pub(crate) mod resolver;
 mod saving;
 mod vmm;
+mod wsl;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use api::client::Endpoint;
 use tokio::net::TcpSocket;
-use tokio::runtime::Handle;
-use vm_hyperv::wsl::Wsl;
 use vm_manager::backend::Acceleration;
-use vm_manager::config::Config;
+use vm_manager::config::{Backend, Config};
 use vm_manager::image::Image;
 use vm_manager::places::Places;
 use vm_manager::saved::Record;
 
 use super::{Made, Started};
-pub(crate) use crate::carried::{Channel, Stream};
-use crate::console::keep;
 use crate::machine::{Beginning, Origin};
 pub(crate) use certificates::add_certificates;
+pub(crate) use channel::{Channel, Stream};
 pub(crate) use devices::Devices;
-use distribution::Distribution;
 pub(crate) use saving::{Saving, Waking, check};
 pub(crate) use vmm::Vmm;
 
@@ -41,66 +38,60 @@ pub(crate) const HAS_DRIVES: bool = true;
 /// One of the guest's streams, which the event loop has already.
 pub(crate) type Accepted = Stream;
 
-/// What it takes to start it.
+/// What it takes to start a machine.
 #[derive(Debug)]
-pub(crate) struct Making {
-    distribution: Distribution,
-    digest: String,
-    places: Places,
+pub(crate) enum Making {
+    Wsl(wsl::Making),
+    Hcs(hcs::Making),
+}
+
+/// Which of the two a machine is.
+enum Kind {
+    Wsl,
+    Hcs,
+}
+
+impl Kind {
+    fn of(config: &Config) -> Result<Self> {
+        match config.backend {
+            Backend::Wsl2 => Ok(Self::Wsl),
+            Backend::HyperV => Ok(Self::Hcs),
+            // Refused before, by the configuration.
+            other @ (Backend::Qemu | Backend::Uml | Backend::Vz) => bail!("{other} is of another system"),
+        }
+    }
 }
 
 /// What has to be the same where one that was saved goes on: none is.
-#[expect(clippy::unnecessary_wraps, reason = "elsewhere a program may be missing")]
 pub(crate) fn record(beginning: &Beginning) -> Result<Record> {
     let Beginning { config, image, .. } = beginning;
+    let acceleration = match Kind::of(config)? {
+        Kind::Wsl => Acceleration::Wsl2,
+        Kind::Hcs => Acceleration::HyperV,
+    };
     let (config, image) = (config.clone(), image.manifest.digest.clone());
-    Ok(Record { config, image, acceleration: Acceleration::Wsl2, program: String::new() })
+    Ok(Record { config, image, acceleration, program: String::new() })
 }
 
-/// Prepares what it is reached by.
-#[expect(clippy::unnecessary_wraps, reason = "elsewhere a device may not be had")]
+/// Prepares what it is reached by. Blocks.
 pub(crate) fn make(beginning: &Beginning, _: Record, _: Origin) -> Result<Made> {
-    let Beginning { config, places, image, .. } = beginning;
-    let (shares, mut warnings) = devices::shares(config);
-    warnings.push(
-        "WSL gives its processors and memory to all distributions alike, and each a disk that grows: what was said of these \
-         changes nothing, and .wslconfig does"
-            .to_owned(),
-    );
-    let vsock = Arc::new(Channel::new(Handle::current()));
-    let making = Making {
-        distribution: Distribution::of(Wsl::of_the_system(), places),
-        digest: image.manifest.digest.clone(),
-        places: places.clone(),
-    };
-    // WSL has made the guest's interface what it is.
-    Ok(Made {
-        making,
-        devices: Devices { vsock, shares },
-        network: None,
-        rosetta: None,
-        resolver: resolver::Watch,
-        warnings,
-    })
+    match Kind::of(&beginning.config)? {
+        Kind::Wsl => Ok(wsl::make(beginning)),
+        Kind::Hcs => hcs::make(beginning),
+    }
 }
 
 impl Making {
-    /// Starts the agent; `ended` is told how it ended. Blocks.
+    /// Starts it; `ended` is told how it ended. Blocks.
     pub(crate) fn start(
         self,
         devices: &Devices,
         ended: impl FnOnce(String) + Send + 'static,
     ) -> Result<Started> {
-        let Self { distribution, digest, places } = self;
-        let mut command = distribution.agent(&digest);
-        let (console, written) = io::pipe().context("failed to make the console")?;
-        command.stderr(written);
-        tracing::info!(?command, "starting the machine");
-        let vmm = Vmm::start(command, distribution, &devices.vsock, ended)?;
-        // It ends with the program, whose end of the pipe is the last.
-        let path = places.console();
-        std::thread::Builder::new().name("console".to_owned()).spawn(move || keep(console, &path))?;
-        Ok(Started { vmm, saving: None, waking: None })
+        match self {
+            Self::Wsl(making) => making.start(devices, ended),
+            Self::Hcs(making) => making.start(devices, ended),
+        }
     }
 }
 
@@ -148,12 +139,16 @@ pub(crate) fn free(folder: &Path) -> Option<u64> {
     vm_hyperv::free_space(folder)
 }
 
-/// Makes the distribution, and unpacks the image in it. Blocks.
-pub(crate) fn prepare_disk(_: &Config, places: &Places, image: &Image, _: bool) -> Result<()> {
-    Distribution::of(Wsl::of_the_system(), places).prepare(places, image)
+/// Makes what the machine's files are in. Blocks.
+pub(crate) fn prepare_disk(config: &Config, places: &Places, image: &Image, _: bool) -> Result<()> {
+    match Kind::of(config)? {
+        Kind::Wsl => wsl::prepare(places, image),
+        Kind::Hcs => hcs::prepare(config, places, image),
+    }
 }
 
-/// Bytes that its disk takes.
+/// Bytes that its disk takes, of whichever kind it is.
 pub(crate) fn disk_taken(places: &Places) -> u64 {
-    std::fs::metadata(vm_hyperv::wsl::disk_in(&places.disk_folder())).map_or(0, |metadata| metadata.len())
+    let taken = |path: PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    taken(vm_hyperv::wsl::disk_in(&places.disk_folder())) + taken(places.vhdx())
 }

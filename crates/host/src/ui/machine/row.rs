@@ -135,6 +135,9 @@ pub enum MachineBackend {
     Vz,
     /// Windows' WSL2.
     Wsl2,
+    /// Windows' Hyper-V.
+    #[serde(rename = "hyperv")]
+    HyperV,
 }
 
 /// What a machine is.
@@ -254,6 +257,7 @@ impl From<Backend> for MachineBackend {
             Backend::Uml => Self::Uml,
             Backend::Vz => Self::Vz,
             Backend::Wsl2 => Self::Wsl2,
+            Backend::HyperV => Self::HyperV,
         }
     }
 }
@@ -265,6 +269,7 @@ impl From<MachineBackend> for Backend {
             MachineBackend::Uml => Self::Uml,
             MachineBackend::Vz => Self::Vz,
             MachineBackend::Wsl2 => Self::Wsl2,
+            MachineBackend::HyperV => Self::HyperV,
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use vm_hyperv::hcs::document::Share;
 use vm_manager::config::Config;
 use vm_proto::message;
 
-use crate::carried::Channel;
+use super::Channel;
 
 /// All of a machine's that we have to do with.
 #[derive(Debug)]
@@ -33,12 +34,22 @@ pub(super) fn shares(config: &Config) -> (Vec<message::Share>, Vec<String>) {
     }
     if !shares.is_empty() {
         warnings.push(
-            "programs in containers that watch shared folders do not hear of changes that this computer makes: WSL's own \
+            "programs in containers that watch shared folders do not hear of changes that this computer makes: Windows' own \
              sharing tells of none. They see them when they look"
                 .to_owned(),
         );
     }
     (shares, warnings)
+}
+
+/// The same, as Windows takes them.
+pub(super) fn folders(config: &Config, shares: &[message::Share]) -> Vec<Share> {
+    let tagged = config.shares.iter().enumerate().map(|(at, share)| (format!("share{at}"), share));
+    let is_shared = |tag: &String| shares.iter().any(|share| share.tag == *tag);
+    let folder = |(tag, share): (String, &vm_manager::config::Share)| {
+        is_shared(&tag).then(|| Share { tag, path: share.path.clone(), read_only: share.read_only })
+    };
+    tagged.filter_map(folder).collect()
 }
 
 impl Devices {

@@ -1,4 +1,4 @@
-//! The resolver: WSL tells the guest of it, and follows it as it changes.
+//! The resolver: Windows tells the guest of it, WSL by a file and Hyper-V by DHCP, and follows it as it changes.
 
 use vm_proto::message::Resolver;
 

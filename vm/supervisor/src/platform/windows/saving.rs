@@ -1,13 +1,16 @@
-//! Sending a machine to sleep: WSL's can't be, so that there is no value of these.
+//! Sending a machine to sleep, which no kind can here, and changing its sizes, which Hyper-V's can in part.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use vm_hyperv::connection::Connection;
+use vm_hyperv::request::Request;
 use vm_manager::saved::Record;
 
-/// What it would take to save one.
+/// What it takes to change the sizes of a machine of Hyper-V's.
 #[derive(Debug, Clone)]
-pub(crate) struct Saving(Infallible);
+pub(crate) struct Saving(pub(super) Arc<Connection>);
 
 /// What it would take to have one go on.
 #[derive(Debug)]
@@ -15,7 +18,7 @@ pub(crate) struct Waking(Infallible);
 
 /// Whether what was saved can be gone on from.
 pub(crate) fn check(_: &Record, _: &Record) -> Result<()> {
-    anyhow::bail!("a machine of WSL's can't be saved")
+    bail!("machines can't be saved on Windows")
 }
 
 impl Waking {
@@ -25,19 +28,27 @@ impl Waking {
 }
 
 impl Saving {
+    #[expect(clippy::unused_async, reason = "elsewhere it takes time")]
     pub(crate) async fn save(&self) -> Result<()> {
-        match self.0 {}
+        bail!("machines can't be saved on Windows")
     }
 
+    #[expect(clippy::unused_async, reason = "elsewhere it takes time")]
     pub(crate) async fn keep_template(&self) -> Result<()> {
-        match self.0 {}
+        bail!("machines can't be saved on Windows")
     }
 
-    pub(crate) async fn limit_memory(&self, _: u64) -> Result<()> {
-        match self.0 {}
+    /// Has it have so much memory.
+    pub(crate) async fn limit_memory(&self, bytes: u64) -> Result<()> {
+        let connection = Arc::clone(&self.0);
+        let set = move || connection.ask(Request::SetMemory { bytes });
+        tokio::task::spawn_blocking(set).await??;
+        Ok(())
     }
 
-    pub(crate) async fn grow_disk(&self, _: u64) -> Result<()> {
-        match self.0 {}
+    /// A disk's file is the machine's for as long as it runs.
+    #[expect(clippy::unused_async, reason = "elsewhere it can grow")]
+    pub(crate) async fn grow_disk(&self, bytes: u64) -> Result<()> {
+        bail!("Windows lets a disk grow to {bytes} bytes only while the machine does not run")
     }
 }

@@ -21,7 +21,7 @@ const UNPACK: &str = "set -e; mkdir -p /cove/images; cd /cove/images; rm -rf \"$
 
 /// A distribution.
 #[derive(Debug, Clone)]
-pub(super) struct Distribution {
+pub(crate) struct Distribution {
     wsl: Wsl,
     name: String,
 }

@@ -1,0 +1,43 @@
+//! A machine's two disks: its system, which is the image with a footer, and its data.
+
+use anyhow::{Context, Result, ensure};
+use vm_hyperv::disk::Disks;
+use vm_hyperv::vhd;
+use vm_manager::config::Config;
+use vm_manager::image::Image;
+use vm_manager::places::Places;
+
+/// The file of an image that is the system, and what is made of it.
+const SYSTEM: &str = "system.erofs";
+const DISK: &str = "system.vhd";
+
+/// The disk that is an image's system.
+pub(super) fn system(image: &Image) -> std::path::PathBuf {
+    image.file(DISK)
+}
+
+/// Makes both, and lets the second grow. Blocks.
+pub(crate) fn prepare(config: &Config, places: &Places, image: &Image) -> Result<()> {
+    let (from, to, id) = (image.file(SYSTEM), system(image), id(&image.manifest.digest));
+    let length =
+        std::fs::metadata(&from).with_context(|| format!("failed to look at {}", from.display()))?.len();
+    if !vhd::is_made_of(&to, length, id) {
+        vhd::make(&from, &to, id).with_context(|| format!("failed to make {}", to.display()))?;
+    }
+    let free = super::super::free(&places.data).context("failed to look at the disk")?;
+    let path = places.vhdx();
+    ensure!(free > 16 << 20, "the disk that holds {} has only {} KiB left", path.display(), free >> 10);
+    let disks = Disks::load()?;
+    let prepared = match path.exists() {
+        true => disks.grow(&path, config.disk),
+        false => disks.create(&path, config.disk),
+    };
+    prepared.with_context(|| format!("failed to prepare {}", path.display()))
+}
+
+/// What tells an image's disk from others': the beginning of its digest.
+fn id(digest: &str) -> [u8; 16] {
+    let digits = digest.strip_prefix("sha256:").unwrap_or(digest);
+    let first = digits.get(..32).and_then(|digits| u128::from_str_radix(digits, 16).ok());
+    first.unwrap_or(1).to_be_bytes()
+}

@@ -1,0 +1,184 @@
+//! Tests under Wine, with libraries that stand in for Windows'; the guest is on the loopback.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+
+use tokio_util::sync::CancellationToken;
+use vm_hyperv::Network;
+use vm_hyperv::hcs::Library;
+
+use super::*;
+
+/// The library's log is named by the environment, which all tests share.
+static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+
+fn one_by_one() -> MutexGuard<'static, ()> {
+    ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stand_in(variable: &str) -> std::path::PathBuf {
+    std::env::var_os(variable).expect("run by cargo xtask cross wine").into()
+}
+
+/// The calls since this was asked last.
+fn calls() -> Vec<String> {
+    let path = stand_in("COVE_HCS_LOG");
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let _ = std::fs::remove_file(&path);
+    text.lines().map(|line| line.split('\t').next().unwrap_or_default().to_owned()).collect()
+}
+
+/// Somebody at the loopback, whom one can connect to and be connected to by, but for one port.
+struct Loopback(TcpListener);
+
+impl Dial for Loopback {
+    fn connect(&self, _: u32, _: Duration) -> io::Result<StdStream> {
+        StdStream::connect(self.0.local_addr()?)
+    }
+
+    fn listen(&self, port: u32) -> io::Result<StdStream> {
+        if port == 9 {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(std::os::windows::io::OwnedSocket::from(self.0.try_clone()?).into())
+    }
+
+    fn accept(&self, _: u32, listening: &TcpStream) -> io::Result<StdStream> {
+        socket::accept(listening)
+    }
+}
+
+fn devices() -> (Devices, u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let guest: Arc<dyn Dial> = Arc::new(Loopback(listener));
+    let vsock = Arc::new(Channel::Sockets(sockets::Channel::new(guest, Handle::current())));
+    (Devices { vsock, shares: Vec::new() }, port)
+}
+
+/// A machine of that name, made of files in a folder.
+fn making(folder: &Path, name: &str) -> Making {
+    let library = Library::load_from(&stand_in("COVE_HCS_STAND_IN")).unwrap();
+    let network = Network::load_from(&stand_in("COVE_HCN_STAND_IN"));
+    let connection = Connection::ourselves(library, network).unwrap();
+    let file = |name: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, name).unwrap();
+        path
+    };
+    let (console, listener) = Console::listen().unwrap();
+    let wanted = Wanted {
+        name: name.to_owned(),
+        cpus: 1,
+        memory: 1 << 30,
+        kernel: file("kernel"),
+        initrd: file("initrd"),
+        options: backend::hyperv::options(),
+        system: file("system.vhd"),
+        data: file("data.vhdx"),
+        console: console.name.clone(),
+    };
+    make_once_gone(&connection, &wanted).unwrap();
+    heard(listener, &folder.join("console.log")).unwrap();
+    let folders = vec![Share { tag: "share0".to_owned(), path: folder.to_owned(), read_only: false }];
+    Making { connection: Arc::new(connection), name: name.to_owned(), folders, console }
+}
+
+fn started(making: Making, devices: &Devices) -> (Started, mpsc::Receiver<String>) {
+    let (told, hears) = mpsc::channel();
+    let started = making.start(devices, move |how| told.send(how).unwrap()).unwrap();
+    (started, hears)
+}
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_machine_starts_with_its_folders_stands_still_and_is_ended() {
+    let _one = one_by_one();
+    calls();
+    let dir = tempfile::tempdir().unwrap();
+    let (devices, _) = devices();
+    let (started, hears) = started(making(dir.path(), "dev"), &devices);
+    let until = |is_still: bool| {
+        let begin = Instant::now();
+        while started.vmm.stands_still() != is_still {
+            assert!(begin.elapsed() < DEADLINE);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    started.vmm.stop();
+    until(true);
+    started.vmm.go_on();
+    until(false);
+    let saving = started.saving.clone().unwrap();
+    saving.limit_memory(1 << 29).await.unwrap();
+    assert!(saving.grow_disk(1 << 40).await.is_err());
+    drop(saving);
+    started.vmm.kill();
+    assert_eq!(hears.recv_timeout(DEADLINE).unwrap(), "it was ended");
+    let expected = ["start", "modify for somebody", "pause", "resume", "modify", "terminate"];
+    let all = calls();
+    assert!(all.windows(expected.len()).any(|some| some == expected), "{all:?}");
+    drop(started);
+    let begin = Instant::now();
+    let mut all = Vec::new();
+    while all.last().is_none_or(|call| call != "delete endpoint") {
+        assert!(begin.elapsed() < DEADLINE, "nothing of it is left: {all:?}");
+        all.extend(calls());
+    }
+}
+
+#[tokio::test]
+async fn one_that_gives_up_is_seen_to() {
+    let _one = one_by_one();
+    let dir = tempfile::tempdir().unwrap();
+    let (devices, _) = devices();
+    let (_started, hears) = started(making(dir.path(), "crash"), &devices);
+    assert_eq!(hears.recv_timeout(DEADLINE).unwrap(), "it ended with 0xc0370106");
+}
+
+#[tokio::test]
+async fn where_the_guest_would_not_reach_us_none_is_started() {
+    let _one = one_by_one();
+    let dir = tempfile::tempdir().unwrap();
+    let (devices, _) = devices();
+    let made = making(dir.path(), "dev");
+    devices.vsock.listen(9, |_| {});
+    calls();
+    let error = made.start(&devices, |_| {}).unwrap_err();
+    assert_eq!(error.to_string(), "the machine's agent would not reach us");
+    assert_eq!(calls(), ["terminate", "close", "delete endpoint"]);
+}
+
+#[tokio::test]
+async fn what_the_console_says_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("console.log");
+    let (console, listener) = Console::listen().unwrap();
+    heard(listener, &path).unwrap();
+    let mut machine = pipe::connect_to_any(&console.name).unwrap();
+    io::Write::write_all(&mut machine, b"Linux version 7\n").unwrap();
+    drop(machine);
+    let begin = Instant::now();
+    while std::fs::read(&path).unwrap_or_default() != b"Linux version 7\n" {
+        assert!(begin.elapsed() < DEADLINE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_of_either_direction_are_sockets_to_the_loop() {
+    let (devices, port) = devices();
+    let cancelled = CancellationToken::new();
+    devices.tell_changes(&cancelled);
+    let (sender, mut called) = tokio::sync::mpsc::channel(4);
+    devices.vsock.listen(1, move |stream| sender.try_send(stream).unwrap());
+    let mut guest = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    let mut here = tokio::time::timeout(DEADLINE, called.recv()).await.unwrap().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut guest, b"hello").await.unwrap();
+    let mut heard = [0; 5];
+    tokio::io::AsyncReadExt::read_exact(&mut here, &mut heard).await.unwrap();
+    assert_eq!(&heard, b"hello");
+    devices.vsock.open(3, DEADLINE).await.unwrap();
+}

@@ -1,0 +1,91 @@
+//! A machine of Windows' that runs: waited for, told to stand still, ended. Windows takes its time for each, so threads of ours
+//! wait for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use anyhow::{Context, Result};
+use vm_hyperv::connection::Connection;
+use vm_hyperv::request::Request;
+
+use super::Console;
+
+/// A running one. It ends with this value.
+#[derive(Debug)]
+pub(crate) struct Vmm {
+    orders: Sender<Request>,
+    _console: Console,
+    stands_still: Arc<AtomicBool>,
+}
+
+impl Vmm {
+    /// Takes care of a machine, and tells `ended` how it ended.
+    pub(super) fn of(
+        connection: &Arc<Connection>,
+        name: String,
+        console: Console,
+        ended: impl FnOnce(String) + Send + 'static,
+    ) -> Result<Self> {
+        let stands_still = Arc::new(AtomicBool::new(false));
+        let (orders, received) = channel();
+        let (ordered, told) = (Arc::clone(connection), Arc::clone(&stands_still));
+        let obey = move || obey(&ordered, &received, &told);
+        thread::Builder::new().name("vmm".to_owned()).spawn(obey).context("failed to start a thread")?;
+        let waited = Arc::clone(connection);
+        let wait = move || {
+            let how = waited.wait(&name).unwrap_or_else(|failure| format!("Windows lost it: {failure}"));
+            // Another one of its name may be made as soon as we are gone.
+            drop(waited);
+            ended(how);
+        };
+        thread::Builder::new().name("vmm-end".to_owned()).spawn(wait).context("failed to start a thread")?;
+        Ok(Self { orders, _console: console, stands_still })
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&self) {
+        self.order(Request::End);
+    }
+
+    /// Lets it stand still.
+    pub(crate) fn stop(&self) {
+        self.order(Request::Pause);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.order(Request::Resume);
+    }
+
+    fn order(&self, order: Request) {
+        // The thread is there for as long as we are.
+        let _ = self.orders.send(order);
+    }
+
+    /// Whether it stands still: by us, for nobody else can have it do so.
+    pub(crate) fn stands_still(&self) -> bool {
+        self.stands_still.load(Ordering::Relaxed)
+    }
+}
+
+fn obey(connection: &Connection, received: &Receiver<Request>, stands_still: &AtomicBool) {
+    while let Ok(order) = received.recv() {
+        let is_still = match order {
+            Request::Pause => Some(true),
+            Request::Resume => Some(false),
+            _ => None,
+        };
+        match connection.ask(order.clone()) {
+            Ok(_) => {
+                if let Some(is_still) = is_still {
+                    stands_still.store(is_still, Ordering::Relaxed);
+                }
+            }
+            Err(error) => tracing::warn!(%error, ?order, "Windows did not do as it was told"),
+        }
+    }
+    // One that has ended is as good.
+    let _ = connection.ask(Request::End);
+}
