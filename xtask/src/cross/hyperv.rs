@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,6 +14,8 @@ use crate::shell::{command, root, run_command};
 use crate::sysroot::Target;
 
 const SERVICE: &str = "CoveService";
+/// How long the service may take to stop.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// The test that asks the service.
 const TEST: &str = "a_service_that_was_started_makes_machines_of_its_callers_files_alone";
 /// Windows' libraries that are stood in for: what they are made of, and what that is linked with.
@@ -111,13 +114,27 @@ fn service(wine: &Wine, target: &Target, programs: &Path) -> Result<()> {
     wine.run_by(&mut ask);
     ask.args(["--", "--ignored", TEST]);
     let asked = run_command(ask).context("what the service is asked");
-    let stopped = control(&["stop", SERVICE]);
+    // Wine's fails where the service is faster than its answer: what counts is that it stops.
+    let _ = control(&["stop", SERVICE]);
+    let stopped = wait_until_stopped(|| control(&["query", SERVICE]));
     let removed = control(&["delete", SERVICE]);
     asked?;
     stopped?;
     removed?;
     println!("cross: Cove's service is started, asked and stopped under Wine");
     Ok(())
+}
+
+fn wait_until_stopped(query: impl Fn() -> Result<String>) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let said = query()?;
+        if said.contains("STOPPED") {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < DEADLINE, "the service does not stop: {said}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Whoever has the guests.

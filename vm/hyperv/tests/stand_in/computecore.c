@@ -2,7 +2,7 @@
    to the file that COVE_HCS_LOG names, one a line, in UTF-8.
 
    Where there is a file "hyperv.port" beside it, there is a guest behind each machine, at whoever listens at that port
-   (tests/support/src/hyperv.rs), and guests.c leads the program's sockets there. */
+   (vm/supervisor/examples/hyperv-guests/guests.rs), and guests.c leads the program's sockets there. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -4,9 +4,6 @@
 //! A connection begins with a letter and two numbers (four bytes each, little endian): `S` begins a guest of the document of
 //! so many bytes that follows, and lasts as long as the guest; `L` has the guest's calls to a port of the host's go to another
 //! of the loopback; `C` is connected to a port of the guest. A zero is the answer where it is so.
-//!
-//! `hyperv-guests FOLDER DRIVE`: serves them with their files in a folder, says at which port, and ends with its input; `DRIVE`
-//! is the folder that is Windows' drive C. `cargo xtask cross wine` runs it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -40,7 +37,8 @@ struct Guests {
     running: Mutex<Option<Child>>,
 }
 
-fn main() -> Result<()> {
+/// Serves them until the input ends.
+pub(crate) fn run() -> Result<()> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(folder), Some(drive)) = (args.next(), args.next()) else { bail!("hyperv-guests FOLDER DRIVE") };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to listen")?;
