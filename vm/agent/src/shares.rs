@@ -3,24 +3,26 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{Mode, OFlags, fstatfs, open};
+use rustix::fs::{CWD, Mode, OFlags, fstatfs, open};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_remount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_remount, open_tree, unmount,
 };
 use vm_proto::message::Share;
 
 use crate::boot::DRIVES;
+use crate::layer;
 
 /// How long a share may be busy after the host has said that it tells of no more changes.
 const IDLE_DEADLINE: Duration = Duration::from_secs(1);
 /// `FUSE_SUPER_MAGIC` of statfs(2), which shares have.
-const FUSE: rustix::fs::FsWord = 0x6573_5546;
+pub(crate) const FUSE: rustix::fs::FsWord = 0x6573_5546;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What stays the guest's own: a share on top of it would take the guest's system away.
@@ -44,7 +46,10 @@ pub(crate) async fn unmount_all(shares: &[Share]) -> Result<()> {
     // In a container it may still be mounted: the mount there is another, of the same device.
     let outcome = outcome.and_then(|()| match in_use(shares) {
         Some(share) => bail!("a container uses the share {}", share.path),
-        None => Ok(()),
+        None => {
+            shares.iter().filter(|share| share.is_layered).for_each(|share| layer::end(&share.path));
+            Ok(())
+        }
     });
     if outcome.is_err() {
         for share in gone {
@@ -76,7 +81,7 @@ fn in_use(shares: &[Share]) -> Option<&Share> {
     shares.iter().find(|share| tags.contains(&share.tag))
 }
 
-/// The tags of shares in a file like /proc/self/mountinfo (proc(5)): `… - virtiofs TAG OPTIONS`.
+/// The tags of shares in a file like /proc/self/mountinfo (proc(5)): `… - virtiofs TAG OPTIONS`, or of the layer in front.
 fn mounted(mountinfo: &Path) -> impl Iterator<Item = String> + use<> {
     // A process that has ended sees nothing.
     let text = fs::read_to_string(mountinfo).unwrap_or_default();
@@ -85,7 +90,7 @@ fn mounted(mountinfo: &Path) -> impl Iterator<Item = String> + use<> {
 
 fn tag(line: &str) -> Option<String> {
     let mut fields = line.split_once(" - ")?.1.split(' ');
-    (fields.next()? == "virtiofs").then(|| fields.next().map(str::to_owned))?
+    ["virtiofs", layer::KIND].contains(&fields.next()?).then(|| fields.next().map(str::to_owned))?
 }
 
 /// Mounts one, which is a folder of a drive ([`crate::boot::DRIVES`]) where the machine is another's.
@@ -99,6 +104,10 @@ pub(crate) fn mount_share(share: &Share, is_inside: bool) -> Result<()> {
         share.path
     );
     fs::create_dir_all(path).with_context(|| format!("failed to make {}", share.path))?;
+    if share.is_layered {
+        return mount_layered(share, is_inside)
+            .with_context(|| format!("failed to mount the share {}", share.path));
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let mounted = match is_inside {
         true => mount_bind(format!("{DRIVES}{}", share.path), path)
@@ -113,6 +122,28 @@ pub(crate) fn mount_share(share: &Share, is_inside: bool) -> Result<()> {
         mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | flags, c"")
     });
     mounted.with_context(|| format!("failed to mount the share {}", share.path))
+}
+
+/// The same with a layer of ours in front, which has the share itself, at no place.
+fn mount_layered(share: &Share, is_inside: bool) -> Result<()> {
+    let below = if is_inside {
+        open_tree(
+            CWD,
+            format!("{DRIVES}{}", share.path),
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+        )?
+    } else {
+        let made = fsopen("virtiofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(made.as_fd(), "source", &share.tag)?;
+        fsconfig_create(made.as_fd())?;
+        fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?
+    };
+    layer::put(below, &share.tag, &share.path, share.read_only)?;
+    if share.read_only {
+        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(&share.path, flags, c"")?;
+    }
+    Ok(())
 }
 
 /// A share as the host's changes in it are acted out.
@@ -148,6 +179,8 @@ mod tests {
     fn shares_are_told_from_other_mounts() {
         let line = "86 29 0:43 / /home/me rw,nosuid,nodev shared:42 - virtiofs share0 rw";
         assert_eq!(tag(line).as_deref(), Some("share0"));
+        let layered = "86 29 0:43 / /home/me rw,nosuid,nodev shared:42 - fuse.cove share0 rw";
+        assert_eq!(tag(layered).as_deref(), Some("share0"));
         assert_eq!(tag("29 1 0:25 / / rw - overlay overlay rw,lowerdir=/layers"), None);
         assert_eq!(tag("nonsense"), None);
     }

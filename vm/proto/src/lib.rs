@@ -7,13 +7,14 @@
 //! No I/O of its own and no platform in here. What the guest sends is hostile to the host: every frame is bounded
 //! before it is read.
 
+pub mod change;
 pub mod frame;
 pub mod loopback;
 pub mod message;
 pub mod stream;
 
 /// The version of this contract. Sides of different versions tell each other so and part.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Where each side listens (vsock(7) ports).
 pub mod port {

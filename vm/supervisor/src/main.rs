@@ -25,6 +25,7 @@ mod ports;
 mod preparation;
 mod room;
 mod ssh_agent;
+mod told;
 mod trust;
 
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ mod devices;
 mod distribution;
 pub(crate) mod resolver;
 mod saving;
+pub(crate) mod tree;
 mod vmm;
 
 use std::io;
@@ -57,7 +58,7 @@ pub(crate) fn record(beginning: &Beginning) -> Result<Record> {
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere a device may not be had")]
 pub(crate) fn make(beginning: &Beginning, _: Record, _: Origin) -> Result<Made> {
     let Beginning { config, places, image, .. } = beginning;
-    let (shares, mut warnings) = devices::shares(config);
+    let (shares, told, mut warnings) = devices::shares(config);
     warnings.push(
         "WSL gives its processors and memory to all distributions alike, and each a disk that grows: what was said of these \
          changes nothing, and .wslconfig does"
@@ -72,7 +73,7 @@ pub(crate) fn make(beginning: &Beginning, _: Record, _: Origin) -> Result<Made> 
     // WSL has made the guest's interface what it is.
     Ok(Made {
         making,
-        devices: Devices { vsock, shares },
+        devices: Devices { vsock, shares, told },
         network: None,
         rosetta: None,
         resolver: resolver::Watch,
