@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("host", &["engine", "image-store", "oci-runtime", "vm-devices", "tauri"]),
     ("cli", &["engine", "image-store", "oci-runtime", "vm-devices", "tauri"]),
     ("vm-proto", &["tokio", "stdx", "model"]),
+    ("vm-changes", &["tokio", "libc", "rustix", "vm-devices"]),
     ("vm-manager", &["engine", "api", "axum", "hyper", "vm-devices"]),
     ("vm-hyperv", &["tokio", "engine", "api", "vm-devices"]),
     ("vm-vz", &["tokio", "engine", "api", "vm-devices"]),
@@ -60,6 +61,8 @@ const UNSAFE: &[&str] = &[
     "vm/vz/src/macos/queue.rs",
     "vm/vz/src/macos/rosetta.rs",
     "vm/supervisor/src/platform/linux/sys.rs",
+    "vm/supervisor/src/platform/macos/tree.rs",
+    "vm/supervisor/src/platform/windows/tree.rs",
 ];
 
 /// Files over the limit, each with its reason.

@@ -124,12 +124,23 @@ fn deed(folder: &Path, number: usize) -> Result<Vec<String>> {
 fn ten_thousand_changes_here_are_seen_in_a_container_once_each_and_in_order() -> Result<()> {
     let _alone = alone();
     let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    sees_changes_once_each_and_in_order(&machine)
+}
+
+#[test]
+fn they_are_too_where_the_shares_server_is_anothers() -> Result<()> {
+    let _alone = alone();
+    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
+    sees_changes_once_each_and_in_order(&machine)
+}
+
+fn sees_changes_once_each_and_in_order(machine: &Machine) -> Result<()> {
     let folder = machine.shared().join("watched");
     std::fs::create_dir(&folder)?;
     for number in (0..DEEDS).filter(|number| matches!(number % 6, 1..=4)) {
         std::fs::write(folder.join(format!("old-{number}")), "as before")?;
     }
-    let watcher = Watcher::start(&machine, &folder)?;
+    let watcher = Watcher::start(machine, &folder)?;
     // The guest may still be hearing of what was there before.
     watcher.until("the-beginning")?;
     let mut expected = Vec::new();
@@ -196,9 +207,20 @@ fn a_change_here_is_seen_in_a_container_within_milliseconds() -> Result<()> {
 fn what_a_container_does_itself_is_seen_by_another_once_each() -> Result<()> {
     let _alone = alone();
     let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    sees_what_another_container_does(&machine)
+}
+
+#[test]
+fn it_is_too_where_the_host_tells_of_it_as_of_its_own() -> Result<()> {
+    let _alone = alone();
+    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
+    sees_what_another_container_does(&machine)
+}
+
+fn sees_what_another_container_does(machine: &Machine) -> Result<()> {
     let folder = machine.shared().join("watched");
     std::fs::create_dir(&folder)?;
-    let watcher = Watcher::start(&machine, &folder)?;
+    let watcher = Watcher::start(machine, &folder)?;
     watcher.until("the-beginning")?;
     let script = format!(
         "cd {}; for n in $(seq 100); do : > a-$n; echo more >> a-$n; mv a-$n b-$n; mkdir d-$n; rmdir d-$n; \

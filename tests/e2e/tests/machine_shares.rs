@@ -57,18 +57,29 @@ fn there(machine: &Machine, args: &[&str]) -> Result<String> {
 fn a_share_keeps_the_rules_of_a_file_system() -> Result<()> {
     for backend in ["uml", "qemu"] {
         let Some(machine) = Machine::start(backend)? else { continue };
-        let exerciser = exerciser(&machine)?;
-        // The host's own file system proves the rules.
-        let holds = |said: &str| said.ends_with(" checks, 0 failed");
-        let said = here(&exerciser, &["rules", &folder(&machine, "here")?])?;
-        ensure!(holds(&said), "here: {said}");
-        let said = there(&machine, &[&exerciser, "rules", &folder(&machine, "there")?])
-            .with_context(|| format!("on {backend}"))?;
-        ensure!(holds(&said), "on {backend}: {said}");
-        // What was made there looks the same from both sides.
-        let made = machine.shared().join("there").display().to_string();
-        assert_eq!(there(&machine, &[&exerciser, "sum", &made])?, here(&exerciser, &["sum", &made])?);
+        keeps_the_rules(&machine)?;
     }
+    Ok(())
+}
+
+#[test]
+fn it_keeps_them_behind_the_guests_layer() -> Result<()> {
+    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
+    keeps_the_rules(&machine)
+}
+
+fn keeps_the_rules(machine: &Machine) -> Result<()> {
+    let (backend, exerciser) = (machine.backend(), exerciser(machine)?);
+    // The host's own file system proves the rules.
+    let holds = |said: &str| said.ends_with(" checks, 0 failed");
+    let said = here(&exerciser, &["rules", &folder(machine, "here")?])?;
+    ensure!(holds(&said), "here: {said}");
+    let said = there(machine, &[&exerciser, "rules", &folder(machine, "there")?])
+        .with_context(|| format!("on {backend}"))?;
+    ensure!(holds(&said), "on {backend}: {said}");
+    // What was made there looks the same from both sides.
+    let made = machine.shared().join("there").display().to_string();
+    assert_eq!(there(machine, &[&exerciser, "sum", &made])?, here(&exerciser, &["sum", &made])?);
     Ok(())
 }
 

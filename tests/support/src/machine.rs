@@ -24,6 +24,8 @@ pub struct Machine {
     programs: Option<PathBuf>,
     /// What is searched for programs of others before PATH.
     searched_first: Option<PathBuf>,
+    /// Shares are as where their server is another's: a layer of the guest's stands in front.
+    is_layered: bool,
 }
 
 /// The folder of guest images that `cargo xtask test` has made, if there is one for `backend` in it.
@@ -127,6 +129,8 @@ impl Machine {
             backend,
             programs: programs.map(Path::to_owned),
             searched_first: None,
+            // Whatever of shares is tested can be tested so.
+            is_layered: std::env::var("COVE_SHARES").is_ok_and(|how| how == "layer"),
         };
         std::fs::create_dir(machine.shared())?;
         let share = machine.shared().display().to_string();
@@ -154,6 +158,18 @@ impl Machine {
     /// It does not come up.
     pub fn start(backend: &'static str) -> Result<Option<Self>> {
         let Some(machine) = Self::init(backend)? else { return Ok(None) };
+        machine.bring_up()?;
+        machine.load_busybox()?;
+        Ok(Some(machine))
+    }
+
+    /// The same with shares as they are where their server is another's, as on macOS: with the guest's layer in front.
+    ///
+    /// # Errors
+    /// As those of [`Self::start`].
+    pub fn start_layered(backend: &'static str) -> Result<Option<Self>> {
+        let Some(mut machine) = Self::init(backend)? else { return Ok(None) };
+        machine.is_layered = true;
         machine.bring_up()?;
         machine.load_busybox()?;
         Ok(Some(machine))
@@ -344,6 +360,9 @@ impl Machine {
         // Trying KVM takes seconds where it hangs, and finds the same each time.
         let acceleration = std::env::var("COVE_ACCELERATION").unwrap_or_else(|_| "tcg".to_owned());
         command.env("COVE_ACCELERATION", acceleration);
+        if self.is_layered {
+            command.env("COVE_SHARES", "layer");
+        }
         if let Some(folder) = &self.searched_first {
             let paths = std::env::var("PATH").unwrap_or_default();
             command.env("PATH", format!("{}:{paths}", folder.display()));

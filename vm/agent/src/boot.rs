@@ -97,6 +97,8 @@ pub(crate) fn enter(folder: &Path) -> Result<Booted> {
     move_mount(&data, "", CWD, disk::DATA, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .context("failed to mount the data")?;
     late_mounts()?;
+    // Each file of a share that the kernel knows is a descriptor of the layer's.
+    sys::set_limits();
     resolver::set(&reached)?;
     Ok(Booted { options: HashMap::new(), is_inside: true })
 }

@@ -15,6 +15,7 @@ mod disk;
 mod engine;
 mod execute;
 mod inside;
+mod layer;
 mod listeners;
 mod loopback;
 mod netlink;

@@ -29,7 +29,7 @@ const FLAGS: &str = "OCF";
 
 /// Its share, as the guest mounts it.
 pub(crate) fn share(tag: &str) -> Share {
-    Share { tag: tag.to_owned(), path: FOLDER.to_owned(), read_only: true }
+    Share { tag: tag.to_owned(), path: FOLDER.to_owned(), read_only: true, is_layered: false }
 }
 
 /// Mounts it and has the kernel run programs by it, unless it does.

@@ -8,20 +8,22 @@ use std::path::{Component, Path};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{Mode, OFlags, fstatfs, open};
+use rustix::fs::{CWD, Mode, OFlags, fstatfs, open};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_remount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_remount, open_tree, unmount,
 };
 use vm_proto::message::Share;
 use vsock::{VMADDR_CID_HOST, VsockStream};
 
 use crate::boot::DRIVES;
+use crate::layer;
 
 /// How long a share may be busy after the host has said that it tells of no more changes.
 const IDLE_DEADLINE: Duration = Duration::from_secs(1);
 /// `FUSE_SUPER_MAGIC` of statfs(2), which shares have.
-const FUSE: rustix::fs::FsWord = 0x6573_5546;
+pub(crate) const FUSE: rustix::fs::FsWord = 0x6573_5546;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// The most that is sent at once (`msize`).
@@ -72,7 +74,10 @@ pub(crate) async fn unmount_all(shares: &[Share], way: Way) -> Result<()> {
     // In a container it may still be mounted: the mount there is another, of the same device.
     let outcome = outcome.and_then(|()| match in_use(shares) {
         Some(share) => bail!("a container uses the share {}", share.path),
-        None => Ok(()),
+        None => {
+            shares.iter().filter(|share| share.is_layered).for_each(|share| layer::end(&share.path));
+            Ok(())
+        }
     });
     if outcome.is_err() {
         for share in gone {
@@ -104,7 +109,7 @@ fn in_use(shares: &[Share]) -> Option<&Share> {
     shares.iter().find(|share| tags.contains(&share.tag))
 }
 
-/// The tags of shares in a file like /proc/self/mountinfo (proc(5)): `… - virtiofs TAG OPTIONS`, or `9p`.
+/// The tags of shares in a file like /proc/self/mountinfo (proc(5)): `… - virtiofs TAG OPTIONS`, `9p`, or the layer in front.
 fn mounted(mountinfo: &Path) -> impl Iterator<Item = String> + use<> {
     // A process that has ended sees nothing.
     let text = fs::read_to_string(mountinfo).unwrap_or_default();
@@ -113,7 +118,7 @@ fn mounted(mountinfo: &Path) -> impl Iterator<Item = String> + use<> {
 
 fn tag(line: &str) -> Option<String> {
     let mut fields = line.split_once(" - ")?.1.split(' ');
-    matches!(fields.next()?, "virtiofs" | "9p").then(|| fields.next().map(str::to_owned))?
+    ["virtiofs", "9p", layer::KIND].contains(&fields.next()?).then(|| fields.next().map(str::to_owned))?
 }
 
 /// Mounts one.
@@ -127,6 +132,10 @@ pub(crate) fn mount_share(share: &Share, way: Way) -> Result<()> {
         share.path
     );
     fs::create_dir_all(path).with_context(|| format!("failed to make {}", share.path))?;
+    if share.is_layered {
+        return mount_layered(share, way)
+            .with_context(|| format!("failed to mount the share {}", share.path));
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let mounted = match way {
         Way::Drives => mount_bind(format!("{DRIVES}{}", share.path), path)
@@ -136,7 +145,9 @@ pub(crate) fn mount_share(share: &Share, way: Way) -> Result<()> {
             let server = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, port)
                 .with_context(|| format!("nobody serves the share {}", share.path))?;
             // The kernel keeps what it was mounted with.
-            mount(&share.tag, path, "9p", flags, Some(&*plan9_options(server.as_fd(), &share.tag)?))
+            let options =
+                plan9_options(server.as_fd(), &share.tag).map(|(name, value)| format!("{name}={value}"));
+            mount(&share.tag, path, "9p", flags, Some(&*CString::new(options.join(","))?))
         }
     };
     let mounted = mounted.and_then(|()| {
@@ -150,9 +161,53 @@ pub(crate) fn mount_share(share: &Share, way: Way) -> Result<()> {
 }
 
 /// What the kernel is to know of a server (Documentation/filesystems/9p.rst). Files can be mapped.
-fn plan9_options(server: BorrowedFd<'_>, tag: &str) -> Result<CString> {
-    let number = server.as_raw_fd();
-    Ok(CString::new(format!("trans=fd,rfdno={number},wfdno={number},msize={PACKET},cache=mmap,aname={tag}"))?)
+fn plan9_options(server: BorrowedFd<'_>, tag: &str) -> [(&'static str, String); 6] {
+    let number = server.as_raw_fd().to_string();
+    [
+        ("trans", "fd".to_owned()),
+        ("rfdno", number.clone()),
+        ("wfdno", number),
+        ("msize", PACKET.to_string()),
+        ("cache", "mmap".to_owned()),
+        ("aname", tag.to_owned()),
+    ]
+}
+
+/// A share that is mounted at no place.
+fn detached(share: &Share, way: Way) -> Result<OwnedFd> {
+    match way {
+        Way::Drives => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            Ok(open_tree(CWD, format!("{DRIVES}{}", share.path), flags)?)
+        }
+        Way::Devices => made("virtiofs", &share.tag, &[]),
+        Way::Plan9 { port } => {
+            let server =
+                VsockStream::connect_with_cid_port(VMADDR_CID_HOST, port).context("nobody serves it")?;
+            made("9p", &share.tag, &plan9_options(server.as_fd(), &share.tag))
+        }
+    }
+}
+
+fn made(kind: &str, source: &str, options: &[(&str, String)]) -> Result<OwnedFd> {
+    let made = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(made.as_fd(), "source", source)?;
+    for (name, value) in options {
+        fsconfig_set_string(made.as_fd(), *name, value.as_str())?;
+    }
+    fsconfig_create(made.as_fd())?;
+    Ok(fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?)
+}
+
+/// The same with a layer of ours in front, which has the share itself, at no place.
+fn mount_layered(share: &Share, way: Way) -> Result<()> {
+    let below = detached(share, way)?;
+    layer::put(below, &share.tag, &share.path, share.read_only)?;
+    if share.read_only {
+        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(&share.path, flags, c"")?;
+    }
+    Ok(())
 }
 
 /// A share as the host's changes in it are acted out.
@@ -190,6 +245,8 @@ mod tests {
         assert_eq!(tag(line).as_deref(), Some("share0"));
         let line = "86 29 0:43 / /c/Users/me rw,nosuid,nodev - 9p share1 rw,trans=fd";
         assert_eq!(tag(line).as_deref(), Some("share1"));
+        let layered = "86 29 0:43 / /home/me rw,nosuid,nodev shared:42 - fuse.cove share0 rw";
+        assert_eq!(tag(layered).as_deref(), Some("share0"));
         assert_eq!(tag("29 1 0:25 / / rw - overlay overlay rw,lowerdir=/layers"), None);
         assert_eq!(tag("nonsense"), None);
     }
@@ -207,9 +264,8 @@ mod tests {
     fn a_server_is_told_by_its_descriptor() {
         let file = fs::File::open("/dev/null").unwrap();
         let number = file.as_raw_fd();
-        let options = plan9_options(file.as_fd(), "share0").unwrap();
+        let options = plan9_options(file.as_fd(), "share0").map(|(name, value)| format!("{name}={value}"));
         let expected = format!("trans=fd,rfdno={number},wfdno={number},msize=65536,cache=mmap,aname=share0");
-        assert_eq!(options.to_str().unwrap(), expected);
-        assert!(plan9_options(file.as_fd(), "a\0b").is_err());
+        assert_eq!(options.join(","), expected);
     }
 }

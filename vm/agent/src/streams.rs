@@ -18,7 +18,7 @@ use crate::channel::{Channel, Listener, Stream};
 use crate::children::Children;
 use crate::clients::{Clients, reached};
 use crate::shares::Stage;
-use crate::{channel as sockets, engine, execute, listeners, sys, tell, trigger};
+use crate::{channel as sockets, engine, execute, layer, listeners, sys, tell, trigger};
 
 /// How long a stream's first words may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -133,6 +133,10 @@ async fn carry(mut stream: Stream, children: Children, clients: Clients) -> io::
             let Some(()) = answer(&mut stream, Ok(())).await? else { return Ok(()) };
             act_out(stream, path, trigger).await
         }
+        Open::Told { path, is_complete } => {
+            let Some(()) = answer(&mut stream, Ok(())).await? else { return Ok(()) };
+            by_thread(stream, move |told| layer::hear(&path, is_complete, told)).await
+        }
         Open::Execute { command, terminal } => {
             let started = execute::start(&children, &command, terminal).map_err(io::Error::other);
             let Some(program) = answer(&mut stream, started).await? else { return Ok(()) };
@@ -142,18 +146,26 @@ async fn carry(mut stream: Stream, children: Children, clients: Clients) -> io::
 }
 
 /// Acts out changes of a share on a thread of its own, which is how the share's server knows it.
-async fn act_out(mut stream: Stream, path: String, trigger: String) -> io::Result<()> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    let work = move || {
+async fn act_out(stream: Stream, path: String, trigger: String) -> io::Result<()> {
+    let work = move |events: io::BufReader<std::os::unix::net::UnixStream>| {
         let stage = Stage::of(Path::new(&path))?;
-        trigger::act_out(io::BufReader::new(theirs), stage.root.as_fd(), &trigger)
+        trigger::act_out(events, stage.root.as_fd(), &trigger)
     };
-    let acting = tokio::task::spawn_blocking(work);
+    by_thread(stream, work).await
+}
+
+/// Has what comes by a stream read on a thread.
+async fn by_thread(
+    mut stream: Stream,
+    work: impl FnOnce(io::BufReader<std::os::unix::net::UnixStream>) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let working = tokio::task::spawn_blocking(move || work(io::BufReader::new(theirs)));
     ours.set_nonblocking(true)?;
     let mut ours = UnixStream::from_std(ours)?;
     tokio::io::copy_buf(&mut tokio::io::BufReader::new(&mut stream), &mut ours).await?;
     drop(ours);
-    acting.await.map_err(io::Error::other)?
+    working.await.map_err(io::Error::other)?
 }
 
 /// Whether something of this guest's is at an address: what listens everywhere or on loopback can't lead out of it.

@@ -4,13 +4,13 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, eth, socket, socket_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{CapabilitySet, UnshareFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -80,6 +80,61 @@ struct Route6Request {
 pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
     // SAFETY: what could be unsound is to part from open files (CLONE_FILES), which no caller asks for.
     Ok(unsafe { rustix::thread::unshare_unsafe(namespaces) }?)
+}
+
+/// Does something to files as another user would, on this thread alone (setfsuid(2)).
+pub(crate) fn as_user<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> T {
+    if (uid, gid) == (0, 0) {
+        return work();
+    }
+    set_file_user(uid, gid);
+    let done = work();
+    set_file_user(0, 0);
+    done
+}
+
+/// The group first and last: what root alone may is lost with the user, and had again.
+fn set_file_user(uid: u32, gid: u32) {
+    if uid == 0 {
+        // SAFETY: setfsuid has no condition; in the C library it is the system call, of the calling thread alone.
+        unsafe { libc::setfsuid(uid) };
+    }
+    // SAFETY: the same of setfsgid.
+    unsafe { libc::setfsgid(gid) };
+    if uid != 0 {
+        // SAFETY: as above.
+        unsafe { libc::setfsuid(uid) };
+    }
+}
+
+/// Does something to a file as who may not keep its set-id bits would (`CAP_FSETID` of capabilities(7)), if so.
+pub(crate) fn without_keeping_set_id<T>(
+    is_so: bool,
+    work: impl FnOnce() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    if !is_so {
+        return work();
+    }
+    let all = rustix::thread::capabilities(None)?;
+    let mut less = all;
+    less.effective.remove(CapabilitySet::FSETID);
+    rustix::thread::set_capabilities(None, less)?;
+    let done = work();
+    rustix::thread::set_capabilities(None, all)?;
+    done
+}
+
+/// Closes a copy of a descriptor, which asks a file's server whether all has arrived.
+pub(crate) fn flush(file: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let copy = rustix::io::fcntl_dupfd_cloexec(file, 0)?.into_raw_fd();
+    // SAFETY: `copy` was just made, is owned by nobody else, and is not used again.
+    match unsafe { libc::close(copy) } {
+        0 => Ok(()),
+        _ => {
+            Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error())
+                .unwrap_or(rustix::io::Errno::IO))
+        }
+    }
 }
 
 /// As many open files as the kernel lets anybody have; children begin with what is usual.

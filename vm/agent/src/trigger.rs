@@ -4,12 +4,13 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, mkdirat, openat,
-    renameat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
+    mkdirat, openat, openat2, renameat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -40,7 +41,28 @@ pub(crate) fn act_out(mut events: impl BufRead, root: BorrowedFd<'_>, trigger: &
     Ok(())
 }
 
-fn act(root: BorrowedFd<'_>, kind: u8, path: &OsStr, target: &OsStr) -> rustix::io::Result<()> {
+/// A folder of the share and a name in it: whoever makes a link of a folder meanwhile leads this thread nowhere.
+struct Spot<'a> {
+    folder: OwnedFd,
+    name: &'a OsStr,
+}
+
+impl<'a> Spot<'a> {
+    fn find(root: BorrowedFd<'_>, path: &'a OsStr) -> rustix::io::Result<Self> {
+        let path = Path::new(path);
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let folder = openat2(root, folder.unwrap_or(Path::new(".")), flags, Mode::empty(), how)?;
+        Ok(Self { folder, name })
+    }
+}
+
+/// Acts out one event: its letter, its path from the root, of a rename the other one.
+pub(crate) fn act(share: BorrowedFd<'_>, kind: u8, path: &OsStr, target: &OsStr) -> rustix::io::Result<()> {
+    let Spot { folder, name: path } = &Spot::find(share, path)?;
+    let (root, path) = (folder.as_fd(), *path);
     let done = match kind {
         // The host gives what is there, and does not open it.
         b'c' => openat(
@@ -56,7 +78,10 @@ fn act(root: BorrowedFd<'_>, kind: u8, path: &OsStr, target: &OsStr) -> rustix::
         b'a' => return change_attributes(root, path),
         b'r' => looking_again(root, path, || unlinkat(root, path, AtFlags::empty())),
         b'd' => looking_again(root, path, || unlinkat(root, path, AtFlags::REMOVEDIR)),
-        b'n' => looking_again(root, path, || renameat(root, path, root, target)),
+        b'n' => {
+            let Spot { folder, name } = &Spot::find(share, target)?;
+            looking_again(root, path, || renameat(root, path, folder, *name))
+        }
         _ => Ok(()),
     };
     match done {

@@ -1,10 +1,7 @@
 //! A folder of the host as a file system of a guest (virtiofs), served by virtiofsd's library in this process.
 
-mod acting;
 mod device;
-mod event;
 mod folder;
-mod known;
 mod owner;
 mod told;
 mod watch;
@@ -24,8 +21,8 @@ use device::ShareDevice;
 use folder::Folder;
 use watch::Watch;
 
-pub use event::{Event, EventKind};
 pub use owner::Owner;
+pub use vm_changes::{Event, EventKind};
 
 /// The longest name of a share, which the guest mounts it by.
 const MAX_TAG: usize = 36;

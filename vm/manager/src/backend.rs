@@ -34,6 +34,9 @@ pub struct Capabilities {
     pub has_disk: bool,
     /// Its system translates programs for x86-64 on computers of arm64.
     pub has_rosetta: bool,
+    /// The server of its shares is ours, and has watchers in the guest hear of what changes here. Where it is another's, a
+    /// layer of ours in the guest stands in front.
+    pub tells_changes: bool,
     /// How it is connected to its network.
     pub wire: Wire,
     /// Whose guest images it boots: they are named by the kind of machine they were made for.

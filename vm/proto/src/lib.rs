@@ -7,6 +7,7 @@
 //! No I/O of its own and no platform in here. What the guest sends is hostile to the host: every frame is bounded
 //! before it is read.
 
+pub mod change;
 pub mod frame;
 pub mod loopback;
 pub mod message;

@@ -213,6 +213,9 @@ pub struct Share {
     pub path: String,
     /// Refused by the host anyway; said so that the mount shows it.
     pub read_only: bool,
+    /// Its server is another's, and tells of no changes: a layer of the guest's stands in front of it
+    /// ([`crate::stream::Open::Told`]).
+    pub is_layered: bool,
 }
 
 /// From whom the guest knows what its one interface is.

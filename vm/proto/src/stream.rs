@@ -24,13 +24,21 @@ pub enum Open {
         /// Whose packets they are, as with [`Self::Tcp`].
         client: std::net::SocketAddr,
     },
-    /// Changes of a share on the host, as they happen (`vm_devices::Event::encode`): the agent acts each out, so that
+    /// Changes of a share on the host, as they happen (`vm_changes::Event::encode`): the agent acts each out, so that
     /// watchers in the guest hear of it.
     Changes {
         /// Where the share is mounted.
         path: String,
         /// The name whose look-up tells the share's server who acts out (`vm_devices::Share::trigger`).
         trigger: String,
+    },
+    /// What the host's system tells of a share that is another's to serve, as it tells it ([`crate::change`]): the guest's
+    /// layer in front of the share leaves out what the guest did itself, and has the rest acted out.
+    Told {
+        /// Where the share is mounted.
+        path: String,
+        /// Every change of what is in it is told: nobody but the host's own system makes any.
+        is_complete: bool,
     },
     /// A program in the guest; afterwards both sides speak in [`Piece`]s.
     Execute {

@@ -28,6 +28,7 @@ mod room;
 #[cfg(any(windows, test))]
 mod sockets;
 mod ssh_agent;
+mod told;
 mod trust;
 
 use std::path::PathBuf;

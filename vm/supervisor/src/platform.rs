@@ -6,8 +6,8 @@
 //!                                                                           └──wake──> one that was saved goes on
 //! ```
 //!
-//! [`Channel`] reaches the guest, [`Devices`] are the others it has, [`Vmm`] is the machine itself, and [`Saving`] is
-//! what it takes to save it or change its sizes.
+//! [`Channel`] reaches the guest, [`Devices`] are the others it has, [`Vmm`] is the machine itself, [`Saving`] is
+//! what it takes to save it or change its sizes, and [`tree`] what the system tells of a folder's changes.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -19,11 +19,15 @@ mod unix;
 mod windows;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver};
+pub(crate) use linux::{
+    Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver, tree,
+};
 #[cfg(target_os = "linux")]
 use linux::{Making, Waking, share_blocks};
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver};
+pub(crate) use macos::{
+    Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver, tree,
+};
 #[cfg(target_os = "macos")]
 use macos::{Making, Waking, share_blocks};
 #[cfg(unix)]
@@ -37,7 +41,7 @@ pub(crate) use unix::{
 pub(crate) use windows::{
     Accepted, Channel, Devices, HAS_DRIVES, Saving, Stream, Vmm, accepted, add_certificates, attach, check,
     disk_taken, endpoint, free, make, open, prepare_disk, prepare_listener, raise_open_files, record,
-    resolver,
+    resolver, tree,
 };
 #[cfg(windows)]
 use windows::{Making, Waking};

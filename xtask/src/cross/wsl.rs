@@ -11,7 +11,7 @@ use support::wsl::Distributions;
 
 use super::wine::{self, Wine};
 use crate::files;
-use crate::shell::root;
+use crate::shell::{command, root, run_command};
 
 /// How long a container may take until it answers.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -37,7 +37,7 @@ pub(super) fn run(wine: &Wine, programs: &Path) -> Result<()> {
     let _stand_in = StandIn::put(&drive.join("windows/system32"), served.port())?;
     let user =
         User { wine, cove: programs.join("cove.exe"), images, machines: scratch.path().join("machines") };
-    let tried = user.try_machine(&served, &image);
+    let tried = user.try_machine(&served, &image, &folder);
     if tried.is_err() {
         let said = std::fs::read_to_string(user.machines.join("default/machine.log")).unwrap_or_default();
         println!("the machine's log:\n{said}");
@@ -89,7 +89,7 @@ impl User<'_> {
         self.cove(&[&["--host", "machine://default"], args].concat())
     }
 
-    fn try_machine(&self, served: &Distributions, image: &Path) -> Result<()> {
+    fn try_machine(&self, served: &Distributions, image: &Path, folder: &Path) -> Result<()> {
         self.cove(&["machine", "init", "--share", r"C:\cove-share"])?;
         self.cove(&["machine", "start"])?;
         ensure!(served.names()? == ["cove-default"], "the machine is the distribution cove-default");
@@ -102,6 +102,7 @@ impl User<'_> {
         let said =
             self.engine(&["run", "--rm", "-v", r"C:\cove-share:/shared", "busybox", "cat", "/shared/word"])?;
         ensure!(said.contains(WORD), "a container sees a folder of the drive: {said:?}");
+        self.try_changes(folder)?;
         let said = self.cove(&["machine", "shell", "default", "--", "cat", "/proc/1/cmdline"])?;
         ensure!(said.contains("inside-first"), "the agent is the first process: {said:?}");
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
@@ -119,6 +120,54 @@ impl User<'_> {
         self.cove(&["machine", "stop"])?;
         self.cove(&["machine", "rm", "--force", "default"])?;
         ensure!(served.names()?.is_empty(), "nothing of the machine is left in WSL");
+        Ok(())
+    }
+
+    /// Has a container watch a folder of the drive, and changes it here: by making, as an editor saves, by removing.
+    fn try_changes(&self, folder: &Path) -> Result<()> {
+        let source = root().join("tests/e2e/tests/watcher.c");
+        let mut cc = command("cc", &["-static", "-O1", "-o"]);
+        cc.arg(folder.join("watcher")).arg(source);
+        run_command(cc).context("failed to compile the watcher")?;
+        // The drive lasts, and with it what a run left that did not get far.
+        let _ = std::fs::remove_file(folder.join("draft"));
+        let watch = ["run", "-d", "--name", "watcher", "-v", r"C:\cove-share:/shared", "busybox"];
+        self.engine(&[&watch[..], &["/shared/watcher", "/shared"]].concat())?;
+        let seen = |expected: &[&str]| {
+            let begin = Instant::now();
+            loop {
+                let said = self.engine(&["logs", "watcher"])?;
+                let said: Vec<&str> =
+                    said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+                if said == expected {
+                    return anyhow::Ok(());
+                }
+                ensure!(
+                    begin.elapsed() < DEADLINE,
+                    "a container sees {said:?} of the drive, not {expected:?}"
+                );
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        };
+        let mut expected = vec!["ready"];
+        seen(&expected)?;
+        std::fs::File::create(folder.join("draft"))?;
+        expected.push("create draft");
+        seen(&expected)?;
+        std::fs::rename(folder.join("draft"), folder.join("word"))?;
+        expected.extend(["from draft", "to word"]);
+        seen(&expected)?;
+        // As a file is replaced whole.
+        files::write(&folder.join("word"), b"again")?;
+        let draft = format!("word.new-{}", std::process::id());
+        let replaced = ["create", "from"].map(|deed| format!("{deed} {draft}"));
+        expected.extend(replaced.iter().map(String::as_str));
+        expected.push("to word");
+        seen(&expected)?;
+        std::fs::remove_file(folder.join("word"))?;
+        expected.push("delete word");
+        seen(&expected)?;
+        self.engine(&["rm", "--force", "watcher"])?;
         Ok(())
     }
 }

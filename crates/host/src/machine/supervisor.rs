@@ -23,8 +23,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A log beyond this is set aside at the next start.
 const LOG_LIMIT: u64 = 4 << 20;
-/// What a supervisor is told by the environment, beside proxies.
-const HANDED_ON: &[&str] = &["SSL_CERT_FILE", "SSH_AUTH_SOCK", "COVE_ACCELERATION", "COVE_LOG"];
+/// What a supervisor is told by the environment, beside proxies. `COVE_SHARES=layer` is for trying.
+const HANDED_ON: &[&str] =
+    &["SSL_CERT_FILE", "SSH_AUTH_SOCK", "COVE_ACCELERATION", "COVE_SHARES", "COVE_LOG"];
 
 /// A connection to a supervisor, for one request.
 #[derive(Debug)]

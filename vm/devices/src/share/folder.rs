@@ -18,10 +18,10 @@ use virtiofsd::filesystem::{
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
 
-use super::acting::Act;
-use super::known::{Place, Shape, Stamp};
+use vm_changes::{Act, Place, SYNTHETIC, Shape};
+
 use super::told::Kind;
-use super::watch::{SYNTHETIC, State, Watch};
+use super::watch::{State, Watch, stamp_of};
 
 /// The most that Linux reads of a directory, or holds in extended attributes, at once. A guest's word on how much room
 /// it has is no reason to take as much memory.
@@ -96,7 +96,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         let mut state = self.watch.lock();
         let changed = change()?;
         if let Ok((attr, _)) = self.inner.getattr(ctx, inode, None) {
-            state.known.changed(Stamp::from(&attr));
+            state.known.changed(stamp_of(&attr));
         }
         Ok(changed)
     }
@@ -120,7 +120,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         self.watch.watch_folder(&mut state, parent);
         let entry = make()?;
         state.expect(&place, Kind::Created);
-        state.known.made(place, entry.inode, Stamp::from(&entry.attr));
+        state.known.made(place, entry.inode, stamp_of(&entry.attr));
         if is_folder(&entry.attr) {
             self.watch.watch_folder(&mut state, entry.inode);
         }
@@ -135,8 +135,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         };
         let entry = self.inner.lookup(ctx, place.0, &place.1);
         let (entry, stamp) = match entry {
-            Ok(entry) if Stamp::from(&entry.attr).shape == shape && shape != Shape::Special => {
-                let stamp = Stamp::from(&entry.attr);
+            Ok(entry) if stamp_of(&entry.attr).shape == shape && shape != Shape::Special => {
+                let stamp = stamp_of(&entry.attr);
                 (entry, stamp)
             }
             // It came and is gone, or is what the thread can't make: the next look finds what there is.
@@ -210,7 +210,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
 
     fn look(&self, ctx: Context, state: &mut State, place: Place) -> io::Result<Entry> {
         let entry = self.inner.lookup(ctx, place.0, &place.1)?;
-        state.known.looked_up(place, entry.inode, Stamp::from(&entry.attr));
+        state.known.looked_up(place, entry.inode, stamp_of(&entry.attr));
         if is_folder(&entry.attr) {
             self.watch.watch_folder(state, entry.inode);
         }
@@ -337,7 +337,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
             found => found?,
         };
         let mut entry = Self::keep(&state, parent, entry);
-        if state.is_untold(&place, Stamp::from(&entry.attr)) {
+        if state.is_untold(&place, stamp_of(&entry.attr)) {
             // Else the guest would know it already when it is to see it come.
             entry.entry_timeout = Duration::ZERO;
         }
@@ -448,7 +448,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         if is_new {
             state.expect(&place, Kind::Created);
         }
-        state.known.made(place, created.0.inode, Stamp::from(&created.0.attr));
+        state.known.made(place, created.0.inode, stamp_of(&created.0.attr));
         let (entry, handle, mut options) = created;
         options.set(OpenOptions::NOFLUSH, state.is_local(entry.inode));
         Ok((Self::keep(&state, parent, entry), handle, options))
@@ -498,7 +498,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
             if let Some(node) = state.known.name(&place).and_then(|name| name.node)
                 && let Ok((attr, _)) = self.inner.getattr(ctx, node, None)
             {
-                state.known.changed(Stamp::from(&attr));
+                state.known.changed(stamp_of(&attr));
             }
         }
         Ok(())

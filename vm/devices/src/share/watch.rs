@@ -20,14 +20,11 @@ use std::{fmt, io};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstatfs, openat, openat2, statat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, fstatfs, openat, openat2, statat};
 use virtiofsd::fuse::Attr;
 
-use super::acting::{Act, Acting};
-use super::event::{Event, EventKind};
-use super::known::{Difference, Known, Place, ROOT, Shape, Stamp};
+use vm_changes::{Act, Acting, Difference, Event, EventKind, Known, Place, ROOT, SYNTHETIC, Shape, Stamp};
+
 use super::told::{Kind, Queue, Raw, Spot, Told};
 
 /// Events of one deed, such as the making and the writing of a file, come together.
@@ -36,8 +33,6 @@ const GATHER: Duration = Duration::from_millis(3);
 const HALF: Duration = Duration::from_micros(300);
 /// Events that are read in a row, while the guest's requests wait.
 const MAX_READ: usize = 1 << 16;
-/// Numbers from here on are of files that nobody knows any more.
-pub(crate) const SYNTHETIC: u64 = 1 << 62;
 const MAX_WATCHES: usize = 65_536;
 /// Files whose look at their opening is remembered.
 const MAX_OPENED: usize = 1 << 18;
@@ -236,7 +231,7 @@ impl Watch {
     }
 
     fn stamp(&self, folder: &Path, name: &CStr) -> Option<Stamp> {
-        Some(statat(self.open(folder)?, name, AtFlags::SYMLINK_NOFOLLOW).ok()?.into())
+        statat(self.open(folder)?, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| stamp_of_stat(&stat))
     }
 
     /// Takes in what the kernel told, while the guest does nothing.
@@ -387,11 +382,7 @@ impl Watch {
             state.known.appeared(place.clone(), stamp);
         }
         let shape = stamp.map_or(Shape::of(is_folder), |stamp| stamp.shape);
-        let kind = match shape {
-            Shape::File | Shape::Special => EventKind::Created,
-            Shape::Folder => EventKind::FolderCreated,
-            Shape::Link => EventKind::LinkCreated,
-        };
+        let kind = EventKind::created(shape);
         Some((Event { path: joined(&folder, &place), kind }, Act::Create { place, shape }))
     }
 
@@ -577,7 +568,7 @@ impl State {
     /// The guest opens a file; whether what it kept of its content is right: for a while, because not every write by a
     /// mapping changes how a file looks.
     pub(crate) fn open(&mut self, node: u64, attr: &Attr, freshness: Duration) -> bool {
-        let stamp = Stamp::from(attr);
+        let stamp = stamp_of(attr);
         let known = self.opened.get(&stamp.inode);
         if known.is_some_and(|(known, opened)| *known == stamp && opened.elapsed() < freshness) {
             return self.is_file_followed(node, attr);
@@ -594,52 +585,26 @@ impl State {
     }
 }
 
-impl From<Difference> for EventKind {
-    fn from(difference: Difference) -> Self {
-        match difference {
-            Difference::Content => EventKind::Modified,
-            Difference::Attributes => EventKind::AttributesChanged,
-        }
+/// How a file looks that virtiofsd tells of.
+pub(crate) fn stamp_of(attr: &Attr) -> Stamp {
+    let time = |seconds, nanoseconds| (i64::try_from(seconds).unwrap_or(0), i64::from(nanoseconds));
+    Stamp {
+        inode: attr.ino,
+        size: attr.size,
+        modified: time(attr.mtime, attr.mtimensec),
+        changed: time(attr.ctime, attr.ctimensec),
+        shape: Shape::of_mode(attr.mode),
     }
 }
 
-impl Shape {
-    fn of(is_folder: bool) -> Shape {
-        if is_folder { Shape::Folder } else { Shape::File }
-    }
-
-    fn of_mode(mode: u32) -> Shape {
-        match FileType::from_raw_mode(mode) {
-            FileType::Directory => Shape::Folder,
-            FileType::Symlink => Shape::Link,
-            FileType::RegularFile => Shape::File,
-            _ => Shape::Special,
-        }
-    }
-}
-
-impl From<&Attr> for Stamp {
-    fn from(attr: &Attr) -> Self {
-        let time = |seconds, nanoseconds| (i64::try_from(seconds).unwrap_or(0), i64::from(nanoseconds));
-        Stamp {
-            inode: attr.ino,
-            size: attr.size,
-            modified: time(attr.mtime, attr.mtimensec),
-            changed: time(attr.ctime, attr.ctimensec),
-            shape: Shape::of_mode(attr.mode),
-        }
-    }
-}
-
-impl From<Stat> for Stamp {
-    fn from(stat: Stat) -> Self {
-        Stamp {
-            inode: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-            changed: (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
-            shape: Shape::of_mode(stat.st_mode),
-        }
+/// The same that the kernel tells of.
+fn stamp_of_stat(stat: &Stat) -> Stamp {
+    Stamp {
+        inode: stat.st_ino,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        changed: (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+        shape: Shape::of_mode(stat.st_mode),
     }
 }
 
@@ -668,6 +633,8 @@ fn pass_on(watch: &Weak<Watch>) {
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::mpsc::channel;
+
+    use rustix::fs::FileType;
 
     use super::*;
 
@@ -769,7 +736,7 @@ mod tests {
             ..Attr::default()
         };
         let (old, fresh) = (attr(now().0 - 100), attr(now().0));
-        state.known.looked_up((ROOT, c"a".to_owned()), 7, Stamp::from(&old));
+        state.known.looked_up((ROOT, c"a".to_owned()), 7, stamp_of(&old));
         let minute = Duration::from_secs(60);
         assert_eq!([&old, &old].map(|attr| state.open(7, attr, minute)), [false, true]);
         assert!(!state.open(7, &old, Duration::ZERO), "it was opened too long ago");

@@ -14,6 +14,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     has_qmp: false,
     has_disk: true,
     has_rosetta: false,
+    tells_changes: false,
     wire: Wire::Own,
     // Its kernels have the drivers of both.
     images: Backend::Qemu,

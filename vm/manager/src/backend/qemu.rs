@@ -18,6 +18,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     has_qmp: true,
     has_disk: true,
     has_rosetta: false,
+    tells_changes: true,
     wire: Wire::Direct,
     images: Backend::Qemu,
 };

@@ -15,6 +15,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     has_qmp: false,
     has_disk: true,
     has_rosetta: false,
+    tells_changes: true,
     wire: Wire::Card,
     images: Backend::Uml,
 };

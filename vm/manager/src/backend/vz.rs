@@ -12,6 +12,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     has_qmp: false,
     has_disk: true,
     has_rosetta: true,
+    tells_changes: false,
     wire: Wire::Own,
     // The same devices of virtio's, found on the same bus.
     images: Backend::Qemu,

@@ -14,6 +14,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     has_qmp: false,
     has_disk: false,
     has_rosetta: false,
+    tells_changes: false,
     wire: Wire::Own,
     images: Backend::Wsl2,
 };

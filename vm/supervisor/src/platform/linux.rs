@@ -9,6 +9,7 @@ pub(crate) mod resolver;
 mod saving;
 mod sparse;
 mod sys;
+pub(crate) mod tree;
 mod vmm;
 
 use std::fs::File;

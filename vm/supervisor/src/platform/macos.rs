@@ -7,6 +7,7 @@ mod devices;
 mod keychain;
 pub(crate) mod resolver;
 mod saving;
+pub(crate) mod tree;
 mod vmm;
 
 use std::fs::File;
@@ -103,7 +104,8 @@ pub(crate) fn make(beginning: &Beginning, record: Record, origin: Origin) -> Res
     std::thread::Builder::new().name("console".to_owned()).spawn(move || keep(console, &path))?;
     let guest = Arc::clone(&machine) as Arc<dyn Dial>;
     let vsock = Arc::new(Channel::new(guest, tokio::runtime::Handle::current()));
-    let devices = Devices { vsock, shares };
+    let told = devices::told(&shares);
+    let devices = Devices { vsock, shares, told };
     let making = Making { machine, places: places.clone(), record, origin };
     let resolver = resolver::Watch;
     Ok(Made { making, devices, network: Some(WayOut::Asked), rosetta, resolver, warnings })

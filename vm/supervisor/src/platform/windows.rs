@@ -7,6 +7,7 @@ mod devices;
 mod hcs;
 pub(crate) mod resolver;
 mod saving;
+pub(crate) mod tree;
 mod vmm;
 mod wsl;
 

@@ -14,6 +14,8 @@ use vm_proto::message;
 
 use super::changes::{self, Sink};
 use super::network::Passt;
+use super::tree;
+use crate::told::Tellers;
 
 /// The guest's vsock address; each machine has a device of its own, so all may have the same.
 const CID: u64 = 3;
@@ -33,6 +35,8 @@ pub(crate) struct Devices {
     pub(crate) shares: Vec<message::Share>,
     /// Where their changes go, of those that can be watched.
     changes: Vec<Option<Arc<Sink>>>,
+    /// The same of those that a layer in the guest stands in front of.
+    told: Tellers,
     /// Shares that can't be had, and why.
     pub(super) warnings: Vec<String>,
     _network: Option<Net>,
@@ -57,7 +61,8 @@ impl Devices {
             }
         };
         let (mut served, mut sockets, mut shares, mut warnings) = (vec![], vec![], vec![], vec![]);
-        let mut changes = vec![];
+        let (mut changes, mut told) = (vec![], vec![]);
+        let is_layered = !backend::capabilities(config.backend).tells_changes || tree::is_tried();
         for (at, share) in config.shares.iter().enumerate() {
             let tag = format!("share{at}");
             let socket = places.device(&tag);
@@ -65,17 +70,20 @@ impl Devices {
             let wanted = ShareConfig { access, ..ShareConfig::new(share.path.clone()) };
             match Share::serve(&socket, &tag, wanted) {
                 Ok(device) => {
-                    let sink = changes::watch(&device).inspect_err(|error| {
-                        let path = share.path.display();
-                        warnings.push(format!(
-                            "changes in {path} reach watchers in containers late or never: {error:#}"
-                        ));
-                    });
-                    changes.push(sink.ok());
+                    let path = share.path.display().to_string();
+                    if is_layered {
+                        told.push((share.path.clone(), path.clone()));
+                    } else {
+                        let sink = changes::watch(&device).inspect_err(|error| {
+                            warnings.push(format!(
+                                "changes in {path} reach watchers in containers late or never: {error:#}"
+                            ));
+                        });
+                        changes.push(sink.ok());
+                    }
                     served.push(device);
                     sockets.push((tag.clone(), socket));
-                    let path = share.path.display().to_string();
-                    shares.push(message::Share { tag, path, read_only: share.read_only });
+                    shares.push(message::Share { tag, path, read_only: share.read_only, is_layered });
                 }
                 // A folder that was taken away keeps nothing else from working.
                 Err(error) => warnings.push(format!("{} is not shared: {error}", share.path.display())),
@@ -88,6 +96,7 @@ impl Devices {
             share_sockets: sockets,
             shares,
             changes,
+            told: Tellers::new(told),
             warnings,
             _network: network,
             _passt: passt,
@@ -97,6 +106,7 @@ impl Devices {
 
     /// Lets the guest hear of changes in its shares, until that is cancelled.
     pub(crate) fn tell_changes(&self, cancelled: &CancellationToken) {
+        self.told.begin(&self.vsock, cancelled);
         let runtime = tokio::runtime::Handle::current();
         for (share, sink) in self.shares.iter().zip(&self.changes) {
             let Some(sink) = sink else { continue };
@@ -107,6 +117,7 @@ impl Devices {
 
     /// Has it hear of them no more.
     pub(crate) fn stop_telling_changes(&self) {
+        self.told.end();
         self.changes.iter().flatten().for_each(|sink| sink.close());
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn make(beginning: &Beginning) -> Result<Made> {
 
 /// What a machine that was made is reached by.
 fn made(connection: Connection, machine: Machine, console: Console, config: &Config, name: &str) -> Made {
-    let (shares, mut warnings) = devices::shares(config);
+    let (shares, told, mut warnings) = devices::shares(config);
     let no_network = machine.no_network;
     let network = no_network.is_none().then_some(WayOut::Asked);
     warnings.extend(no_network.map(|cause| format!("the machine has no way out: {cause}")));
@@ -90,7 +90,7 @@ fn made(connection: Connection, machine: Machine, console: Console, config: &Con
     let making = Making { connection: Arc::new(connection), name: name.to_owned(), folders, console };
     Made {
         making: super::Making::Hcs(making),
-        devices: Devices { vsock, shares },
+        devices: Devices { vsock, shares, told },
         network,
         rosetta: None,
         resolver: resolver::Watch,

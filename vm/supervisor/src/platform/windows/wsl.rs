@@ -33,7 +33,7 @@ pub(crate) struct Making {
 /// Prepares what it is reached by.
 pub(super) fn make(beginning: &Beginning) -> Made {
     let Beginning { config, places, image, .. } = beginning;
-    let (shares, mut warnings) = devices::shares(config);
+    let (shares, told, mut warnings) = devices::shares(config);
     warnings.push(
         "WSL gives its processors and memory to all distributions alike, and each a disk that grows: what was said of these \
          changes nothing, and .wslconfig does"
@@ -48,7 +48,7 @@ pub(super) fn make(beginning: &Beginning) -> Made {
     // WSL has made the guest's interface what it is.
     Made {
         making: super::Making::Wsl(making),
-        devices: Devices { vsock, shares },
+        devices: Devices { vsock, shares, told },
         network: None,
         rosetta: None,
         resolver: resolver::Watch,

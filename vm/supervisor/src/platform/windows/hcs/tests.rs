@@ -54,7 +54,7 @@ fn devices() -> (Devices, u16) {
     let port = listener.local_addr().unwrap().port();
     let guest: Arc<dyn Dial> = Arc::new(Loopback(listener));
     let vsock = Arc::new(Channel::Sockets(sockets::Channel::new(guest, Handle::current())));
-    (Devices { vsock, shares: Vec::new() }, port)
+    (Devices { vsock, shares: Vec::new(), told: crate::told::Tellers::new(Vec::new()) }, port)
 }
 
 /// A machine of that name, made of files in a folder.

@@ -3,6 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use crate::known::{Difference, Shape};
+
 /// What happened to a file of a share on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -27,6 +29,42 @@ pub enum EventKind {
     },
 }
 
+impl From<Difference> for EventKind {
+    fn from(difference: Difference) -> Self {
+        match difference {
+            Difference::Content => EventKind::Modified,
+            Difference::Attributes => EventKind::AttributesChanged,
+        }
+    }
+}
+
+impl EventKind {
+    /// What is there that was not.
+    #[must_use]
+    pub fn created(shape: Shape) -> Self {
+        match shape {
+            Shape::File | Shape::Special => EventKind::Created,
+            Shape::Folder => EventKind::FolderCreated,
+            Shape::Link => EventKind::LinkCreated,
+        }
+    }
+
+    /// The letter that stands for it.
+    #[must_use]
+    pub fn letter(&self) -> u8 {
+        match self {
+            EventKind::Created => b'c',
+            EventKind::FolderCreated => b'f',
+            EventKind::LinkCreated => b'l',
+            EventKind::Modified => b'm',
+            EventKind::AttributesChanged => b'a',
+            EventKind::Removed => b'r',
+            EventKind::FolderRemoved => b'd',
+            EventKind::Renamed { .. } => b'n',
+        }
+    }
+}
+
 /// A change on the host that the guest is to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -41,17 +79,7 @@ impl Event {
     /// one more.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let letter = match self.kind {
-            EventKind::Created => b'c',
-            EventKind::FolderCreated => b'f',
-            EventKind::LinkCreated => b'l',
-            EventKind::Modified => b'm',
-            EventKind::AttributesChanged => b'a',
-            EventKind::Removed => b'r',
-            EventKind::FolderRemoved => b'd',
-            EventKind::Renamed { .. } => b'n',
-        };
-        let mut bytes = vec![letter];
+        let mut bytes = vec![self.kind.letter()];
         bytes.extend(self.path.as_os_str().as_bytes());
         bytes.push(0);
         if let EventKind::Renamed { to } = &self.kind {

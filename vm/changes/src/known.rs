@@ -6,21 +6,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// The guest's number of the share's own folder.
-pub(crate) const ROOT: u64 = 1;
+pub const ROOT: u64 = 1;
 /// Names that are remembered; beyond, all are forgotten, and the guest is told of some changes that it made itself.
 const MAX_NAMES: usize = 1 << 20;
 
 /// A name in a folder, which the guest knows by a number.
-pub(crate) type Place = (u64, CString);
+pub type Place = (u64, CString);
 
 /// How a file looked: if it looks so again, nothing has happened to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    pub(crate) inode: u64,
-    pub(crate) size: u64,
-    pub(crate) modified: (i64, i64),
-    pub(crate) changed: (i64, i64),
-    pub(crate) shape: Shape,
+pub struct Stamp {
+    /// Its number where it is.
+    pub inode: u64,
+    /// In bytes.
+    pub size: u64,
+    /// When its content was changed last, in seconds and nanoseconds since 1970.
+    pub modified: (i64, i64),
+    /// The same of anything of it.
+    pub changed: (i64, i64),
+    /// What it is.
+    pub shape: Shape,
 }
 
 impl Stamp {
@@ -31,31 +36,56 @@ impl Stamp {
 
 /// What kind of a file it is, as far as making and writing one differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub enum Shape {
+    /// With content.
     File,
+    /// A directory.
     Folder,
+    /// A symbolic one.
     Link,
     /// A pipe, a socket, a device.
     Special,
 }
 
+impl Shape {
+    /// Of what is a folder, or is not.
+    #[must_use]
+    pub fn of(is_folder: bool) -> Shape {
+        if is_folder { Shape::Folder } else { Shape::File }
+    }
+
+    /// Of a file's mode (inode(7)).
+    #[must_use]
+    pub fn of_mode(mode: u32) -> Shape {
+        match mode & 0o170_000 {
+            0o040_000 => Shape::Folder,
+            0o120_000 => Shape::Link,
+            0o100_000 => Shape::File,
+            _ => Shape::Special,
+        }
+    }
+}
+
 /// How a file differs from how it looked before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Difference {
+pub enum Difference {
     /// In what is in it.
     Content,
     /// In what is said of it alone, such as its permissions.
     Attributes,
 }
 
+/// What is known by a name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Name {
-    pub(crate) inode: u64,
-    pub(crate) shape: Shape,
+pub struct Name {
+    /// The file's number where it is.
+    pub inode: u64,
+    /// What it is.
+    pub shape: Shape,
     /// The guest's number, if it has looked.
-    pub(crate) node: Option<u64>,
+    pub node: Option<u64>,
     /// The guest made it, or was or will be told of it.
-    pub(crate) is_told: bool,
+    pub is_told: bool,
 }
 
 #[derive(Debug)]
@@ -64,8 +94,9 @@ struct Node {
     references: u64,
 }
 
+/// What a guest knows.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub struct Known {
     names: HashMap<Place, Name>,
     /// By the host's number of the file, which all its names share.
     stamps: HashMap<u64, Stamp>,
@@ -74,7 +105,7 @@ pub(crate) struct Known {
 
 impl Known {
     /// The guest was given a number for a name; what it knew of the file before still counts as what it knows.
-    pub(crate) fn looked_up(&mut self, place: Place, node: u64, stamp: Stamp) {
+    pub fn looked_up(&mut self, place: Place, node: u64, stamp: Stamp) {
         self.refer(&place, node);
         self.stamps.entry(stamp.inode).or_insert(stamp);
         let new = Name { inode: stamp.inode, shape: stamp.shape, node: None, is_told: false };
@@ -83,7 +114,7 @@ impl Known {
     }
 
     /// The guest made a name.
-    pub(crate) fn made(&mut self, place: Place, node: u64, stamp: Stamp) {
+    pub fn made(&mut self, place: Place, node: u64, stamp: Stamp) {
         self.refer(&place, node);
         self.stamps.insert(stamp.inode, stamp);
         let name = Name { inode: stamp.inode, shape: stamp.shape, node: Some(node), is_told: true };
@@ -92,7 +123,7 @@ impl Known {
     }
 
     /// The host made a name, which the guest will be told of.
-    pub(crate) fn appeared(&mut self, place: Place, stamp: Stamp) {
+    pub fn appeared(&mut self, place: Place, stamp: Stamp) {
         self.stamps.insert(stamp.inode, stamp);
         let name = Name { inode: stamp.inode, shape: stamp.shape, node: None, is_told: true };
         self.names.insert(place, name);
@@ -100,7 +131,7 @@ impl Known {
     }
 
     /// The host gave a file this name, and it looks so now: a new time of change by itself is no change of the file.
-    pub(crate) fn moved(&mut self, place: Place, stamp: Stamp) {
+    pub fn moved(&mut self, place: Place, stamp: Stamp) {
         let before = self.stamps.entry(stamp.inode).or_insert(stamp);
         if before.content() == stamp.content() {
             *before = stamp;
@@ -111,12 +142,12 @@ impl Known {
     }
 
     /// The guest changed a file, which looks so now.
-    pub(crate) fn changed(&mut self, stamp: Stamp) {
+    pub fn changed(&mut self, stamp: Stamp) {
         self.stamps.insert(stamp.inode, stamp);
     }
 
     /// A file looks so now; how that differs from what is known, if it does.
-    pub(crate) fn differs(&mut self, stamp: Stamp) -> Option<Difference> {
+    pub fn differs(&mut self, stamp: Stamp) -> Option<Difference> {
         let before = self.stamps.insert(stamp.inode, stamp);
         match before {
             Some(before) if before == stamp => None,
@@ -127,12 +158,12 @@ impl Known {
     }
 
     /// A name is gone; what was known by it.
-    pub(crate) fn removed(&mut self, place: &Place) -> Option<Name> {
+    pub fn removed(&mut self, place: &Place) -> Option<Name> {
         self.names.remove(place)
     }
 
     /// A name became another; what was known by the first, and by the second before.
-    pub(crate) fn renamed(&mut self, from: &Place, to: Place) -> (Option<Name>, Option<Name>) {
+    pub fn renamed(&mut self, from: &Place, to: Place) -> (Option<Name>, Option<Name>) {
         let Some(mut name) = self.names.remove(from) else { return (None, self.names.remove(&to)) };
         name.is_told = true;
         if let Some(entry) = name.node.and_then(|node| self.nodes.get_mut(&node)) {
@@ -142,7 +173,7 @@ impl Known {
     }
 
     /// Two names became each other.
-    pub(crate) fn exchanged(&mut self, one: &Place, other: &Place) {
+    pub fn exchanged(&mut self, one: &Place, other: &Place) {
         let names = (self.names.remove(one), self.names.remove(other));
         for (name, place) in [(names.0, other), (names.1, one)] {
             let Some(name) = name else { continue };
@@ -154,7 +185,7 @@ impl Known {
     }
 
     /// The guest gave references back; whether it knows that number no longer.
-    pub(crate) fn forgot(&mut self, node: u64, count: u64) -> bool {
+    pub fn forgot(&mut self, node: u64, count: u64) -> bool {
         let Some(entry) = self.nodes.get_mut(&node) else { return false };
         entry.references = entry.references.saturating_sub(count);
         if entry.references > 0 {
@@ -170,23 +201,43 @@ impl Known {
     }
 
     /// What is known by a name.
-    pub(crate) fn name(&self, place: &Place) -> Option<Name> {
+    pub fn name(&self, place: &Place) -> Option<Name> {
         self.names.get(place).copied()
     }
 
     /// The folder of a file that the guest knows by this number.
-    pub(crate) fn folder(&self, node: u64) -> Option<u64> {
+    pub fn folder(&self, node: u64) -> Option<u64> {
         self.nodes.get(&node).map(|node| node.place.0)
     }
 
     /// Whether a file that the guest knows by this number still has the name that it was found by.
-    pub(crate) fn is_there(&self, node: u64) -> bool {
+    pub fn is_there(&self, node: u64) -> bool {
         let place = self.nodes.get(&node).map(|node| &node.place);
         place.and_then(|place| self.names.get(place)).is_some_and(|name| name.node == Some(node))
     }
 
+    /// The folders that the guest knows by numbers.
+    #[must_use]
+    pub fn folders(&self) -> Vec<u64> {
+        let known = self.names.values().filter(|name| name.shape == Shape::Folder);
+        std::iter::once(ROOT).chain(known.filter_map(|name| name.node)).collect()
+    }
+
+    /// The place of a path from the share's root, if the guest knows the folder.
+    #[must_use]
+    pub fn place(&self, path: &[u8]) -> Option<Place> {
+        let mut folder = ROOT;
+        let mut names = path.split(|byte| *byte == b'/').map(CString::new);
+        let mut name = names.next()?.ok()?;
+        for next in names {
+            folder = self.names.get(&(folder, name))?.node?;
+            name = next.ok()?;
+        }
+        (!name.is_empty()).then_some((folder, name))
+    }
+
     /// The names in each folder.
-    pub(crate) fn by_folder(&self) -> HashMap<u64, Vec<CString>> {
+    pub fn by_folder(&self) -> HashMap<u64, Vec<CString>> {
         let mut folders: HashMap<u64, Vec<CString>> = HashMap::new();
         for (folder, name) in self.names.keys() {
             folders.entry(*folder).or_default().push(name.clone());
@@ -195,7 +246,7 @@ impl Known {
     }
 
     /// The path of a folder or a name in it, from the share's root.
-    pub(crate) fn path(&self, folder: u64, name: Option<&CStr>) -> Option<PathBuf> {
+    pub fn path(&self, folder: u64, name: Option<&CStr>) -> Option<PathBuf> {
         let mut parts: Vec<&[u8]> = name.map(CStr::to_bytes).into_iter().collect();
         let mut node = folder;
         while node != ROOT {
@@ -278,6 +329,8 @@ mod tests {
         known.looked_up((2, c"file".into()), 3, stamp(11, 1));
         known.renamed(&place("dir"), place("moved"));
         assert_eq!(known.path(2, Some(c"file")), Some("moved/file".into()));
+        assert_eq!(known.place(b"moved/file"), Some((2, c"file".into())));
+        assert_eq!([known.place(b"dir/file"), known.place(b"")], [None, None]);
         assert!(known.forgot(2, 1));
         assert_eq!(known.path(2, None), None);
     }

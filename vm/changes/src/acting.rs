@@ -5,30 +5,41 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::known::{Place, Shape};
+use crate::known::{Place, Shape};
 
 /// Events that the guest was told of and has not begun; so many are not in a stream at once.
 const MAX_TOLD: usize = 1 << 16;
 
 /// A change that the guest acts out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
+pub enum Act {
+    /// Of a name.
     Create {
+        /// Where.
         place: Place,
+        /// What.
         shape: Shape,
     },
     /// Of content or attributes.
     Modify,
+    /// Of a name.
     Remove {
+        /// Where it was.
         place: Place,
+        /// What it was.
         shape: Shape,
         /// The number by which the guest knew it, if it did.
         node: Option<u64>,
     },
+    /// Of one name to another.
     Rename {
+        /// What it was.
         from: Place,
+        /// What it is.
         to: Place,
+        /// What has it.
         shape: Shape,
+        /// The number by which the guest knew it, if it did.
         node: Option<u64>,
         /// What was in the way, if the guest knew it.
         replaced: Option<u64>,
@@ -53,8 +64,9 @@ impl Act {
     }
 }
 
+/// What is to be acted out, and who does it.
 #[derive(Debug, Default)]
-pub(crate) struct Acting {
+pub struct Acting {
     thread: Option<i32>,
     told: VecDeque<(u64, Act)>,
     current: Option<(u64, Act)>,
@@ -67,7 +79,7 @@ pub(crate) struct Acting {
 
 impl Acting {
     /// The guest is told of it next.
-    pub(crate) fn tell(&mut self, act: Act) {
+    pub fn tell(&mut self, act: Act) {
         self.count += 1;
         if let Some((place, node)) = act.gone() {
             self.gone.insert(place.clone(), (self.count, node));
@@ -82,12 +94,12 @@ impl Acting {
     }
 
     /// Nobody is told any more.
-    pub(crate) fn hang_up(&mut self) {
+    pub fn hang_up(&mut self) {
         *self = Acting { count: self.count, ..Acting::default() };
     }
 
     /// This thread begins what it was told next.
-    pub(crate) fn begin(&mut self, thread: i32) {
+    pub fn begin(&mut self, thread: i32) {
         self.thread = Some(thread);
         self.begin_next();
     }
@@ -107,22 +119,24 @@ impl Acting {
         }
     }
 
-    pub(crate) fn is(&self, thread: i32) -> bool {
+    /// Whether it is this thread that acts.
+    #[must_use]
+    pub fn is(&self, thread: i32) -> bool {
         self.thread == Some(thread)
     }
 
     /// What it is at.
-    pub(crate) fn current(&self) -> Option<&Act> {
+    pub fn current(&self) -> Option<&Act> {
         self.current.as_ref().map(|(_, act)| act)
     }
 
     /// The number by which the guest still knows a name that is gone.
-    pub(crate) fn gone(&self, place: &Place) -> Option<u64> {
+    pub fn gone(&self, place: &Place) -> Option<u64> {
         self.gone.get(place).and_then(|(_, node)| *node)
     }
 
     /// Whether something that the guest has not seen yet happened to a name.
-    pub(crate) fn concerns(&self, place: &Place) -> bool {
+    pub fn concerns(&self, place: &Place) -> bool {
         let is_current = self.current().is_some_and(|act| {
             act.gone().is_some_and(|(gone, _)| gone == place) || act.coming() == Some(place)
         });
@@ -130,7 +144,7 @@ impl Acting {
     }
 
     /// Whether a name will be made.
-    pub(crate) fn is_coming(&self, place: &Place) -> bool {
+    pub fn is_coming(&self, place: &Place) -> bool {
         self.coming.contains_key(place)
     }
 }
@@ -138,7 +152,7 @@ impl Acting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::share::known::ROOT;
+    use crate::known::ROOT;
 
     #[test]
     fn what_is_gone_is_there_until_the_guest_has_come_to_it() {

@@ -1,0 +1,19 @@
+//! What a guest knows of a share, and how it is told of what changes there without its help.
+//!
+//! A guest's kernel tells its watchers of what happens by itself alone. So a thread in the guest acts out what happened on
+//! the host, and whoever answers that thread's requests changes nothing: the share's own server (`vm-devices`), or, where
+//! that is another's, a layer of ours in front of it in the guest (`vm-agent`). Both decide by what is in here.
+//!
+//! Knows no files and makes no calls. For Linux only; on others the package is empty. Start reading at `acting.rs`.
+#![cfg(target_os = "linux")]
+
+mod acting;
+mod event;
+mod known;
+
+pub use acting::{Act, Acting};
+pub use event::{Event, EventKind};
+pub use known::{Difference, Known, Name, Place, ROOT, Shape, Stamp};
+
+/// Numbers of files from here on are of what is gone already, and nobody knows any more.
+pub const SYNTHETIC: u64 = 1 << 62;
