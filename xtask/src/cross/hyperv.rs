@@ -14,7 +14,7 @@ use crate::shell::{command, root, run_command};
 use crate::sysroot::Target;
 
 const SERVICE: &str = "CoveService";
-/// How long the service may take to stop.
+/// How long the service may take to start, or to stop.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The test that asks the service.
 const TEST: &str = "a_service_that_was_started_makes_machines_of_its_callers_files_alone";
@@ -103,20 +103,26 @@ fn service(wine: &Wine, target: &Target, programs: &Path) -> Result<()> {
     let mut build = command("cargo", &["build", "-p", "vm-hyperv", "--bins"]);
     target.apply(&mut build, &[]);
     run_command(build).context("the service can't be linked for Windows")?;
+    let ask = |more: &[&str]| {
+        let mut ask = command("cargo", &["test", "-p", "vm-hyperv", "--test", "stand_in"]);
+        target.apply(&mut ask, &[]);
+        wine.run_by(&mut ask);
+        ask.args(more);
+        ask
+    };
+    // Before it is started: Wine ends services a few seconds after the last program.
+    run_command(ask(&["--no-run"])).context("what asks the service can't be built")?;
     let program = Wine::path(&programs.join("cove-service.exe"));
     let control = |words: &[&str]| wine.output(Path::new("sc"), words);
     // One that was left.
     let _ = control(&["delete", SERVICE]);
     control(&["create", SERVICE, "binPath=", &program])?;
     control(&["start", SERVICE])?;
-    let mut ask = command("cargo", &["test", "-p", "vm-hyperv", "--test", "stand_in"]);
-    target.apply(&mut ask, &[]);
-    wine.run_by(&mut ask);
-    ask.args(["--", "--ignored", TEST]);
-    let asked = run_command(ask).context("what the service is asked");
+    let asked = wait_until("RUNNING", || control(&["query", SERVICE]))
+        .and_then(|()| run_command(ask(&["--", "--ignored", TEST])).context("what the service is asked"));
     // Wine's fails where the service is faster than its answer: what counts is that it stops.
     let _ = control(&["stop", SERVICE]);
-    let stopped = wait_until_stopped(|| control(&["query", SERVICE]));
+    let stopped = wait_until("STOPPED", || control(&["query", SERVICE]));
     let removed = control(&["delete", SERVICE]);
     asked?;
     stopped?;
@@ -125,14 +131,14 @@ fn service(wine: &Wine, target: &Target, programs: &Path) -> Result<()> {
     Ok(())
 }
 
-fn wait_until_stopped(query: impl Fn() -> Result<String>) -> Result<()> {
+fn wait_until(state: &str, query: impl Fn() -> Result<String>) -> Result<()> {
     let begin = Instant::now();
     loop {
         let said = query()?;
-        if said.contains("STOPPED") {
+        if said.contains(state) {
             return Ok(());
         }
-        ensure!(begin.elapsed() < DEADLINE, "the service does not stop: {said}");
+        ensure!(begin.elapsed() < DEADLINE, "the service does not become {state}: {said}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
