@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipc::mux::{self, Incoming, Opener};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-/// How soon a guest that does not listen yet is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
+use crate::connecting::{Counts, until_deadline};
 
 /// A stream to or from the guest.
 pub(crate) type Stream = mux::Stream;
@@ -21,6 +20,7 @@ type Accept = Arc<dyn Fn(Stream) + Send + Sync>;
 /// A machine's channel. Cheap calls, from any thread; connections end with it.
 pub(crate) struct Channel {
     runtime: Handle,
+    counts: Counts,
     state: Arc<Mutex<State>>,
 }
 
@@ -28,8 +28,6 @@ pub(crate) struct Channel {
 struct State {
     /// Once the guest is reached.
     opener: Option<Opener>,
-    /// Connections to ports of the guest.
-    counts: BTreeMap<u32, usize>,
     /// Who takes the guest's connections to ports of the host's.
     accepts: BTreeMap<u32, Accept>,
     open: CancellationToken,
@@ -50,7 +48,7 @@ impl Drop for Channel {
 impl Channel {
     /// One whose connections are carried by `runtime`; nobody is reached by it yet.
     pub(crate) fn new(runtime: Handle) -> Self {
-        Self { runtime, state: Arc::default() }
+        Self { runtime, counts: Counts::default(), state: Arc::default() }
     }
 
     /// Reaches the guest by these from now on.
@@ -88,7 +86,7 @@ impl Channel {
         deadline: Duration,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) {
-        let counted = Counted::new(&self.state, port);
+        let counted = self.counts.add(port);
         let state = Arc::clone(&self.state);
         let carry = async move {
             let _counted = counted;
@@ -105,7 +103,7 @@ impl Channel {
 
     /// How many connections to a port of the guest there are, those that it has not answered yet among them.
     pub(crate) fn connections(&self, port: u32) -> usize {
-        lock(&self.state).counts.get(&port).copied().unwrap_or(0)
+        self.counts.of(port)
     }
 
     /// Takes the guest's connections to the host's `port`; a second call for a port replaces the first. `accept` must not
@@ -125,48 +123,20 @@ async fn take(mut stream: Stream, state: &Mutex<State>) -> io::Result<()> {
 }
 
 async fn open(state: &Mutex<State>, port: u32, deadline: Duration) -> io::Result<Stream> {
-    let begin = Instant::now();
-    loop {
+    let connect = |_| {
         let opener = lock(state).opener.clone();
-        let connect = async {
+        async move {
             match opener {
                 Some(opener) => opener.connect(port).await,
                 None => Err(io::ErrorKind::NotConnected.into()),
             }
-        };
-        let left = deadline.saturating_sub(begin.elapsed());
-        let connected = tokio::time::timeout(left, connect).await;
-        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if begin.elapsed() >= deadline => return Err(error),
-            Err(_) => tokio::time::sleep(AGAIN).await,
         }
-    }
+    };
+    until_deadline(deadline, connect).await
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A connection that is counted for as long as this is kept.
-struct Counted {
-    state: Arc<Mutex<State>>,
-    port: u32,
-}
-
-impl Counted {
-    fn new(state: &Arc<Mutex<State>>, port: u32) -> Self {
-        *lock(state).counts.entry(port).or_default() += 1;
-        Self { state: Arc::clone(state), port }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Some(count) = lock(&self.state).counts.get_mut(&self.port) {
-            *count -= 1;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,18 @@
 //! The channel to a guest whose hypervisor hands out connections one by one: each is copied to and from a stream of ours,
 //! each direction to its own end.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// How soon a guest that does not listen yet is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
+use crate::connecting::{Counts, until_deadline};
 
 /// Takes a connection of the guest's, or refuses it; must not block.
 pub(crate) type Accept = Box<dyn Fn(OwnedFd) -> bool + Send + Sync>;
@@ -35,12 +33,11 @@ pub(crate) trait Dial: Send + Sync + 'static {
 pub(crate) struct Channel {
     guest: Arc<dyn Dial>,
     runtime: Handle,
+    counts: Counts,
     state: Arc<Mutex<State>>,
 }
 
 struct State {
-    /// Connections to ports of the guest.
-    counts: BTreeMap<u32, usize>,
     /// Ends those that are there.
     open: CancellationToken,
     /// The guest's are refused.
@@ -62,8 +59,8 @@ impl Drop for Channel {
 impl Channel {
     /// One whose connections are carried by `runtime`.
     pub(crate) fn new(guest: Arc<dyn Dial>, runtime: Handle) -> Self {
-        let state = State { counts: BTreeMap::new(), open: CancellationToken::new(), is_deaf: false };
-        Self { guest, runtime, state: Arc::new(Mutex::new(state)) }
+        let state = State { open: CancellationToken::new(), is_deaf: false };
+        Self { guest, runtime, counts: Counts::default(), state: Arc::new(Mutex::new(state)) }
     }
 
     /// Connects a stream that is there already to a port of the guest. One that is still booting is waited for until the
@@ -75,7 +72,7 @@ impl Channel {
         deadline: Duration,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) {
-        let counted = Counted::new(&self.state, port);
+        let counted = self.counts.add(port);
         let guest = Arc::clone(&self.guest);
         let carry = async move {
             let _counted = counted;
@@ -93,7 +90,7 @@ impl Channel {
 
     /// How many connections to a port of the guest there are, those that it has not answered yet among them.
     pub(crate) fn connections(&self, port: u32) -> usize {
-        lock(&self.state).counts.get(&port).copied().unwrap_or(0)
+        self.counts.of(port)
     }
 
     /// Takes the guest's connections to the host's `port`; a second call for a port replaces the first. `accept` must not
@@ -147,44 +144,14 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection that is counted for as long as this is kept.
-struct Counted {
-    state: Arc<Mutex<State>>,
-    port: u32,
-}
-
-impl Counted {
-    fn new(state: &Arc<Mutex<State>>, port: u32) -> Self {
-        *lock(state).counts.entry(port).or_default() += 1;
-        Self { state: Arc::clone(state), port }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Some(count) = lock(&self.state).counts.get_mut(&self.port) {
-            *count -= 1;
-        }
-    }
-}
-
 async fn dial(guest: Arc<dyn Dial>, port: u32, deadline: Duration) -> io::Result<UnixStream> {
-    let begin = Instant::now();
-    loop {
+    let connect = |_| {
         let (told, answer) = oneshot::channel();
         // Nobody may wait for it any more: then it is closed.
         guest.connect(port, Box::new(move |outcome| drop(told.send(outcome))));
-        let left = deadline.saturating_sub(begin.elapsed());
-        let connected = match tokio::time::timeout(left, answer).await {
-            Ok(told) => told.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into())),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        match connected {
-            Ok(stream) => return in_loop(stream.into()),
-            Err(error) if begin.elapsed() >= deadline => return Err(error),
-            Err(_) => tokio::time::sleep(AGAIN).await,
-        }
-    }
+        async { answer.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into())) }
+    };
+    in_loop(until_deadline(deadline, connect).await?.into())
 }
 
 fn in_loop(stream: StdStream) -> io::Result<UnixStream> {

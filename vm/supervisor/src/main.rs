@@ -13,6 +13,9 @@ mod carried;
 #[cfg(any(target_os = "macos", all(unix, test)))]
 mod channel;
 mod clock;
+/// Used on macOS and Windows, tested everywhere.
+#[cfg(any(target_os = "macos", windows, test))]
+mod connecting;
 mod console;
 mod control;
 mod engine;

@@ -1,18 +1,17 @@
 //! The channel to a guest each of whose connections is a socket of its own, which the event loop waits for as for any other.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream as StdStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-/// How soon a guest that does not listen yet is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
+use crate::connecting::{AGAIN, Counts, until_deadline};
+
 /// How long one try may take, of a guest that says nothing at all.
 const TRY: Duration = Duration::from_secs(2);
 
@@ -33,15 +32,9 @@ pub(crate) struct Channel {
     guest: Arc<dyn Dial>,
     runtime: Handle,
     open: CancellationToken,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Connections to ports of the guest.
-    counts: BTreeMap<u32, usize>,
+    counts: Counts,
     /// Why the guest can't reach the host, if it can't.
-    deaf: Option<io::Error>,
+    deaf: Mutex<Option<io::Error>>,
 }
 
 impl std::fmt::Debug for Channel {
@@ -59,7 +52,13 @@ impl Drop for Channel {
 impl Channel {
     /// One whose connections are carried by `runtime`.
     pub(crate) fn new(guest: Arc<dyn Dial>, runtime: Handle) -> Self {
-        Self { guest, runtime, open: CancellationToken::new(), state: Arc::default() }
+        Self {
+            guest,
+            runtime,
+            open: CancellationToken::new(),
+            counts: Counts::default(),
+            deaf: Mutex::default(),
+        }
     }
 
     /// Connects to a port that something in the guest listens on. One that is still booting is waited for until the
@@ -77,7 +76,7 @@ impl Channel {
         deadline: Duration,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) {
-        let counted = Counted::new(&self.state, port);
+        let counted = self.counts.add(port);
         let guest = Arc::clone(&self.guest);
         let carry = async move {
             let _counted = counted;
@@ -94,7 +93,7 @@ impl Channel {
 
     /// How many connections to a port of the guest there are, those that it has not answered yet among them.
     pub(crate) fn connections(&self, port: u32) -> usize {
-        lock(&self.state).counts.get(&port).copied().unwrap_or(0)
+        self.counts.of(port)
     }
 
     /// Takes the guest's connections to the host's `port`. `accept` must not block.
@@ -107,7 +106,7 @@ impl Channel {
             Ok(listening) => listening,
             Err(error) => {
                 tracing::error!(%error, port, "failed to listen to the guest");
-                lock(&self.state).deaf.get_or_insert(error);
+                self.lock_deaf().get_or_insert(error);
                 return;
             }
         };
@@ -127,54 +126,24 @@ impl Channel {
         self.runtime.spawn(self.open.clone().run_until_cancelled_owned(serve));
     }
 
+    fn lock_deaf(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Why the guest would not reach us, if it would not.
     pub(crate) fn take_deafness(&self) -> Option<io::Error> {
-        lock(&self.state).deaf.take()
-    }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A connection that is counted for as long as this is kept.
-struct Counted {
-    state: Arc<Mutex<State>>,
-    port: u32,
-}
-
-impl Counted {
-    fn new(state: &Arc<Mutex<State>>, port: u32) -> Self {
-        *lock(state).counts.entry(port).or_default() += 1;
-        Self { state: Arc::clone(state), port }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Some(count) = lock(&self.state).counts.get_mut(&self.port) {
-            *count -= 1;
-        }
+        self.lock_deaf().take()
     }
 }
 
 async fn open(guest: &Arc<dyn Dial>, port: u32, deadline: Duration) -> io::Result<TcpStream> {
-    let begin = Instant::now();
-    loop {
-        let left = deadline.saturating_sub(begin.elapsed());
+    let connect = |left: Duration| {
         let dials = Arc::clone(guest);
-        let connect = tokio::task::spawn_blocking(move || dials.connect(port, left.min(TRY)));
         // A try whose answer nobody hears ends by itself.
-        let connected = match tokio::time::timeout(left, connect).await {
-            Ok(joined) => joined.unwrap_or_else(|error| Err(io::Error::other(error))),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        match connected {
-            Ok(stream) => return in_loop(stream),
-            Err(error) if begin.elapsed() >= deadline => return Err(error),
-            Err(_) => tokio::time::sleep(AGAIN).await,
-        }
-    }
+        let connect = tokio::task::spawn_blocking(move || dials.connect(port, left.min(TRY)));
+        async { connect.await.unwrap_or_else(|error| Err(io::Error::other(error))) }
+    };
+    in_loop(until_deadline(deadline, connect).await?)
 }
 
 fn in_loop(stream: StdStream) -> io::Result<TcpStream> {
