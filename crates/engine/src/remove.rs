@@ -90,6 +90,8 @@ impl Engine {
         let points = spec.mount_points.as_deref().unwrap_or_default();
         let nameless = points.iter().filter(|point| takes_volumes && point.is_anonymous_volume());
         let doomed = self.doomed_volumes(&container.id, nameless.filter_map(MountPoint::volume)).await;
+        // Volumes that go with it can be found until they are gone from the database.
+        let answers = if doomed.is_empty() { answers } else { Answers::Last };
         let before = {
             let mut dynamic = container.dynamic();
             std::mem::replace(&mut dynamic.state, State::Removing)
@@ -100,7 +102,7 @@ impl Engine {
         let forgotten = self.store.remove_soon(&container.id, doomed.names(), durability).await;
         if forgotten.is_ok() && answers == Answers::First {
             self.containers.remove(container);
-            self.leave_volumes(&container.id, points.iter().filter_map(MountPoint::volume), &doomed);
+            self.leave_volumes(&container.id, points.iter().filter_map(MountPoint::volume));
             self.is_gone(container);
             // Whoever waited runs before what follows, not behind it on this thread.
             tokio::task::yield_now().await;

@@ -506,15 +506,9 @@ impl Engine {
         Doomed(doomed)
     }
 
-    /// A container uses volumes no longer. Those that go with it stay as they are until it is gone from the database.
-    pub(crate) fn leave_volumes<'a>(
-        &self,
-        user: &str,
-        names: impl Iterator<Item = &'a str>,
-        doomed: &Doomed,
-    ) {
-        let is_doomed = |name: &str| doomed.0.iter().any(|(volume, _)| volume.name == name);
-        for volume in names.filter(|name| !is_doomed(name)).filter_map(|name| self.volumes.get(name)) {
+    /// A container uses volumes no longer.
+    pub(crate) fn leave_volumes<'a>(&self, user: &str, names: impl Iterator<Item = &'a str>) {
+        for volume in names.filter_map(|name| self.volumes.get(name)) {
             volume.state().users.remove(user);
         }
     }
@@ -526,9 +520,7 @@ impl Engine {
         names: impl Iterator<Item = &'a str>,
         doomed: &Doomed,
     ) {
-        for volume in names.filter_map(|name| self.volumes.get(name)) {
-            volume.state().users.remove(user);
-        }
+        self.leave_volumes(user, names);
         for (volume, _) in &doomed.0 {
             self.volume_is_gone(volume);
         }
@@ -539,6 +531,10 @@ impl Engine {
 pub(crate) struct Doomed(Vec<(Arc<Volume>, OwnedMutexGuard<()>)>);
 
 impl Doomed {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|(volume, _)| volume.name.clone())
     }

@@ -36,7 +36,8 @@ fn a_machine_that_slept_goes_on_with_what_ran_in_it() -> Result<()> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
         // What it counts is nowhere but in its memory.
         let script = "i=0; echo it works > /tmp/index.html; httpd -h /tmp -p 0.0.0.0:$0; \
-                      while :; do i=$((i+1)); echo $i > /dev/shm/count; sleep 0.05; done";
+                      while :; do i=$((i+1)); echo $i > /dev/shm/new; \
+                      mv /dev/shm/new /dev/shm/count; sleep 0.05; done";
         machine.cove_ok(&[
             "run",
             "-d",
