@@ -59,7 +59,17 @@ fn main() -> std::process::ExitCode {
 }
 
 fn dispatch(args: &[String]) -> Result<()> {
+    const WITHOUT_WORDS: [&str; 6] = ["test", "test-machine", "ci", "tidy", "gen-types", "musl"];
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    if has("--help") || has("-h") {
+        println!("{USAGE}");
+        return Ok(());
+    }
+    if let [command, word, ..] = args
+        && WITHOUT_WORDS.contains(&command.as_str())
+    {
+        bail!("{command} takes no words, and was given {word:?}\n\n{USAGE}");
+    }
     match args.first().map(String::as_str) {
         Some("run") => run::open(has("--yes"), !has("--no-window")),
         Some("test") => test::test(),
@@ -78,7 +88,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some("measure") => bench::measure(args.get(1..).unwrap_or_default()),
         Some("probe") => bench::probe(args.get(1..).unwrap_or_default()),
         Some("measure-startup") => bench::measure_startup(),
-        None | Some("help" | "--help" | "-h") => {
+        None | Some("help") => {
             println!("{USAGE}");
             Ok(())
         }

@@ -305,6 +305,9 @@ fn init(args: &InitArgs) -> Outcome {
     if let Some(reason) = reason {
         printer::note(format_args!("Its kind is {backend}: {reason}."));
     }
+    if let Some(note) = vm_manager::backend::note_on_sizes(backend) {
+        printer::note(format_args!("Its sizes: {note}."));
+    }
     Ok(0)
 }
 
@@ -441,6 +444,11 @@ async fn set(args: &SetArgs) -> Outcome {
         None => {}
     }
     machine.change(&config).map_err(machine_error)?;
+    if (args.cpus.is_some() || args.memory.is_some() || args.disk.is_some())
+        && let Some(note) = vm_manager::backend::note_on_sizes(config.backend)
+    {
+        printer::note(format_args!("Its sizes: {note}."));
+    }
     let has_sizes = machine.apply_sizes().await.map_err(machine_error)?;
     let status = machine.status().await.map_err(machine_error)?;
     let only_sizes = Config { memory: before.memory, disk: before.disk, ..config.clone() } == before;

@@ -125,10 +125,10 @@ class Machines {
     }
   }
 
-  /** What a new one would be. Rejects with a UiError. */
-  async defaults(): Promise<MachineForm | undefined> {
+  /** What a new one would be, and why of its kind. Rejects with a UiError. */
+  async defaults(): Promise<{ form: MachineForm; reason: string | null } | undefined> {
     const reply = await transport.call({ op: 'machine', order: { do: 'defaults' } });
-    return reply.type === 'machine' ? reply.form : undefined;
+    return reply.type === 'machine' ? reply : undefined;
   }
 
   /** Rejects with a UiError. */

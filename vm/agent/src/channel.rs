@@ -4,12 +4,10 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use anyhow::{Context as _, Result};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use anyhow::{Context, Result};
 use tokio::net::{UnixListener, UnixStream};
+use tokio_util::either::Either;
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
 /// Where sockets are, for the ports of this guest (`guest-PORT`) and of the host (`host-PORT`).
@@ -32,11 +30,7 @@ pub(crate) enum Listener {
 }
 
 /// A stream to or from the host.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    Vsock(VsockStream),
-    Socket(UnixStream),
-}
+pub(crate) type Stream = Either<VsockStream, UnixStream>;
 
 /// Where what listens at a port of this guest is.
 pub(crate) fn of_guest(port: u32) -> String {
@@ -63,9 +57,9 @@ impl Channel {
     pub(crate) async fn connect(self, port: u32) -> io::Result<Stream> {
         match self {
             Self::Vsock => {
-                VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await.map(Stream::Vsock)
+                VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await.map(Either::Left)
             }
-            Self::Sockets => UnixStream::connect(of_host(port)).await.map(Stream::Socket),
+            Self::Sockets => UnixStream::connect(of_host(port)).await.map(Either::Right),
         }
     }
 }
@@ -79,8 +73,8 @@ pub(crate) fn bind(path: &str) -> Result<UnixListener> {
 impl Listener {
     pub(crate) async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Vsock(listener) => listener.accept().await.map(|(stream, _)| Stream::Vsock(stream)),
-            Self::Socket(listener) => listener.accept().await.map(|(stream, _)| Stream::Socket(stream)),
+            Self::Vsock(listener) => listener.accept().await.map(|(stream, _)| Either::Left(stream)),
+            Self::Socket(listener) => listener.accept().await.map(|(stream, _)| Either::Right(stream)),
         }
     }
 
@@ -93,47 +87,10 @@ impl Listener {
     }
 }
 
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Vsock(stream) => stream.as_fd(),
-            Self::Socket(stream) => stream.as_fd(),
-        }
-    }
-}
-
-/// Runs `$body` with `$inner` bound to the pinned stream of either kind.
-macro_rules! each {
-    ($self:ident, $inner:ident => $body:expr) => {
-        match $self.get_mut() {
-            Self::Vsock(stream) => {
-                let $inner = Pin::new(stream);
-                $body
-            }
-            Self::Socket(stream) => {
-                let $inner = Pin::new(stream);
-                $body
-            }
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, inner => inner.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, inner => inner.poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, inner => inner.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, inner => inner.poll_shutdown(cx))
+/// What the kernel knows it by.
+pub(crate) fn descriptor(stream: &Stream) -> BorrowedFd<'_> {
+    match stream {
+        Either::Left(vsock) => vsock.as_fd(),
+        Either::Right(socket) => socket.as_fd(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use vm_proto::message::{Configuration, FromGuest, FromHost, Listener, Mode, Netw
 use vm_proto::{frame, port};
 
 use crate::boot::Booted;
-use crate::channel::{Channel, Stream};
+use crate::channel::{self, Channel, Stream};
 use crate::children::Children;
 use crate::clients::Clients;
 use crate::engine::{self, Event};
@@ -114,7 +114,7 @@ async fn meet(
     loop {
         *greetings += 1;
         let stream = greet(channel, *greetings, deadline).await?;
-        let broken = crate::sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
+        let broken = crate::sys::errors_of(channel::descriptor(&stream).try_clone_to_owned()?)?;
         let (from, mut to) = tokio::io::split(stream);
         let mut host = Host { from, broken };
         match read(&mut host.from).await?.context("the host hung up")? {

@@ -14,7 +14,7 @@ use tokio::net::{UdpSocket, UnixStream};
 use vm_proto::stream::{Open, Opened};
 use vm_proto::{frame, port};
 
-use crate::channel::{Channel, Listener, Stream};
+use crate::channel::{self, Channel, Listener, Stream};
 use crate::children::Children;
 use crate::clients::{Clients, reached};
 use crate::shares::Stage;
@@ -99,7 +99,7 @@ async fn carry_to_engine(mut from: Stream) -> io::Result<()> {
 /// Of a stream whose device is taken away, as before a sleep, the kernel tells of an error and not of an end, which wakes
 /// nobody who waits for something to read.
 async fn carry_until_gone(stream: Stream, children: Children, clients: Clients) -> io::Result<()> {
-    let gone = sys::errors_of(stream.as_fd().try_clone_to_owned()?)?;
+    let gone = sys::errors_of(channel::descriptor(&stream).try_clone_to_owned()?)?;
     tokio::select! {
         ended = carry(stream, children, clients) => ended,
         error = gone.ready(Interest::ERROR) => error.map(drop),

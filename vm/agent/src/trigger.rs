@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
-    mkdirat, openat, openat2, renameat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+    chmodat, mkdirat, openat, openat2, renameat, statat, statx, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -119,12 +119,13 @@ fn modify(root: BorrowedFd<'_>, path: &OsStr) -> rustix::io::Result<()> {
     openat(root, path, flags, Mode::empty()).map(drop)
 }
 
-/// Sets the permissions that are there.
+/// Sets the permissions that are there, of which the server is asked: our kernel does not tell it of what changes nothing.
 fn change_attributes(root: BorrowedFd<'_>, path: &OsStr) -> rustix::io::Result<()> {
-    let found = statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+    let mode = u32::from(statx(root, path, flags, StatxFlags::BASIC_STATS)?.stx_mode);
+    if FileType::from_raw_mode(mode) == FileType::Symlink {
         // A link has none, and nobody waits for a change of it.
         return Ok(());
     }
-    chmodat(root, path, Mode::from_raw_mode(found.st_mode & 0o7777), AtFlags::empty())
+    chmodat(root, path, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())
 }

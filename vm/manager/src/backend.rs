@@ -89,6 +89,12 @@ pub fn capabilities(backend: Backend) -> Capabilities {
     }
 }
 
+/// What a person is to know who says how large a machine is to be, where that is not ours to say.
+#[must_use]
+pub fn note_on_sizes(backend: Backend) -> Option<&'static str> {
+    (!capabilities(backend).has_disk).then_some(wsl2::SIZES)
+}
+
 /// Whether `backend` runs what is for another architecture than this computer's.
 pub(crate) fn emulates(backend: Backend, architecture: &str) -> bool {
     match backend {

@@ -60,6 +60,10 @@ struct Args {
 enum Verb {
     /// Start a machine and stay with it until it has ended
     Run(RunArgs),
+    /// Print the certificates that people made this computer trust
+    #[cfg(windows)]
+    #[command(hide = true)]
+    Certificates,
 }
 
 #[derive(clap::Args, Debug)]
@@ -81,14 +85,19 @@ struct RunArgs {
 }
 
 fn main() -> std::process::ExitCode {
-    let Args { verb: Verb::Run(args) } = Args::parse();
+    let Args { verb } = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("COVE_LOG");
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_env_filter(filter.unwrap_or_else(|_| "warn,cove_machine=info,vm_devices=info".into()))
         .init();
-    match run(&args) {
+    let outcome = match verb {
+        Verb::Run(args) => run(&args),
+        #[cfg(windows)]
+        Verb::Certificates => platform::certificates::print(),
+    };
+    match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -13,6 +13,8 @@
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
+#[cfg(any(target_os = "macos", windows))]
+mod unchanging;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -25,13 +27,13 @@ pub(crate) use linux::{
 #[cfg(target_os = "linux")]
 use linux::{Making, Waking, share_blocks};
 #[cfg(target_os = "macos")]
-pub(crate) use macos::{
-    Channel, Devices, Saving, Vmm, add_certificates, check, make, record, resolver, tree,
-};
+pub(crate) use macos::{Channel, Devices, Saving, Vmm, add_certificates, check, make, record, tree};
 #[cfg(target_os = "macos")]
 use macos::{Making, Waking, share_blocks};
 #[cfg(unix)]
 pub(crate) use stdx::process::raise_open_files;
+#[cfg(any(target_os = "macos", windows))]
+pub(crate) use unchanging as resolver;
 #[cfg(unix)]
 pub(crate) use unix::{
     Accepted, HAS_DRIVES, Stream, accepted, attach, disk_taken, endpoint, free, open, prepare_disk,
@@ -39,9 +41,9 @@ pub(crate) use unix::{
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    Accepted, Channel, Devices, HAS_DRIVES, Saving, Stream, Vmm, accepted, add_certificates, attach, check,
-    disk_taken, endpoint, free, make, open, prepare_disk, prepare_listener, raise_open_files, record,
-    resolver, tree,
+    Accepted, Channel, Devices, HAS_DRIVES, Saving, Stream, Vmm, accepted, add_certificates, attach,
+    certificates, check, disk_taken, endpoint, free, make, open, prepare_disk, prepare_listener,
+    raise_open_files, record, tree,
 };
 #[cfg(windows)]
 use windows::{Making, Waking};

@@ -8,8 +8,8 @@ mod pem;
 use crate::platform;
 pub(crate) use pem::Bundle;
 
-/// All of a guest's configuration must fit into one message.
-const LIMIT: usize = 2 << 20;
+/// Bytes: all of a guest's configuration must fit into one message.
+pub(crate) const LIMIT: usize = 2 << 20;
 
 /// Certificates (PEM) that people made this computer trust, and those of `SSL_CERT_FILE`. Blocks.
 pub(crate) fn certificates() -> String {

@@ -90,6 +90,12 @@ impl User<'_> {
     }
 
     fn try_machine(&self, served: &Distributions, image: &Path, folder: &Path) -> Result<()> {
+        // Before there is a machine, whose watchers would hear of it.
+        let mut cc = command("cc", &["-static", "-O1", "-o"]);
+        cc.arg(folder.join("watcher")).arg(root().join("tests/e2e/tests/watcher.c"));
+        run_command(cc).context("failed to compile the watcher")?;
+        // The drive lasts, and with it what a run left that did not get far.
+        let _ = std::fs::remove_file(folder.join("draft"));
         self.cove(&["machine", "init", "--share", r"C:\cove-share"])?;
         self.cove(&["machine", "start"])?;
         ensure!(served.names()? == ["cove-default"], "the machine is the distribution cove-default");
@@ -125,12 +131,6 @@ impl User<'_> {
 
     /// Has a container watch a folder of the drive, and changes it here: by making, as an editor saves, by removing.
     fn try_changes(&self, folder: &Path) -> Result<()> {
-        let source = root().join("tests/e2e/tests/watcher.c");
-        let mut cc = command("cc", &["-static", "-O1", "-o"]);
-        cc.arg(folder.join("watcher")).arg(source);
-        run_command(cc).context("failed to compile the watcher")?;
-        // The drive lasts, and with it what a run left that did not get far.
-        let _ = std::fs::remove_file(folder.join("draft"));
         let watch = ["run", "-d", "--name", "watcher", "-v", r"C:\cove-share:/shared", "busybox"];
         self.engine(&[&watch[..], &["/shared/watcher", "/shared"]].concat())?;
         let seen = |expected: &[&str]| {

@@ -161,6 +161,8 @@ pub enum Reply {
     Machine {
         /// The form, to be sent back as it is.
         form: MachineForm,
+        /// Why it is of this kind, where there was something to choose; or why this computer can have none.
+        reason: Option<String>,
     },
     /// What was made.
     Made {

@@ -187,6 +187,8 @@ pub fn plugged(plan: &Plan) -> Vec<Plugged> {
 
 fn append(plan: &Plan, kind: &Kind) -> String {
     let mut words = format!("console={} {}", kind.console, kernel_options("/dev/vda", "/dev/vdb"));
+    // Of our own kernel (vm/image/patches): the shares' server is ours, which tells of changes.
+    words.push_str(" fuse.told=1");
     if plan.acceleration == Acceleration::Tcg {
         // Without it, pages of programs that a share writes into run what was translated of them before.
         words.push_str(" init_on_alloc=1");

@@ -18,3 +18,7 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     wire: Wire::Own,
     images: Backend::Wsl2,
 };
+
+/// Whose word on sizes counts.
+pub(super) const SIZES: &str = "WSL gives its processors and memory to all distributions alike, and each a disk that grows: \
+                                what is said of these changes nothing, and .wslconfig does";

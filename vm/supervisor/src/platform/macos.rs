@@ -5,7 +5,6 @@
 
 mod devices;
 mod keychain;
-pub(crate) mod resolver;
 mod saving;
 pub(crate) mod tree;
 mod vmm;
@@ -25,7 +24,7 @@ use vm_manager::saved::{self, Moment, Record};
 use vm_proto::message::WayOut;
 use vm_vz::{Disk, Machine, Spec};
 
-use super::{Made, Started};
+use super::{Made, Started, resolver};
 pub(crate) use crate::channel::Channel;
 use crate::channel::{Accept, Connected, Dial};
 use crate::console::keep;

@@ -1,10 +1,10 @@
 //! Machines on Windows: WSL2's ([`wsl`]), and Hyper-V's by the Host Compute Service ([`hcs`]). What is of both stands here
 //! and in the files beside.
 
+pub(crate) mod certificates;
 mod channel;
 mod devices;
 mod hcs;
-pub(crate) mod resolver;
 mod saving;
 pub(crate) mod tree;
 mod vmm;
@@ -26,7 +26,7 @@ use vm_manager::saved::Record;
 
 use super::{Made, Started};
 use crate::machine::{Beginning, Origin};
-use crate::trust::Bundle;
+pub(crate) use certificates::add_certificates;
 pub(crate) use channel::{Channel, Stream};
 pub(crate) use devices::Devices;
 pub(crate) use saving::{Saving, Waking, check};
@@ -94,9 +94,6 @@ impl Making {
         }
     }
 }
-
-/// None: those of Windows' store are not taken over.
-pub(crate) fn add_certificates(_: &mut Bundle) {}
 
 /// Has the event loop carry one of the guest's, which it does.
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere that may fail")]

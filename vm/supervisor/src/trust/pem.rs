@@ -20,7 +20,7 @@ pub(crate) struct Bundle {
 
 impl Bundle {
     /// An empty one, whose text is never longer than that.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, ..Self::default() }
     }
 
@@ -63,7 +63,7 @@ impl Bundle {
     }
 
     /// All of them.
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.text
     }
 }

@@ -196,13 +196,13 @@ fn amount(text: &str) -> u64 {
 
 /// What a new machine is unless somebody says otherwise, as `cove machine init` has it.
 #[must_use]
-pub(crate) fn defaults() -> MachineForm {
+pub(crate) fn defaults(backend: Backend) -> MachineForm {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let home = stdx::process::home().filter(|home| home != Path::new("/") && home.is_dir());
     let home = home.and_then(|home| home.into_os_string().into_string().ok());
     MachineForm {
         name: "default".to_owned(),
-        backend: Backend::default().into(),
+        backend: backend.into(),
         cpus: cpus.to_string(),
         memory: "2 GB".to_owned(),
         disk: "64 GB".to_owned(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use model::ErrorKind;
 use serde::{Deserialize, Serialize};
+use vm_manager::config::Backend;
 use vm_manager::control::Request;
 use vm_manager::stage::Deed;
 use vm_manager::status::Phase;
@@ -11,7 +12,7 @@ use vm_proto::message::Mode;
 
 use super::form::{MachineForm, defaults};
 use super::watcher::Machines;
-use crate::machine::{self, Machine, Passed, TARGET};
+use crate::machine::{self, Choice, Machine, Passed, TARGET};
 use crate::ui::command::Reply;
 use crate::ui::error::UiError;
 use crate::ui::form::Preview;
@@ -128,6 +129,20 @@ impl From<vm_manager::Error> for UiError {
     }
 }
 
+/// What a new machine would be. Which kind it is may be for other programs to say, which are not waited for long.
+async fn suggest() -> Reply {
+    let choice = tokio::task::spawn_blocking(machine::choose_backend);
+    match tokio::time::timeout(ANSWER, choice).await {
+        Ok(Ok(Ok(Choice { backend, reason }))) => Reply::Machine { form: defaults(backend), reason },
+        Ok(Ok(Err(error))) => {
+            let UiError { message, hint, .. } = error.into();
+            let reason = [Some(message), hint].into_iter().flatten().collect::<Vec<_>>().join("; ");
+            Reply::Machine { form: defaults(Backend::default()), reason: Some(reason) }
+        }
+        Ok(Err(_)) | Err(_) => Reply::Machine { form: defaults(Backend::default()), reason: None },
+    }
+}
+
 impl Machines {
     fn find(&self, name: &str) -> Result<Machine, UiError> {
         let folders = self.folders().ok_or_else(|| {
@@ -143,7 +158,7 @@ impl Machines {
     /// Whatever kept it from being done.
     pub(crate) async fn call(&self, order: MachineOrder) -> Result<Reply, UiError> {
         match order {
-            MachineOrder::Defaults => return Ok(Reply::Machine { form: defaults() }),
+            MachineOrder::Defaults => return Ok(suggest().await),
             MachineOrder::Init { form } => return self.init(&form),
             MachineOrder::Set { form } => self.set(&form).await?,
             MachineOrder::Preview { form, is_new } => return Ok(Reply::Preview(self.preview(&form, is_new))),

@@ -1,12 +1,10 @@
 //! The channel to the guest, of either kind of machine.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 
 use crate::{carried, sockets};
 
@@ -19,21 +17,15 @@ pub(crate) enum Channel {
     Sockets(sockets::Channel),
 }
 
-/// A stream to or from the guest.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    /// One of many in another.
-    Carried(carried::Stream),
-    /// A socket.
-    Socket(TcpStream),
-}
+/// A stream to or from the guest: one of many in another, or a socket.
+pub(crate) type Stream = Either<carried::Stream, TcpStream>;
 
 impl Channel {
     /// Takes the guest's connections to the host's `port`. `accept` must not block.
     pub(crate) fn listen(&self, port: u32, accept: impl Fn(Stream) + Send + Sync + 'static) {
         match self {
-            Self::Carried(channel) => channel.listen(port, move |stream| accept(Stream::Carried(stream))),
-            Self::Sockets(channel) => channel.listen(port, move |stream| accept(Stream::Socket(stream))),
+            Self::Carried(channel) => channel.listen(port, move |stream| accept(Either::Left(stream))),
+            Self::Sockets(channel) => channel.listen(port, move |stream| accept(Either::Right(stream))),
         }
     }
 
@@ -62,44 +54,8 @@ impl Channel {
     /// Connects to a port of the guest.
     pub(super) async fn open(&self, port: u32, deadline: Duration) -> io::Result<Stream> {
         match self {
-            Self::Carried(channel) => channel.open(port, deadline).await.map(Stream::Carried),
-            Self::Sockets(channel) => channel.open(port, deadline).await.map(Stream::Socket),
+            Self::Carried(channel) => channel.open(port, deadline).await.map(Either::Left),
+            Self::Sockets(channel) => channel.open(port, deadline).await.map(Either::Right),
         }
-    }
-}
-
-/// Runs `$body` with `$inner` bound to the pinned stream of either kind.
-macro_rules! each {
-    ($self:ident, $inner:ident => $body:expr) => {
-        match $self.get_mut() {
-            Self::Carried(stream) => {
-                let $inner = Pin::new(stream);
-                $body
-            }
-            Self::Socket(stream) => {
-                let $inner = Pin::new(stream);
-                $body
-            }
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, inner => inner.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, inner => inner.poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, inner => inner.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, inner => inner.poll_shutdown(cx))
     }
 }

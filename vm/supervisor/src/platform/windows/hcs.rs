@@ -30,9 +30,10 @@ use vm_proto::message::WayOut;
 
 use super::devices::{self, Devices};
 use super::saving::Saving;
-use super::{Channel, Made, Started, resolver};
+use super::{Channel, Made, Started};
 use crate::console::keep;
 use crate::machine::Beginning;
+use crate::platform::resolver;
 use crate::sockets::{self, Dial};
 pub(super) use disk::prepare;
 pub(crate) use vmm::Vmm;

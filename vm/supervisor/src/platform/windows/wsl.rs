@@ -15,10 +15,11 @@ use vm_manager::image::Image;
 use vm_manager::places::Places;
 
 use super::devices::{self, Devices};
-use super::{Channel, Made, Started, resolver};
+use super::{Channel, Made, Started};
 use crate::carried;
 use crate::console::keep;
 use crate::machine::Beginning;
+use crate::platform::resolver;
 use distribution::Distribution;
 pub(crate) use vmm::Vmm;
 
@@ -33,12 +34,7 @@ pub(crate) struct Making {
 /// Prepares what it is reached by.
 pub(super) fn make(beginning: &Beginning) -> Made {
     let Beginning { config, places, image, .. } = beginning;
-    let (shares, told, mut warnings) = devices::shares(config);
-    warnings.push(
-        "WSL gives its processors and memory to all distributions alike, and each a disk that grows: what was said of these \
-         changes nothing, and .wslconfig does"
-            .to_owned(),
-    );
+    let (shares, told, warnings) = devices::shares(config);
     let vsock = Arc::new(Channel::Carried(carried::Channel::new(Handle::current())));
     let making = Making {
         distribution: Distribution::of(Wsl::of_the_system(), places),

@@ -1,4 +1,5 @@
-//! The resolver: Windows tells the guest of it, WSL by a file and Hyper-V by DHCP, and follows it as it changes.
+//! The resolver, where the system follows it as it changes: macOS answers at the way out with whatever is its own at the
+//! time, and Windows tells the guest, WSL by a file and Hyper-V by DHCP.
 
 use vm_proto::message::Resolver;
 
