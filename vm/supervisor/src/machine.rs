@@ -366,6 +366,7 @@ impl Machine {
         self.vsock.send_replace(Some(Arc::clone(&prepared.run.devices.vsock)));
         let is_wanted = matches!(self.state, State::Starting { stage: Stage::Hypervisor, .. });
         let run = self.run.insert(prepared.run);
+        run.hear(prepared.greeted, self.events.clone());
         if is_wanted {
             self.fact(Fact::Done(Stage::Hypervisor));
         } else {

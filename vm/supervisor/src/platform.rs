@@ -14,7 +14,7 @@ mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 #[cfg(any(target_os = "macos", windows))]
-mod unchanging;
+pub(crate) mod unchanging;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]

@@ -76,6 +76,8 @@ pub(crate) enum Template {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) run: Run,
+    /// Connections of guests that greet, to be heard out ([`Run::hear`]) once the run is known: a guest may be quicker.
+    pub(crate) greeted: mpsc::Receiver<Accepted>,
     pub(crate) acceleration: Acceleration,
     pub(crate) warnings: Vec<String>,
 }
@@ -161,8 +163,6 @@ fn launch(
         let _ = greetings.try_send(stream);
     });
     let runtime = tokio::runtime::Handle::current();
-    let hear = hear(greeted, *number, events.clone(), cancelled.clone());
-    runtime.spawn(cancelled.clone().run_until_cancelled_owned(hear));
     let has_ssh_agent = config.ssh_agent && {
         let serve = ssh_agent::serve(&devices.vsock)
             .map(|serve| drop(runtime.spawn(cancelled.clone().run_until_cancelled_owned(serve))))
@@ -198,27 +198,7 @@ fn launch(
         resolver,
         cancelled,
     };
-    Ok(Prepared { run, acceleration, warnings })
-}
-
-/// Hears out whoever greets, one after another.
-async fn hear(
-    mut greeted: mpsc::Receiver<Accepted>,
-    run: u64,
-    events: mpsc::Sender<Event>,
-    cancelled: CancellationToken,
-) {
-    while let Some(stream) = greeted.recv().await {
-        let Ok(stream) = platform::accepted(stream) else { continue };
-        let (sender, mut heard) = mpsc::channel(WAITING);
-        let converse = guest::converse(stream, sender, cancelled.clone());
-        let pass_on = async {
-            while let Some(heard) = heard.recv().await {
-                let _ = events.send(Event::Heard { run, heard }).await;
-            }
-        };
-        tokio::join!(converse, pass_on);
-    }
+    Ok(Prepared { run, greeted, acceleration, warnings })
 }
 
 /// The end of a program. That of one which could not be woken is not its run's: there is another try.
@@ -275,6 +255,25 @@ fn entropy() -> Vec<u8> {
 }
 
 impl Run {
+    /// Hears out whoever greets, one after another, until it ends.
+    pub(crate) fn hear(&self, mut greeted: mpsc::Receiver<Accepted>, events: mpsc::Sender<Event>) {
+        let (run, cancelled) = (self.number, self.cancelled.clone());
+        let hear = async move {
+            while let Some(stream) = greeted.recv().await {
+                let Ok(stream) = platform::accepted(stream) else { continue };
+                let (sender, mut heard) = mpsc::channel(WAITING);
+                let converse = guest::converse(stream, sender, cancelled.clone());
+                let pass_on = async {
+                    while let Some(heard) = heard.recv().await {
+                        let _ = events.send(Event::Heard { run, heard }).await;
+                    }
+                };
+                tokio::join!(converse, pass_on);
+            }
+        };
+        tokio::runtime::Handle::current().spawn(self.cancelled.clone().run_until_cancelled_owned(hear));
+    }
+
     /// Whether its kernel is no longer the one that it began with: there are machines that go on when a guest resets
     /// them, with everything lost that was in memory.
     pub(crate) fn has_begun_anew(&mut self, number: u64) -> bool {
