@@ -17,7 +17,11 @@ text: string, } | { "type": "preview" } & Preview | { "type": "machine",
 /**
  * The form, to be sent back as it is.
  */
-form: MachineForm, } | { "type": "made", 
+form: MachineForm, 
+/**
+ * Why it is of this kind, where there was something to choose; or why this computer can have none.
+ */
+reason: string | null, } | { "type": "made", 
 /**
  * A network's id, a volume's or a machine's name.
  */
