@@ -119,7 +119,7 @@ impl Hijack {
     {
         let kind = self.content_type();
         let Some(on_upgrade) = self.on_upgrade else { return body_response(kind, Body::empty()) };
-        let Run { mut head, detach, starting, ending } = run;
+        let Run { mut head, is_terminal, detach, starting, ending } = run;
         let task = async move {
             // It starts while the answer is on its way.
             let (upgraded, started) = tokio::join!(on_upgrade, starting);
@@ -130,7 +130,6 @@ impl Hijack {
             // Each write fails where the client has gone, and the next one tells.
             let _ = to_client.write_all(&event_frame(&head)).await;
             if has_started {
-                let is_terminal = detach.is_some();
                 let (mut output, mut input) = stream.into_split();
                 let carry_in = carry_input(&mut from_client, &mut input, detach);
                 let carry_out = async {
@@ -220,6 +219,8 @@ impl Hijack {
 pub(crate) struct Run<S, E> {
     /// What is told first, with the reason where it does not start.
     pub(crate) head: RunEvent,
+    /// Whether its output comes as it is, of a terminal.
+    pub(crate) is_terminal: bool,
     /// The keys that let go of a terminal, where it has one.
     pub(crate) detach: Option<DetachKeys>,
     pub(crate) starting: S,

@@ -33,14 +33,14 @@ pub(super) async fn run(
     let spec = super::containers::wanted(&engine, &query, minor, request).await?;
     let begun = engine.begin(spec, query.get("name")).await?;
     let made = begun.created.clone();
-    let has_terminal = engine.has_terminal(&made.id)?;
     let streams =
         Streams { stdin: query.flag("stdin"), stdout: query.flag("stdout"), stderr: query.flag("stderr") };
     let attached = engine.attach(&made.id, streams).await?;
     let ended = engine.wait(&made.id, query.get("condition").unwrap_or(""))?;
     let run = Run {
         head: RunEvent { id: made.id, warnings: made.warnings, ..RunEvent::default() },
-        detach: has_terminal.then_some(keys),
+        is_terminal: attached.is_raw,
+        detach: attached.is_raw.then_some(keys),
         starting: {
             let engine = engine.clone();
             async move { engine.start_begun(begun).await.map_err(ApiError::from) }
