@@ -210,24 +210,16 @@ fn nothing_is_lost_over_a_stop_a_power_cut_and_the_death_of_the_supervisor() -> 
         holds().context("after a power cut")?;
         // The program that is the machine, killed from outside.
         let pid = machine.status()?["pid"].as_u64().context("a pid")?;
-        kill(&[u32::try_from(pid)?])?;
+        machine.kill(&[u32::try_from(pid)?])?;
         machine
             .wait_for("the failure", || machine.status().is_ok_and(|status| status["phase"] == "failed"))?;
         holds().context("after its program was killed")?;
         let supervisors = machine.processes("cove-machine");
         ensure!(!supervisors.is_empty());
-        kill(&supervisors)?;
+        machine.kill(&supervisors)?;
         machine.wait_for("the end of the machine's program", || machine.processes("").is_empty())?;
         holds().context("after its supervisor was killed")
     })
-}
-
-fn kill(pids: &[u32]) -> Result<()> {
-    for pid in pids {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(*pid)?).context("a process id")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
-    }
-    Ok(())
 }
 
 #[test]

@@ -108,13 +108,7 @@ fn what_is_saved_outlives_a_power_cut_and_nothing_is_lost_where_it_is_damaged() 
         let before = begun()?;
         machine.cove_ok(&["volume", "create", "kept"])?;
         machine.cove_ok(&["machine", "sleep", "test"])?;
-        let cut = || {
-            for pid in machine.processes("cove-machine run") {
-                let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-                pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
-            }
-            machine.wait_for("its supervisor's end", || machine.processes("cove-machine run").is_empty())
-        };
+        let cut = || machine.kill(&machine.processes("cove-machine run"));
         cut()?;
         assert_eq!(phase(machine), "asleep");
         machine.bring_up()?;

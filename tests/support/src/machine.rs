@@ -463,6 +463,23 @@ impl Machine {
             .collect()
     }
 
+    /// Kills processes, and waits until they have let go of all that they had open: one that ends has no name any more a
+    /// while before that, and who connects to it meanwhile is reset.
+    ///
+    /// # Errors
+    /// They can't be killed, or do not end.
+    pub fn kill(&self, pids: &[u32]) -> Result<()> {
+        for pid in pids {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(*pid)?).context("a process id")?;
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        }
+        let is_over = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+        };
+        self.wait_for("the end of what was killed", || pids.iter().all(is_over))
+    }
+
     /// Waits until something is so.
     ///
     /// # Errors
