@@ -219,7 +219,8 @@ impl Hijack {
 pub(crate) struct Run<S, E> {
     /// What is told first, with the reason where it does not start.
     pub(crate) head: RunEvent,
-    /// Whether its output comes as it is, of a terminal.
+    /// Whether its output comes as it is, of a terminal. Not asked of `detach`: an emulated processor gets that wrong
+    /// (docs/decisions/0008).
     pub(crate) is_terminal: bool,
     /// The keys that let go of a terminal, where it has one.
     pub(crate) detach: Option<DetachKeys>,

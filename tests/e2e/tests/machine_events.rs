@@ -120,6 +120,12 @@ fn deed(folder: &Path, number: usize) -> Result<Vec<String>> {
     Ok(seen.iter().map(|(word, name)| format!("{word} {name}")).collect())
 }
 
+/// Whether it tells of a write to a file right after it was made.
+fn may_be_seen_too(line: &str) -> bool {
+    let came_and_went = |name: &str| name.parse().is_ok_and(|number: usize| number % 6 == 5);
+    line.starts_with("modify new-") || line.strip_prefix("modify old-").is_some_and(came_and_went)
+}
+
 #[test]
 fn ten_thousand_changes_here_are_seen_in_a_container_once_each_and_in_order() -> Result<()> {
     let _alone = alone();
@@ -151,10 +157,7 @@ fn sees_changes_once_each_and_in_order(machine: &Machine) -> Result<()> {
     let done = began.elapsed();
     // What was written to a file right after it was made may have been seen by itself.
     let mut seen = watcher.until("the-end")?;
-    let came_and_went = |name: &str| name.parse().is_ok_and(|number: usize| number % 6 == 5);
-    seen.retain(|line| {
-        !line.starts_with("modify new-") && !line.strip_prefix("modify old-").is_some_and(came_and_went)
-    });
+    seen.retain(|line| !may_be_seen_too(line));
     support::tell(&format!(
         "{} events, made within {} ms, seen within {} ms",
         expected.len(),
@@ -275,10 +278,7 @@ fn changes_are_seen_where_a_container_may_change_nothing() -> Result<()> {
         expected.extend(deed(folder.path(), number)?);
     }
     let mut seen = watcher.until("the-end")?;
-    let came_and_went = |name: &str| name.parse().is_ok_and(|number: usize| number % 6 == 5);
-    seen.retain(|line| {
-        !line.starts_with("modify new-") && !line.strip_prefix("modify old-").is_some_and(came_and_went)
-    });
+    seen.retain(|line| !may_be_seen_too(line));
     compare(&seen, &expected)?;
     let before = std::fs::read_dir(folder.path())?.count();
     // As root of the guest, by any of its mounts; and of a container that was given it to write to.
