@@ -1,10 +1,11 @@
-//! `cargo xtask cross`: what a user of macOS or Windows runs, from Linux: types and lints are checked for both, `cove` is
-//! linked for both, and under Wine it runs, and so do tests; a guest's image is made for aarch64.
+//! `cargo xtask cross`: what a user of macOS or Windows runs, from Linux: types and lints are checked for both, programs are
+//! linked for both, and under Wine `cove` and machines run, and so do tests; a guest's image is made for aarch64.
 //!
 //! Nothing here runs a program of macOS'. Which packages there are for which system stands in their `Cargo.toml`
 //! ([`platforms`]).
 
 mod darwin;
+mod frameworks;
 mod guest;
 mod hyperv;
 mod platforms;

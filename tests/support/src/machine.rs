@@ -50,8 +50,11 @@ fn all_images() -> Option<PathBuf> {
 pub fn foreign_images(architecture: &str) -> Option<PathBuf> {
     let images = all_images()?;
     let folders = [images.join(architecture), images.join(format!("{architecture}-dev"))];
-    let made = |folder: &PathBuf| folder.join("qemu-debian/image.json").metadata()?.modified();
-    let times = folders.into_iter().filter_map(|folder| Some((made(&folder).ok()?, folder)));
+    let made = |image: PathBuf| image.join("image.json").metadata()?.modified();
+    let times = folders.into_iter().flat_map(|folder| {
+        let kinds = ["qemu-debian", "qemu-own"].map(|kind| made(folder.join(kind)).ok());
+        kinds.into_iter().flatten().max().map(|time| (time, folder))
+    });
     times.max().map(|(_, folder)| folder)
 }
 

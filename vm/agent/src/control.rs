@@ -27,6 +27,8 @@ use crate::{
 const LISTENERS_EVERY: Duration = Duration::from_secs(1);
 /// How long the host is waited for: a device may appear late.
 const HOST_DEADLINE: Duration = Duration::from_secs(30);
+/// How soon a host that has hung up is greeted again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// How often the host is told that the clock was set.
 const CLOCK_EVERY: Duration = Duration::from_millis(100);
 /// Words on their way to the host.
@@ -113,11 +115,26 @@ async fn meet(
 ) -> Result<Option<(Host, Configuration)>> {
     loop {
         *greetings += 1;
-        let stream = greet(channel, *greetings, deadline).await?;
+        // It is about to save the guest, and takes no calls until it has, or has not.
+        let is_asleep = deadline == Duration::MAX;
+        let stream = match greet(channel, *greetings, deadline).await {
+            Err(_) if is_asleep => {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            stream => stream?,
+        };
         let broken = crate::sys::errors_of(channel::descriptor(&stream).try_clone_to_owned()?)?;
         let (from, mut to) = tokio::io::split(stream);
         let mut host = Host { from, broken };
-        match read(&mut host.from).await?.context("the host hung up")? {
+        let word = match host.next().await {
+            Ok(None) | Err(_) if is_asleep => {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            word => word?.context("the host hung up")?,
+        };
+        match word {
             FromHost::Welcome(configuration) => {
                 connected.send(to).await.context("nobody speaks to the host any more")?;
                 return Ok(Some((host, *configuration)));

@@ -60,6 +60,12 @@ pub trait Service {
     /// The service's.
     fn grant(&self, id: &str, file: &Path) -> Result<(), Failure>;
 
+    /// Makes the file that a machine's state is to be written to, as this thread.
+    ///
+    /// # Errors
+    /// The service's; there is one already.
+    fn make_state(&self, file: &Path) -> Result<(), Failure>;
+
     /// All machines there are, as a JSON list. Also tells whether this user may ask at all.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::hcs::Failure;
 use crate::hcs::document::Share;
 
 /// The version of these words. Sides of different versions tell so and part.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The longest request or answer.
 const LENGTH_MAX: u32 = 64 << 10;
 
@@ -32,6 +32,11 @@ pub enum Request {
     Start,
     /// Let it mount one more folder.
     AddShare(Share),
+    /// Take a folder away from it.
+    RemoveShare {
+        /// What the guest asked for.
+        tag: String,
+    },
     /// Change how much memory it has.
     SetMemory {
         /// In bytes.
@@ -41,6 +46,11 @@ pub enum Request {
     Pause,
     /// Have them go on.
     Resume,
+    /// Write its state to a file that is not there yet; it stands still then, or goes on after a failure.
+    Save {
+        /// The file.
+        file: PathBuf,
+    },
     /// End it at once.
     End,
     /// Wait until a machine of the same user's has ended.
@@ -72,6 +82,9 @@ pub struct Wanted {
     pub data: PathBuf,
     /// The pipe at which its console is heard.
     pub console: String,
+    /// The file that it was saved to, to go on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<PathBuf>,
 }
 
 /// What comes back.

@@ -202,12 +202,20 @@ impl<S: Service, N: Networks, C: Caller> Session<S, N, C> {
                 let identity = self.caller.identity().map_err(|error| told("the user's token", &error))?;
                 made.machine.add_share(&share, &identity)?;
             }
+            Request::RemoveShare { tag } => {
+                check_tag(&tag)?;
+                made.machine.remove_share(&tag)?;
+            }
             Request::SetMemory { bytes } => {
                 check(bytes > 0 && bytes <= MEMORY_MAX, "that is no size of memory")?;
                 made.machine.set_memory(bytes)?;
             }
             Request::Pause => made.machine.pause()?,
             Request::Resume => made.machine.resume()?,
+            Request::Save { file } => {
+                let file = make_state(&self.service, &self.caller, &made.id, &file)?;
+                made.machine.save(&file)?;
+            }
             Request::End => made.machine.end()?,
             // Answered before.
             Request::Look { .. } | Request::Make(_) | Request::Wait { .. } => {}
@@ -238,6 +246,7 @@ impl<S: Service, N: Networks, C: Caller> Session<S, N, C> {
         let initrd = open(&wanted.initrd, Access::Read)?;
         let system = open(&wanted.system, Access::Read)?;
         let data = open(&wanted.data, Access::Write)?;
+        let saved = wanted.saved.as_deref().map(|file| open(file, Access::Write)).transpose()?;
         let (endpoint, no_network) = match self.connect(id) {
             Ok(endpoint) => (Some(endpoint), None),
             Err(failure) => (None, Some(failure)),
@@ -253,7 +262,7 @@ impl<S: Service, N: Networks, C: Caller> Session<S, N, C> {
             network: endpoint,
             user: self.caller.user().to_owned(),
             console: Some(wanted.console.into()),
-            saved: None,
+            saved,
         };
         let machine = self.make_of(id, &spec, end);
         match machine {
@@ -357,12 +366,37 @@ fn allowed<C: Caller>(caller: &C, path: &Path, access: Access) -> Result<(PathBu
     Ok((found, kept))
 }
 
-fn allowed_share<C: Caller>(caller: &C, share: Share) -> Result<Share, Failure> {
-    let tag = share.tag.as_bytes();
+/// Makes the file that a machine of the caller's is to be saved to, in a folder of his, as he would; its path without links.
+fn make_state<S: Service, C: Caller>(
+    service: &S,
+    caller: &C,
+    id: &str,
+    file: &Path,
+) -> Result<PathBuf, Failure> {
+    let refused = || Failure::refused(DENIED, &format!("{} is no file of a folder", file.display()));
+    let text = of_drive(file).ok_or_else(refused)?;
+    let text = text.to_str().unwrap_or_default();
+    let (folder, name) = text.rsplit_once('\\').filter(|(_, name)| !name.is_empty()).ok_or_else(refused)?;
+    let (folder, _) = allowed(caller, Path::new(folder), Access::List)?;
+    let file: PathBuf = format!(r"{}\{name}", folder.display()).into();
+    // Only its owner may let others write to it.
+    let make = || service.make_state(&file).and_then(|()| service.grant(id, &file));
+    caller.act(make).map_err(|error| told("the user's rights", &error))??;
+    // What was made may be a link to elsewhere by now, which whoever writes would follow.
+    let (found, _) = allowed(caller, &file, Access::Write)?;
+    check(found == file, "the file to save to was exchanged")?;
+    Ok(file)
+}
+
+fn check_tag(tag: &str) -> Result<(), Failure> {
     check(
-        !tag.is_empty() && tag.len() <= TAG_MAX && tag.iter().all(u8::is_ascii_alphanumeric),
+        !tag.is_empty() && tag.len() <= TAG_MAX && tag.bytes().all(|byte| byte.is_ascii_alphanumeric()),
         "that is no share's name",
-    )?;
+    )
+}
+
+fn allowed_share<C: Caller>(caller: &C, share: Share) -> Result<Share, Failure> {
+    check_tag(&share.tag)?;
     // What is opened below is opened as the caller, each time.
     let (path, _) = allowed(caller, &share.path, Access::List)?;
     Ok(Share { path, ..share })

@@ -39,6 +39,10 @@ impl Service for Recorder {
         self.note(format!("grant {}", file.display()))
     }
 
+    fn make_state(&self, file: &Path) -> Result<(), Failure> {
+        self.note(format!("make {}", file.display()))
+    }
+
     fn enumerate(&self) -> Result<String, Failure> {
         Ok("[]".to_owned())
     }
@@ -134,6 +138,7 @@ fn wanted() -> Wanted {
         system: file("system.vhd"),
         data: file("data.vhdx"),
         console: r"\\.\pipe\cove-0a".to_owned(),
+        saved: None,
     }
 }
 
@@ -217,6 +222,49 @@ fn what_the_caller_may_not_open_no_machine_of_his_may() {
         let share = Share { tag: tag.into(), path: path.into(), read_only: true };
         assert!(session.answer(Request::AddShare(share)).is_err(), "{tag} {path}");
     }
+}
+
+#[test]
+fn it_is_saved_to_a_file_that_its_caller_could_make() {
+    let (recorder, machines) = (Recorder::default(), Arc::default());
+    let mut session = session(&recorder, ME, &machines);
+    session.answer(Request::Make(wanted())).unwrap();
+    session.answer(Request::Start).unwrap();
+    recorder.log.take();
+    session.answer(Request::RemoveShare { tag: "share0".into() }).unwrap();
+    assert!(session.answer(Request::RemoveShare { tag: "../0".into() }).is_err());
+    session.answer(Request::Save { file: r"C:\Users\me\m\state".into() }).unwrap();
+    let log = recorder.log.take();
+    let expected = [
+        r"open C:\Users\me\m to List",
+        "become the user",
+        r"make C:\Users\me\m\state",
+        r"grant C:\Users\me\m\state",
+        "be ourselves",
+        r"open C:\Users\me\m\state to Write",
+        "HcsPauseComputeSystem",
+        "HcsSaveComputeSystem",
+    ];
+    assert_eq!(log.get(1..), Some(expected.map(str::to_owned).as_slice()), "{log:?}");
+    for file in
+        [r"C:\Windows\state", r"C:\Users\me\link\state", r"C:\Users\me\", "state", r"\\server\x\state"]
+    {
+        assert!(session.answer(Request::Save { file: file.into() }).is_err(), "{file}");
+        let log = recorder.log.take();
+        assert!(log.iter().all(|deed| deed.starts_with("open ")), "{file}: {log:?}");
+    }
+    drop(session);
+    let mut session = self::session(&recorder, ME, &machines);
+    let saved = Wanted { saved: Some(r"C:\Users\me\m\state".into()), ..wanted() };
+    recorder.log.take();
+    session.answer(Request::Make(saved)).unwrap();
+    let log = recorder.log.take();
+    assert!(log.contains(&r"grant C:\Users\me\m\state".to_owned()), "{log:?}");
+    let document = log.last().unwrap();
+    assert!(
+        document.contains(r#""RestoreState":{"SaveStateFilePath":"C:\\Users\\me\\m\\state"}"#),
+        "{document}"
+    );
 }
 
 #[test]

@@ -81,7 +81,9 @@ fn a_machine_is_made_changed_saved_and_ended() {
     assert_eq!(machine.runtime_id().unwrap().to_string(), "01020304-0506-0708-090a-0b0c0d0e0f10");
     machine.start().unwrap();
     machine.set_memory(1 << 29).unwrap();
-    assert!(machine.save(Path::new(r"C:\cove\state")).is_ok());
+    machine.save(Path::new(r"C:\cove\state")).unwrap();
+    machine.end().unwrap();
+    drop(machine);
     let log = log();
     assert_eq!(
         calls(&log),
@@ -145,6 +147,7 @@ fn wanted(folder: &Path, name: &str) -> Wanted {
         system: file("system.vhd"),
         data: file("data.vhdx"),
         console: r"\\.\pipe\cove-1".to_owned(),
+        saved: None,
     }
 }
 
@@ -164,6 +167,10 @@ fn a_user_who_may_make_machines_has_one_of_own_files() {
     connection.ask(Request::AddShare(share)).unwrap();
     connection.ask(Request::Pause).unwrap();
     connection.ask(Request::Resume).unwrap();
+    let state = dir.path().join("state");
+    connection.ask(Request::Save { file: state.clone() }).unwrap();
+    assert!(state.is_file());
+    assert!(connection.ask(Request::Save { file: state }).is_err(), "nothing is written over");
     let connection = std::sync::Arc::new(connection);
     let waits = std::sync::Arc::clone(&connection);
     let waiting = std::thread::spawn(move || waits.wait("dev").unwrap());
@@ -184,6 +191,11 @@ fn a_user_who_may_make_machines_has_one_of_own_files() {
         "modify for somebody",
         "pause",
         "resume",
+        "make state",
+        "grant",
+        "pause",
+        "save",
+        "make state",
         "terminate",
         "terminate",
         "close",
@@ -230,6 +242,10 @@ fn a_disk_is_made_once_and_grows() {
     disks.grow(&disk, 1 << 30).unwrap();
     assert_eq!(size(), (1 << 30) + (1 << 20), "it does not shrink");
     disks.grow(&disk, 1 << 31).unwrap();
+    assert_eq!(size(), 1 << 31);
+    let longer = [&std::fs::read(&disk).unwrap()[..], b"deleted"].concat();
+    std::fs::write(&disk, longer).unwrap();
+    disks.compact(&disk).unwrap();
     assert_eq!(size(), 1 << 31);
     assert_eq!(disks.grow(&dir.path().join("none"), 1).unwrap_err().kind(), FailureKind::Missing);
 }

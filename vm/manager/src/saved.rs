@@ -142,14 +142,24 @@ fn record(folder: &Path) -> PathBuf {
 /// # Errors
 /// The disk's.
 pub fn forget(places: &Places, moment: Moment) -> Result<(), Error> {
-    let (saved, draft) = (moment.folder(places), moment.draft(places));
-    if saved.exists() {
-        remove(&draft)?;
-        // At once: half of it must not be found.
-        let gone = fs::rename(&saved, &draft).and_then(|()| sync_dir(&places.data));
-        gone.map_err(Error::file("remove", &saved))?;
+    if moment.folder(places).exists() {
+        take(places, moment)?;
     }
-    remove(&draft)
+    remove(&moment.draft(places))
+}
+
+/// Takes what is saved out of use, on disk too when this returns. It stays in the folder that is returned until it is
+/// forgotten: for a hypervisor that takes the next step itself as it reads it.
+///
+/// # Errors
+/// The disk's, or nothing is saved.
+pub fn take(places: &Places, moment: Moment) -> Result<PathBuf, Error> {
+    let (saved, draft) = (moment.folder(places), moment.draft(places));
+    remove(&draft)?;
+    // At once: half of it must not be found.
+    let gone = fs::rename(&saved, &draft).and_then(|()| sync_dir(&places.data));
+    gone.map_err(Error::file("remove", &saved))?;
+    Ok(draft)
 }
 
 fn remove(folder: &Path) -> Result<(), Error> {
@@ -208,6 +218,10 @@ mod tests {
         fs::write(draft.devices(), "d").unwrap();
         draft.keep(&what()).unwrap();
         assert_eq!(Record::read(places, moment), Some(what()));
+        let taken = take(places, moment).unwrap();
+        assert_eq!(Record::read(places, moment), None, "it is used once");
+        assert_eq!(fs::read(devices(&taken)).unwrap(), b"d");
+        assert!(take(places, moment).is_err());
         forget(places, moment).unwrap();
         assert_eq!(Record::read(places, moment), None);
         assert!(!moment.folder(places).exists() && !moment.draft(places).exists());

@@ -4,15 +4,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
-use crate::connecting::{Counts, until_deadline};
+use crate::connecting::{Counts, Gate, until_deadline};
 
 /// Takes a connection of the guest's, or refuses it; must not block.
 pub(crate) type Accept = Box<dyn Fn(OwnedFd) -> bool + Send + Sync>;
@@ -34,14 +33,7 @@ pub(crate) struct Channel {
     guest: Arc<dyn Dial>,
     runtime: Handle,
     counts: Counts,
-    state: Arc<Mutex<State>>,
-}
-
-struct State {
-    /// Ends those that are there.
-    open: CancellationToken,
-    /// The guest's are refused.
-    is_deaf: bool,
+    gate: Gate,
 }
 
 impl std::fmt::Debug for Channel {
@@ -52,15 +44,14 @@ impl std::fmt::Debug for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        lock(&self.state).open.cancel();
+        self.gate.shut();
     }
 }
 
 impl Channel {
     /// One whose connections are carried by `runtime`.
     pub(crate) fn new(guest: Arc<dyn Dial>, runtime: Handle) -> Self {
-        let state = State { open: CancellationToken::new(), is_deaf: false };
-        Self { guest, runtime, counts: Counts::default(), state: Arc::new(Mutex::new(state)) }
+        Self { guest, runtime, counts: Counts::default(), gate: Gate::default() }
     }
 
     /// Connects a stream that is there already to a port of the guest. One that is still booting is waited for until the
@@ -85,7 +76,7 @@ impl Channel {
                 Err(error) => done(Err(error)),
             }
         };
-        self.runtime.spawn(lock(&self.state).open.clone().run_until_cancelled_owned(carry));
+        self.runtime.spawn(self.gate.open().run_until_cancelled_owned(carry));
     }
 
     /// How many connections to a port of the guest there are, those that it has not answered yet among them.
@@ -96,15 +87,9 @@ impl Channel {
     /// Takes the guest's connections to the host's `port`; a second call for a port replaces the first. `accept` must not
     /// block.
     pub(crate) fn listen(&self, port: u32, accept: impl Fn(StdStream) + Send + Sync + 'static) {
-        let (state, runtime) = (Arc::clone(&self.state), self.runtime.clone());
+        let (gate, runtime) = (self.gate.clone(), self.runtime.clone());
         let take = move |theirs: OwnedFd| {
-            let until = {
-                let state = lock(&state);
-                if state.is_deaf {
-                    return false;
-                }
-                state.open.clone()
-            };
+            let Some(until) = gate.for_guest() else { return false };
             match StdStream::pair() {
                 Ok((ours, other)) => {
                     let carry = async move {
@@ -129,19 +114,13 @@ impl Channel {
 
     /// Ends all connections and refuses those of the guest from now on, as if the device were gone.
     pub(crate) fn hang_up(&self) {
-        let mut state = lock(&self.state);
-        state.is_deaf = true;
-        std::mem::take(&mut state.open).cancel();
+        self.gate.shut();
     }
 
     /// Takes connections of the guest again.
     pub(crate) fn hear_again(&self) {
-        lock(&self.state).is_deaf = false;
+        self.gate.open_again();
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn dial(guest: Arc<dyn Dial>, port: u32, deadline: Duration) -> io::Result<UnixStream> {
@@ -162,6 +141,7 @@ fn in_loop(stream: StdStream) -> io::Result<UnixStream> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::sync::Mutex;
 
     use super::*;
 

@@ -1,10 +1,12 @@
-//! What the channels to guests have in common that connect by themselves: a port is tried until something listens there, and
-//! connections are counted.
+//! What the channels to guests have in common that connect by themselves: a port is tried until something listens there,
+//! connections are counted, and end together before the guest is saved.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 
 /// How soon a guest that does not listen yet is tried again.
 pub(crate) const AGAIN: Duration = Duration::from_millis(20);
@@ -59,5 +61,44 @@ impl Drop for Counted {
         if let Some(count) = self.among.lock().get_mut(&self.port) {
             *count -= 1;
         }
+    }
+}
+
+/// What connections to a guest end with, and whether it is heard: nothing of them is saved with it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate(Arc<Mutex<Openness>>);
+
+#[derive(Debug, Default)]
+struct Openness {
+    open: CancellationToken,
+    is_shut: bool,
+}
+
+impl Gate {
+    /// What a connection ends with.
+    pub(crate) fn open(&self) -> CancellationToken {
+        self.lock().open.clone()
+    }
+
+    /// The same of one that the guest began, unless those are refused.
+    pub(crate) fn for_guest(&self) -> Option<CancellationToken> {
+        let openness = self.lock();
+        (!openness.is_shut).then(|| openness.open.clone())
+    }
+
+    /// Ends all connections and has those of the guest refused from now on, as if the device were gone.
+    pub(crate) fn shut(&self) {
+        let mut openness = self.lock();
+        openness.is_shut = true;
+        std::mem::take(&mut openness.open).cancel();
+    }
+
+    /// Has connections of the guest taken again.
+    pub(crate) fn open_again(&self) {
+        self.lock().is_shut = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Openness> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

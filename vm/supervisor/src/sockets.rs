@@ -2,15 +2,17 @@
 
 use std::io;
 use std::net::TcpStream as StdStream;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::connecting::{AGAIN, Counts, until_deadline};
+use crate::connecting::{AGAIN, Counts, Gate, until_deadline};
 
 /// How long one try may take, of a guest that says nothing at all.
 const TRY: Duration = Duration::from_secs(2);
@@ -31,7 +33,9 @@ pub(crate) trait Dial: Send + Sync + 'static {
 pub(crate) struct Channel {
     guest: Arc<dyn Dial>,
     runtime: Handle,
-    open: CancellationToken,
+    /// Until when it is listened.
+    listens: CancellationToken,
+    gate: Gate,
     counts: Counts,
     /// Why the guest can't reach the host, if it can't.
     deaf: Mutex<Option<io::Error>>,
@@ -45,7 +49,54 @@ impl std::fmt::Debug for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        self.open.cancel();
+        self.listens.cancel();
+        self.gate.shut();
+    }
+}
+
+/// A connection of either side, which ends by itself when all do.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    inner: TcpStream,
+    /// Each direction may be waited for by a task of its own.
+    ends_reading: Pin<Box<WaitForCancellationFutureOwned>>,
+    ends_writing: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Stream {
+    fn new(inner: TcpStream, until: CancellationToken) -> Self {
+        let ends_reading = Box::pin(until.clone().cancelled_owned());
+        Self { inner, ends_reading, ends_writing: Box::pin(until.cancelled_owned()) }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.ends_reading.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => Pin::new(&mut self.inner).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.ends_writing.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Poll::Pending => Pin::new(&mut self.inner).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -55,7 +106,8 @@ impl Channel {
         Self {
             guest,
             runtime,
-            open: CancellationToken::new(),
+            listens: CancellationToken::new(),
+            gate: Gate::default(),
             counts: Counts::default(),
             deaf: Mutex::default(),
         }
@@ -63,8 +115,9 @@ impl Channel {
 
     /// Connects to a port that something in the guest listens on. One that is still booting is waited for until the
     /// deadline.
-    pub(crate) async fn open(&self, port: u32, deadline: Duration) -> io::Result<TcpStream> {
-        open(&self.guest, port, deadline).await
+    pub(crate) async fn open(&self, port: u32, deadline: Duration) -> io::Result<Stream> {
+        let until = self.gate.open();
+        Ok(Stream::new(open(&self.guest, port, deadline).await?, until))
     }
 
     /// Has a client speak to a port of the guest, which is waited for as by [`Self::open`]. Returns at once; `done` hears
@@ -88,7 +141,7 @@ impl Channel {
                 Err(error) => done(Err(error)),
             }
         };
-        self.runtime.spawn(self.open.clone().run_until_cancelled_owned(carry));
+        self.runtime.spawn(self.gate.open().run_until_cancelled_owned(carry));
     }
 
     /// How many connections to a port of the guest there are, those that it has not answered yet among them.
@@ -97,7 +150,7 @@ impl Channel {
     }
 
     /// Takes the guest's connections to the host's `port`. `accept` must not block.
-    pub(crate) fn listen(&self, port: u32, accept: impl Fn(TcpStream) + Send + Sync + 'static) {
+    pub(crate) fn listen(&self, port: u32, accept: impl Fn(Stream) + Send + Sync + 'static) {
         let listening = self.guest.listen(port).and_then(|listening| {
             let _entered = self.runtime.enter();
             in_loop(listening)
@@ -110,12 +163,16 @@ impl Channel {
                 return;
             }
         };
-        let guest = Arc::clone(&self.guest);
+        let (guest, gate) = (Arc::clone(&self.guest), self.gate.clone());
         let serve = async move {
             loop {
                 let taken = listening.async_io(Interest::READABLE, || guest.accept(port, &listening)).await;
                 match taken.and_then(in_loop) {
-                    Ok(stream) => accept(stream),
+                    Ok(stream) => {
+                        if let Some(until) = gate.for_guest() {
+                            accept(Stream::new(stream, until));
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, port, "failed to accept a connection of the guest's");
                         tokio::time::sleep(AGAIN).await;
@@ -123,7 +180,17 @@ impl Channel {
                 }
             }
         };
-        self.runtime.spawn(self.open.clone().run_until_cancelled_owned(serve));
+        self.runtime.spawn(self.listens.clone().run_until_cancelled_owned(serve));
+    }
+
+    /// Ends all connections and refuses those of the guest from now on, as if the device were gone.
+    pub(crate) fn hang_up(&self) {
+        self.gate.shut();
+    }
+
+    /// Takes connections of the guest again.
+    pub(crate) fn hear_again(&self) {
+        self.gate.open_again();
     }
 
     fn lock_deaf(&self) -> MutexGuard<'_, Option<io::Error>> {
@@ -266,6 +333,32 @@ mod tests {
         }
         drop(channel);
         assert!(called.recv().await.is_none(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn before_a_sleep_all_connections_end_and_none_is_taken() {
+        let (guest, channel) = channel();
+        let (sender, mut called) = mpsc::channel(4);
+        channel.listen(1, move |stream| sender.try_send(stream).unwrap());
+        let address = guest.host.local_addr().unwrap();
+        let mut there = TcpStream::connect(address).await.unwrap();
+        let mut here = called.recv().await.unwrap();
+        let mut opened = channel.open(7, Duration::from_secs(10)).await.unwrap();
+        let hang_up = async {
+            tokio::task::yield_now().await;
+            channel.hang_up();
+        };
+        // It is waited for when it happens.
+        let (ended, ()) = tokio::join!(here.read_u8(), hang_up);
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        drop(here);
+        assert_eq!(opened.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(there.read_u8().await.is_err(), "the guest hears of it");
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        assert!(refused.read_u8().await.is_err());
+        channel.hear_again();
+        let _again = TcpStream::connect(address).await.unwrap();
+        called.recv().await.unwrap();
     }
 
     #[tokio::test]

@@ -1,9 +1,12 @@
-//! Linking for macOS, against stubs of what its libraries export: nothing of Apple's is copied, and nothing is run.
+//! Linking for macOS, against stubs of what its libraries and frameworks export: nothing of Apple's is copied, and nothing is
+//! run.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::frameworks::Frameworks;
+use super::platforms::Platform;
 use crate::files;
 use crate::shell::{command, root, run_command};
 use crate::sysroot::{self, Target};
@@ -14,13 +17,16 @@ const DIGEST: &str = "806316453d1ede7174ed3fefb8e5348154629089c3bb5fe812dfd0e172
 const SYSTEM: &str = "ziglang/lib/libc/darwin/libSystem.tbd";
 /// Other libraries, by what they are known as when a program is loaded, and what they export. The `libc` package asks
 /// for this one by name; nothing of ours calls it.
-const STUBS: &[(&str, &str, &str)] =
-    &[("libiconv.tbd", "/usr/lib/libiconv.2.dylib", "_iconv, _iconv_open, _iconv_close")];
+const STUBS: &[(&str, &str, [&str; 3])] =
+    &[("libiconv.tbd", "/usr/lib/libiconv.2.dylib", ["iconv", "iconv_open", "iconv_close"])];
 /// Which system the stubs are of.
 const SETTINGS: &str =
     r#"{"CanonicalName":"macosx15.5","Version":"15.5","MaximumDeploymentTarget":"15.5.99"}"#;
 /// Changes when this module makes something else of the same package.
 const RECIPE: &str = "1";
+/// What is linked: packages, and their programs.
+const PROGRAMS: &[(&str, &str)] =
+    &[("cli", "cove"), ("vm-supervisor", "cove-machine"), ("cove-desktop", "cove-desktop")];
 
 /// What rustc is to know to link for macOS.
 pub(super) struct Linker {
@@ -36,18 +42,36 @@ impl Linker {
         Ok(Self { sdk, program: sysroot::lld()? })
     }
 
-    /// Links `cove` and looks at what came out.
+    /// Links all programs, and looks at what came out.
     pub(super) fn link(&self, target: &Target) -> Result<()> {
-        let mut build = command("cargo", &["build", "-p", "cli"]);
-        let linker = format!("-Clinker={}", self.program.display());
-        target.apply(&mut build, &[linker, "-Clinker-flavor=ld64.lld".to_owned()]);
+        let system = files::read_text(&self.sdk.join("usr/lib/libSystem.tbd"))?;
+        let frameworks = Frameworks::prepare(target.triple, &system)?;
+        let mut build = command("cargo", &["build", "--bins"]);
+        for (package, _) in PROGRAMS {
+            build.args(["-p", package]);
+        }
+        let linker = [format!("-Clinker={}", self.program.display()), "-Clinker-flavor=ld64.lld".to_owned()];
+        target.apply(&mut build, &[&linker[..], &frameworks.flags()].concat());
+        Platform::Macos.apply(&mut build);
         build.env("SDKROOT", &self.sdk);
         run_command(build).context("failed to link for macOS")?;
-        let program = root().join("target").join(target.triple).join("debug/cove");
-        check(&program)?;
-        println!("cross: {} is a program of macOS, for arm64", program.display());
+        for (_, name) in PROGRAMS {
+            let program = root().join("target").join(target.triple).join("debug").join(name);
+            check(&program)?;
+            println!("cross: {} is a program of macOS, for arm64", program.display());
+        }
         Ok(())
     }
+}
+
+/// A list of what a library exports (`.tbd`), by what it is known as when a program is loaded.
+pub(super) fn stub<'a>(known_as: &str, exports: impl IntoIterator<Item = &'a str>) -> String {
+    let exports: Vec<String> = exports.into_iter().map(|symbol| format!("'_{symbol}'")).collect();
+    format!(
+        "--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-macos ]\ninstall-name: '{known_as}'\n\
+         exports:\n  - targets: [ arm64-macos ]\n    symbols: [ {} ]\n...\n",
+        exports.join(", ")
+    )
 }
 
 fn make_stubs(into: &Path) -> Result<()> {
@@ -62,11 +86,7 @@ fn make_stubs(into: &Path) -> Result<()> {
         files::write(&libraries.join(name), system.as_bytes())?;
     }
     for (name, known_as, exports) in STUBS {
-        let text = format!(
-            "--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-macos ]\ninstall-name: '{known_as}'\n\
-             exports:\n  - targets: [ arm64-macos ]\n    symbols: [ {exports} ]\n...\n"
-        );
-        files::write(&libraries.join(name), text.as_bytes())?;
+        files::write(&libraries.join(name), stub(known_as, *exports).as_bytes())?;
     }
     files::write(&into.join("SDKSettings.json"), SETTINGS.as_bytes())?;
     std::fs::remove_file(&wheel).context("failed to remove the package")

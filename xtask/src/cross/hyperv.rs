@@ -225,13 +225,34 @@ impl User<'_> {
         let said = self.engine(&["run", "--rm", "busybox", "echo", "from a container"])?;
         ensure!(said.contains("from a container"), "{said:?}");
         self.engine(&["volume", "create", "kept"])?;
+        self.engine(&["run", "--detach", "--name", "stays", "busybox", "sleep", "3600"])?;
+        let boot = || self.engine(&["exec", "stays", "cat", "/proc/sys/kernel/random/boot_id"]);
+        let before = boot()?;
+        self.cove(&["machine", "sleep"])?;
+        let status = self.cove(&["machine", "status"])?;
+        ensure!(status.contains("asleep"), "{status}");
+        // The call wakes it.
+        let after = boot()?;
+        ensure!(before == after, "it went on, and did not boot: {before:?}, {after:?}");
+        let document = files::read_text(&guests.join("document.json"))?;
+        ensure!(document.contains("SaveStateFilePath"), "{document}");
+        self.engine(&["rm", "--force", "stays"])?;
+        let disk = self.machines.join("default/data.vhdx");
+        let length = || std::fs::metadata(&disk).map(|metadata| metadata.len());
+        let before = length().context("there is no disk")?;
+        // As blocks that were deleted.
+        let text = [files::read_text(&disk)?, "deleted".to_owned()].concat();
+        files::write(&disk, text.as_bytes())?;
         self.cove(&["machine", "stop"])?;
+        ensure!(length()? == before, "what was deleted is given back at a stop");
         self.cove(&["machine", "start"])?;
         let volumes = self.engine(&["volume", "ls"])?;
         ensure!(volumes.contains("kept"), "what was there is there after a stop: {volumes}");
         self.cove(&["machine", "stop", "--force"])?;
         self.cove(&["machine", "rm", "--force", "default"])?;
-        println!("cross: a machine of Hyper-V's starts, runs a container and stops under Wine");
+        println!(
+            "cross: a machine of Hyper-V's starts, runs a container, sleeps, wakes and stops under Wine"
+        );
         Ok(())
     }
 }

@@ -41,10 +41,12 @@ pub(super) fn run(target: &Target, members: &[Member]) -> Result<()> {
     Ok(())
 }
 
-/// Links `cove` and `cove-machine`, and has them make a machine of each kind.
+/// Links all programs, and has `cove` and `cove-machine` make a machine of each kind. The window needs what Wine has not,
+/// WebView2, and is not run.
 pub(super) fn run_machine(target: &Target) -> Result<()> {
     let wine = Wine::prepare()?;
-    let mut build = command("cargo", &["build", "-p", "cli", "-p", "vm-supervisor"]);
+    let mut build =
+        command("cargo", &["build", "--bins", "-p", "cli", "-p", "vm-supervisor", "-p", "cove-desktop"]);
     target.apply(&mut build, &[]);
     run_command(build).context("what can't be linked for Windows")?;
     let programs = root().join("target").join(TRIPLE).join("debug");

@@ -79,22 +79,17 @@ impl<S: System> Machine<S> {
         self.system.on_end(Box::new(|said| told(how(said))))
     }
 
-    /// Writes its state to a file, and ends it.
+    /// Writes its state to a file that is there and empty. It stands still then.
     ///
     /// # Errors
     /// The service's. It goes on as before then.
-    pub fn save(self, file: &Path) -> Result<(), (Self, Failure)> {
-        if let Err(failure) = self.system.order(Order::Pause, None) {
-            return Err((self, failure));
-        }
-        match self.system.order(Order::Save, Some(&document::save_to(file))) {
-            Ok(()) => self.end().map_err(|failure| (self, failure)),
-            Err(failure) => {
-                // Where it does not go on either, the first failure says more.
-                let _ = self.system.order(Order::Resume, None);
-                Err((self, failure))
-            }
-        }
+    pub fn save(&self, file: &Path) -> Result<(), Failure> {
+        self.pause()?;
+        let saved = self.system.order(Order::Save, Some(&document::save_to(file)));
+        saved.inspect_err(|_| {
+            // Where it does not go on either, the first failure says more.
+            let _ = self.resume();
+        })
     }
 
     /// Ends it at once; one that has ended is as good.
@@ -188,6 +183,10 @@ mod tests {
             self.record("grant", &file.display().to_string())
         }
 
+        fn make_state(&self, file: &Path) -> Result<(), Failure> {
+            self.record("make-state", &file.display().to_string())
+        }
+
         fn enumerate(&self) -> Result<String, Failure> {
             Ok("[]".to_owned())
         }
@@ -267,7 +266,7 @@ mod tests {
     fn a_machine_that_can_not_be_saved_goes_on() {
         let recorder = Recorder { fails: Some(("HcsSaveComputeSystem", 0x8007_0070)), ..Recorder::default() };
         let machine = started(&recorder);
-        let (_, failure) = machine.save(Path::new("state")).err().unwrap();
+        let failure = machine.save(Path::new("state")).unwrap_err();
         assert_eq!(failure.call, "HcsSaveComputeSystem");
         let expected = [
             "HcsPauseComputeSystem",
@@ -278,11 +277,11 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_saved_has_ended() {
+    fn one_that_was_saved_stands_still() {
         let recorder = Recorder::default();
         let machine = started(&recorder);
-        assert!(machine.save(Path::new("state")).is_ok());
-        assert_eq!(calls(&recorder).last().unwrap(), "HcsTerminateComputeSystem");
+        machine.save(Path::new("state")).unwrap();
+        assert!(calls(&recorder).last().unwrap().starts_with("HcsSaveComputeSystem"));
     }
 
     #[test]

@@ -58,6 +58,10 @@ impl Service for Library {
         match self.0 {}
     }
 
+    fn make_state(&self, _: &Path) -> Result<(), Failure> {
+        match self.0 {}
+    }
+
     fn enumerate(&self) -> Result<String, Failure> {
         match self.0 {}
     }

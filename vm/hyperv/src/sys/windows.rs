@@ -42,6 +42,7 @@ type Tell = unsafe extern "system" fn(Handle, Handle, PCWSTR) -> HRESULT;
 type Modify = unsafe extern "system" fn(Handle, Handle, PCWSTR, Handle) -> HRESULT;
 type Enumerate = unsafe extern "system" fn(PCWSTR, Handle) -> HRESULT;
 type Grant = unsafe extern "system" fn(PCWSTR, PCWSTR) -> HRESULT;
+type MakeState = unsafe extern "system" fn(PCWSTR) -> HRESULT;
 type SetCallback = unsafe extern "system" fn(Handle, u32, *const c_void, Callback) -> HRESULT;
 type Callback = unsafe extern "system" fn(*const Event, *mut c_void);
 
@@ -96,6 +97,7 @@ struct Calls {
     modify: Modify,
     enumerate: Enumerate,
     grant: Grant,
+    make_state: MakeState,
     set_callback: SetCallback,
 }
 
@@ -165,6 +167,7 @@ impl Library {
             modify: call!(&module, c"HcsModifyComputeSystem" as Modify)?,
             enumerate: call!(&module, c"HcsEnumerateComputeSystems" as Enumerate)?,
             grant: call!(&module, c"HcsGrantVmAccess" as Grant)?,
+            make_state: call!(&module, c"HcsCreateEmptyRuntimeStateFile" as MakeState)?,
             set_callback: call!(&module, c"HcsSetComputeSystemCallback" as SetCallback)?,
             _module: module,
         })))
@@ -282,6 +285,17 @@ impl Service for Library {
         // SAFETY: both texts end with a zero and live until the call returns.
         let code = unsafe { (self.0.grant)(id.as_ptr(), file.as_ptr()) };
         if code < 0 { Err(Failure::new("HcsGrantVmAccess", code.cast_unsigned())) } else { Ok(()) }
+    }
+
+    #[expect(unsafe_code, reason = "a library's calls have no safe form")]
+    fn make_state(&self, file: &Path) -> Result<(), Failure> {
+        let file = wide(file);
+        // SAFETY: the text ends with a zero and lives until the call returns.
+        let code = unsafe { (self.0.make_state)(file.as_ptr()) };
+        if code < 0 {
+            return Err(Failure::new("HcsCreateEmptyRuntimeStateFile", code.cast_unsigned()));
+        }
+        Ok(())
     }
 
     #[expect(unsafe_code, reason = "a library's calls have no safe form")]

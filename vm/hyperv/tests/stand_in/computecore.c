@@ -30,6 +30,7 @@ struct operation {
 
 int guest_begins(const wchar_t *document, void (*ended)(void *), void *context);
 void guest_ends(void);
+int guest_is_saved(const wchar_t *options);
 
 static void note(const char *call, const wchar_t *id, const wchar_t *document)
 {
@@ -161,7 +162,10 @@ __declspec(dllexport) HRESULT WINAPI HcsSaveComputeSystem(struct system *s, stru
     /* Without a place to save to there is nothing to save. */
     if (!options || !wcsstr(options, L"\"SaveStateFilePath\""))
         return E_INVALIDARG;
-    return go("save", s, o, options, PAUSED, SAVED);
+    /* Machines of this name can't be saved. */
+    if (wcsstr(s->id, L"unsaved"))
+        return note("save", s->id, options), E_NOTIMPL;
+    return guest_is_saved(options) ? go("save", s, o, options, PAUSED, SAVED) : E_UNEXPECTED;
 }
 
 __declspec(dllexport) HRESULT WINAPI HcsTerminateComputeSystem(struct system *s, struct operation *o, const wchar_t *options)
@@ -190,6 +194,16 @@ __declspec(dllexport) HRESULT WINAPI HcsEnumerateComputeSystems(const wchar_t *q
 {
     note("enumerate", NULL, query);
     operation->document = L"[]";
+    return S_OK;
+}
+
+__declspec(dllexport) HRESULT WINAPI HcsCreateEmptyRuntimeStateFile(const wchar_t *path)
+{
+    note("make state", NULL, path);
+    HANDLE file = CreateFileW(path, GENERIC_WRITE, 0, NULL, CREATE_NEW, 0, NULL);
+    if (file == INVALID_HANDLE_VALUE)
+        return HRESULT_FROM_WIN32(GetLastError());
+    CloseHandle(file);
     return S_OK;
 }
 

@@ -109,21 +109,38 @@ static DWORD WINAPI hear(void *unused)
     return 0;
 }
 
+/* A request with a document; whether it is answered by a zero. */
+static int hand_over(SOCKET there, char what, const wchar_t *document)
+{
+    static char text[32768];
+    int length = WideCharToMultiByte(CP_UTF8, 0, document, -1, text, sizeof text, NULL, NULL) - 1;
+    if (there == INVALID_SOCKET || length <= 0)
+        return 0;
+    char words[9] = { what }, answer = 1;
+    memcpy(words + 1, &length, 4);
+    send(there, words, sizeof words, 0);
+    send(there, text, length, 0);
+    return recv(there, &answer, 1, 0) == 1 && !answer;
+}
+
+/* Has the guest's state written to the file that the options name, where there is one; whether that went well. */
+int guest_is_saved(const wchar_t *options)
+{
+    if (!gateway)
+        return 1;
+    SOCKET there = reach();
+    int is_saved = hand_over(there, 'P', options);
+    closesocket(there);
+    return is_saved;
+}
+
 /* Has a guest begin, where there are any; whether that went well. */
 int guest_begins(const wchar_t *document, void (*ended)(void *), void *context)
 {
-    static char text[32768];
     if (!gateway)
         return 1;
-    int length = WideCharToMultiByte(CP_UTF8, 0, document, -1, text, sizeof text, NULL, NULL) - 1;
     begun = reach();
-    if (begun == INVALID_SOCKET || length <= 0)
-        return 0;
-    char words[9] = { 'S' }, answer = 1;
-    memcpy(words + 1, &length, 4);
-    send(begun, words, sizeof words, 0);
-    send(begun, text, length, 0);
-    if (recv(begun, &answer, 1, 0) != 1 || answer)
+    if (!hand_over(begun, 'S', document))
         return 0;
     /* The thread runs our code for as long as the program lives. */
     HMODULE pinned;

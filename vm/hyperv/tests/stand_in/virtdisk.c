@@ -1,4 +1,4 @@
-/* A stand-in of Windows' virtdisk.dll for tests: a disk is a file that holds its size. The forms of calls and parameters are
+/* A stand-in of Windows' virtdisk.dll for tests: a disk is a file that holds its size, and what follows was deleted. The forms of calls and parameters are
    those of MinGW's headers. */
 #include <initguid.h>
 #include <windows.h>
@@ -68,4 +68,14 @@ DWORD WINAPI ExpandVirtualDisk(HANDLE disk, EXPAND_VIRTUAL_DISK_FLAG flags, PEXP
         parameters->Version1.NewSize <= size_of(disk))
         return ERROR_INVALID_PARAMETER;
     return put(disk, parameters->Version1.NewSize);
+}
+
+DWORD WINAPI CompactVirtualDisk(HANDLE disk, COMPACT_VIRTUAL_DISK_FLAG flags, PCOMPACT_VIRTUAL_DISK_PARAMETERS parameters,
+                                LPOVERLAPPED overlapped)
+{
+    /* COMPACT_VIRTUAL_DISK_FLAG_NO_ZERO_SCAN, which the header has not. */
+    if (flags != 1 || overlapped || parameters->Version != COMPACT_VIRTUAL_DISK_VERSION_1)
+        return ERROR_INVALID_PARAMETER;
+    SetFilePointer(disk, sizeof(ULONGLONG), NULL, FILE_BEGIN);
+    return SetEndOfFile(disk) ? 0 : GetLastError();
 }

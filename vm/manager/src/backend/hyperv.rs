@@ -6,9 +6,7 @@ use crate::config::Backend;
 pub(super) const CAPABILITIES: Capabilities = Capabilities {
     // The guest's driver says what is free, and the document that it may.
     gives_memory_back: true,
-    // The service has calls for it. Whether it takes them for a machine that boots a kernel without firmware is known to
-    // nobody here, and a disk hangs on it.
-    saves: false,
+    saves: true,
     many_cpus: true,
     is_wall: true,
     has_qmp: false,

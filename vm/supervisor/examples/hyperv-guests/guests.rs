@@ -2,30 +2,37 @@
 //! `vm/hyperv/tests/stand_in/guests.c` is what leads here, in the program that takes it for Windows'.
 //!
 //! A connection begins with a letter and two numbers (four bytes each, little endian): `S` begins a guest of the document of
-//! so many bytes that follows, and lasts as long as the guest; `L` has the guest's calls to a port of the host's go to another
+//! so many bytes that follows, and lasts as long as the guest; `P` has its state written, as the options that follow say; `L` has the guest's calls to a port of the host's go to another
 //! of the loopback; `C` is connected to a port of the guest. A zero is the answer where it is so.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::MemfdFlags;
 use serde_json::Value;
 use vm_devices::Vsock;
+use vm_manager::backend::qemu::{self, state};
 use vm_manager::backend::{self, Acceleration, Plan};
 use vm_manager::config::{Backend, Config};
 use vm_manager::image::{Image, Manifest};
 use vm_manager::places::Folders;
+use vm_manager::qmp::Qmp;
 
 /// The guest's vsock address.
 const CID: u64 = 3;
 /// How long a guest may take to answer at a port.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long QEMU may take until it listens.
+const START: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(5);
 const SECTOR: u64 = 512;
 
 #[derive(Debug)]
@@ -35,6 +42,10 @@ struct Guests {
     vsock: Vsock,
     socket: PathBuf,
     running: Mutex<Option<Child>>,
+    /// What the one that runs was started with.
+    plan: Mutex<Option<Plan>>,
+    /// Its memory, which is not written to the file of its state: it stays here.
+    memory: Mutex<Option<OwnedFd>>,
 }
 
 /// Serves them until the input ends.
@@ -45,7 +56,8 @@ pub(crate) fn run() -> Result<()> {
     let port = listener.local_addr()?.port();
     let socket = folder.join("vsock.sock");
     let vsock = Vsock::serve(&socket, CID).context("failed to serve the channel")?;
-    let guests = Arc::new(Guests { folder, drive, vsock, socket, running: Mutex::default() });
+    let (running, plan, memory) = (Mutex::default(), Mutex::default(), Mutex::default());
+    let guests = Arc::new(Guests { folder, drive, vsock, socket, running, plan, memory });
     let served = Arc::clone(&guests);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -76,6 +88,12 @@ impl Guests {
         let (number, other) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(rest));
         match what {
             b'S' => self.begin(stream, number),
+            b'P' => {
+                let options = document(&mut stream, number)?;
+                let file = options.get("SaveStateFilePath").and_then(Value::as_str);
+                self.save(&self.here(file.context("the options name no file")?))?;
+                Ok(stream.write_all(&[0])?)
+            }
             b'L' => {
                 let to = u16::try_from(other)?;
                 self.vsock.listen(number, move |guest| {
@@ -98,13 +116,20 @@ impl Guests {
 
     /// Begins a guest, and stays with it to its end.
     fn begin(&self, mut stream: TcpStream, length: u32) -> Result<()> {
-        let mut document = vec![0; length as usize];
-        stream.read_exact(&mut document)?;
-        let document: Value = serde_json::from_slice(&document).context("the document is none")?;
-        let mut command = self.command(&document)?;
+        let document = document(&mut stream, length)?;
+        let saved =
+            document.pointer("/VirtualMachine/RestoreState/SaveStateFilePath").and_then(Value::as_str);
+        let saved = saved.map(|file| self.here(file));
+        let mut command = self.command(&document, saved.is_some())?;
         std::fs::write(self.folder.join("document.json"), document.to_string())?;
         let child = command.spawn().context("failed to start QEMU")?;
         ensure!(lock(&self.running).replace(child).is_none(), "one guest at a time");
+        if let Some(file) = saved
+            && let Err(error) = self.wake(&file)
+        {
+            self.end();
+            return Err(error);
+        }
         stream.write_all(&[0])?;
         stream.set_read_timeout(Some(Duration::from_millis(50)))?;
         loop {
@@ -131,8 +156,35 @@ impl Guests {
         }
     }
 
+    /// Writes the state of a guest, which stands still then.
+    fn save(&self, file: &Path) -> Result<()> {
+        let plan = lock(&self.plan).clone().context("none runs")?;
+        in_loop(async {
+            let mut qmp = Qmp::connect(&qemu::qmp_socket(&plan)).await?;
+            state::unplug(&mut qmp, &qemu::plugged(&plan)).await?;
+            state::save(&mut qmp, &plan.places.device("state"), file).await
+        })
+    }
+
+    /// Has one go on from its state.
+    fn wake(&self, file: &Path) -> Result<()> {
+        let plan = lock(&self.plan).clone().context("none runs")?;
+        in_loop(async {
+            let begin = tokio::time::Instant::now();
+            let mut qmp = loop {
+                match Qmp::connect(&qemu::qmp_socket(&plan)).await {
+                    Err(_) if begin.elapsed() < START => tokio::time::sleep(AGAIN).await,
+                    other => break other?,
+                }
+            };
+            state::restore(&mut qmp, &plan.places.device("state"), file).await?;
+            state::plug(&mut qmp, &qemu::plugged(&plan)).await?;
+            state::go_on(&mut qmp).await
+        })
+    }
+
     /// QEMU with what the document says: a kernel, and its disks.
-    fn command(&self, document: &Value) -> Result<Command> {
+    fn command(&self, document: &Value, wakes: bool) -> Result<Command> {
         let at = |path: &str| {
             let value = document.pointer(&format!("/VirtualMachine/{path}"));
             value.with_context(|| format!("the document has no {path}"))
@@ -169,6 +221,14 @@ impl Guests {
             rosetta: false,
         };
         let original = image.file("system.erofs");
+        let mut memory = lock(&self.memory);
+        if !wakes {
+            // QEMU inherits it.
+            let file = rustix::fs::memfd_create("guest", MemfdFlags::empty())?;
+            rustix::fs::ftruncate(&file, config.memory)?;
+            *memory = Some(file);
+        }
+        let memory = memory.as_ref().map(AsRawFd::as_raw_fd);
         let plan = Plan {
             config,
             places,
@@ -177,10 +237,11 @@ impl Guests {
             network: None,
             shares: vec![],
             acceleration: Acceleration::Tcg,
-            memory: None,
-            wakes: false,
+            memory,
+            wakes,
         };
         let planned = backend::command(&plan)?;
+        *lock(&self.plan) = Some(plan);
         let length = std::fs::metadata(&system)?.len();
         ensure!(length % SECTOR == 0 && length > std::fs::metadata(&original)?.len(), "a disk has a footer");
         let mut command = stdx::process::command(planned.get_program());
@@ -206,6 +267,17 @@ impl Guests {
             _ => self.drive.join(rest.trim_start_matches('/')),
         }
     }
+}
+
+/// A document of so many bytes.
+fn document(stream: &mut TcpStream, length: u32) -> Result<Value> {
+    let mut document = vec![0; length as usize];
+    stream.read_exact(&mut document)?;
+    serde_json::from_slice(&document).context("the document is none")
+}
+
+fn in_loop<T>(work: impl Future<Output = io::Result<T>>) -> Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)?)
 }
 
 /// Joins two, each direction to its own end.

@@ -62,7 +62,7 @@ impl Kind {
     }
 }
 
-/// What has to be the same where one that was saved goes on: none is.
+/// What has to be the same where one that was saved goes on.
 pub(crate) fn record(beginning: &Beginning) -> Result<Record> {
     let Beginning { config, image, .. } = beginning;
     let acceleration = match Kind::of(config)? {
@@ -74,10 +74,10 @@ pub(crate) fn record(beginning: &Beginning) -> Result<Record> {
 }
 
 /// Prepares what it is reached by. Blocks.
-pub(crate) fn make(beginning: &Beginning, _: Record, _: Origin) -> Result<Made> {
+pub(crate) fn make(beginning: &Beginning, record: Record, origin: Origin) -> Result<Made> {
     match Kind::of(&beginning.config)? {
         Kind::Wsl => Ok(wsl::make(beginning)),
-        Kind::Hcs => hcs::make(beginning),
+        Kind::Hcs => hcs::make(beginning, record, origin),
     }
 }
 

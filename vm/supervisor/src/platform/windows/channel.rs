@@ -3,7 +3,6 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
 use crate::{carried, sockets};
@@ -18,7 +17,7 @@ pub(crate) enum Channel {
 }
 
 /// A stream to or from the guest: one of many in another, or a socket.
-pub(crate) type Stream = Either<carried::Stream, TcpStream>;
+pub(crate) type Stream = Either<carried::Stream, sockets::Stream>;
 
 impl Channel {
     /// Takes the guest's connections to the host's `port`. `accept` must not block.

@@ -25,14 +25,15 @@ use vm_hyperv::pipe::Listener;
 use vm_hyperv::request::{Request, Wanted};
 use vm_hyperv::{pipe, socket};
 use vm_manager::backend;
-use vm_manager::config::Config;
+use vm_manager::places::Places;
+use vm_manager::saved::{self, Moment, Record};
 use vm_proto::message::WayOut;
 
 use super::devices::{self, Devices};
-use super::saving::Saving;
+use super::saving::{Saving, Waking, add_folders};
 use super::{Channel, Made, Started};
 use crate::console::keep;
-use crate::machine::Beginning;
+use crate::machine::{Beginning, Origin};
 use crate::platform::resolver;
 use crate::sockets::{self, Dial};
 pub(super) use disk::prepare;
@@ -46,13 +47,16 @@ const AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Making {
     connection: Arc<Connection>,
-    name: String,
     folders: Vec<Share>,
     console: Console,
+    places: Places,
+    record: Record,
+    /// What it goes on from.
+    moment: Option<Moment>,
 }
 
 /// Has Windows make it, so that it has an id; it does not run yet. Blocks.
-pub(super) fn make(beginning: &Beginning) -> Result<Made> {
+pub(super) fn make(beginning: &Beginning, record: Record, origin: Origin) -> Result<Made> {
     let Beginning { config, places, image, .. } = beginning;
     let kernel = &image.manifest.kernel.origin;
     ensure!(
@@ -63,6 +67,12 @@ pub(super) fn make(beginning: &Beginning) -> Result<Made> {
     let connection = Connection::open().map_err(explained)?;
     tracing::info!(by = ?connection.by(), "machines may be made");
     let (console, listener) = Console::listen()?;
+    let moment = match origin {
+        Origin::Boot => None,
+        Origin::Saved(moment) => Some(moment),
+    };
+    // From its first step on its disk changes, and Windows has it take that as soon as it has read the state.
+    let state = moment.map(|moment| saved::take(places, moment)).transpose()?;
     let wanted = Wanted {
         name: places.name.clone(),
         cpus: config.cpus,
@@ -73,22 +83,31 @@ pub(super) fn make(beginning: &Beginning) -> Result<Made> {
         system: disk::system(image),
         data: places.vhdx(),
         console: console.name.clone(),
+        saved: state.as_deref().map(saved::devices),
     };
     let machine = make_once_gone(&connection, &wanted).map_err(explained)?;
     heard(listener, &places.console())?;
-    Ok(made(connection, machine, console, config, &places.name))
+    Ok(made(connection, machine, console, record, places, moment))
 }
 
 /// What a machine that was made is reached by.
-fn made(connection: Connection, machine: Machine, console: Console, config: &Config, name: &str) -> Made {
-    let (shares, told, mut warnings) = devices::shares(config);
+fn made(
+    connection: Connection,
+    machine: Machine,
+    console: Console,
+    record: Record,
+    places: &Places,
+    moment: Option<Moment>,
+) -> Made {
+    let (shares, told, mut warnings) = devices::shares(&record.config);
     let no_network = machine.no_network;
     let network = no_network.is_none().then_some(WayOut::Asked);
     warnings.extend(no_network.map(|cause| format!("the machine has no way out: {cause}")));
     let guest: Arc<dyn Dial> = Arc::new(Guest(machine.runtime_id));
     let vsock = Arc::new(Channel::Sockets(sockets::Channel::new(guest, Handle::current())));
-    let folders = devices::folders(config, &shares);
-    let making = Making { connection: Arc::new(connection), name: name.to_owned(), folders, console };
+    let folders = devices::folders(&record.config, &shares);
+    let (connection, places) = (Arc::new(connection), places.clone());
+    let making = Making { connection, folders, console, places, record, moment };
     Made {
         making: super::Making::Hcs(making),
         devices: Devices { vsock, shares, told },
@@ -123,28 +142,33 @@ fn explained(failure: Failure) -> anyhow::Error {
 }
 
 impl Making {
-    /// Has it run; `ended` is told how it ended. Blocks.
+    /// Has it run, unless it is to go on; `ended` is told how it ended. Blocks.
     pub(super) fn start(
         self,
         devices: &Devices,
         ended: impl FnOnce(String) + Send + 'static,
     ) -> Result<Started> {
-        let Self { connection, name, folders, console } = self;
+        let Self { connection, folders, console, places, record, moment } = self;
         let Channel::Sockets(channel) = &*devices.vsock else { bail!("the channel is of another kind") };
         if let Some(error) = channel.take_deafness() {
             return Err(error).context("the machine's agent would not reach us");
         }
-        tracing::info!("starting the machine");
-        connection.ask(Request::Start).map_err(explained)?;
-        for folder in folders {
-            // One that can't be had keeps nothing else from working: the agent says which.
-            let path = folder.path.display().to_string();
-            if let Err(error) = connection.ask(Request::AddShare(folder)) {
-                tracing::warn!(%error, path, "a folder is not shared");
+        let waking = match moment {
+            None => {
+                tracing::info!("starting the machine");
+                connection.ask(Request::Start).map_err(explained)?;
+                add_folders(&connection, folders.clone());
+                None
             }
-        }
-        let vmm = super::Vmm::Hcs(Vmm::of(&connection, name, console, ended)?);
-        Ok(Started { vmm, saving: Some(Saving(connection)), waking: None })
+            Some(moment) => {
+                let (connection, folders) = (Arc::clone(&connection), folders.clone());
+                Some(Waking { connection, folders, places: places.clone(), moment })
+            }
+        };
+        let vmm = super::Vmm::Hcs(Vmm::of(&connection, places.clone(), console, ended)?);
+        let vsock = Arc::clone(&devices.vsock);
+        let saving = Some(Saving { connection, vsock, folders, places, record });
+        Ok(Started { vmm, saving, waking })
     }
 }
 

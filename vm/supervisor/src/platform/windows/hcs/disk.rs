@@ -1,5 +1,7 @@
 //! A machine's two disks: its system, which is the image with a footer, and its data.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use vm_hyperv::disk::Disks;
 use vm_hyperv::vhd;
@@ -10,6 +12,9 @@ use vm_manager::places::Places;
 /// The file of an image that is the system, and what is made of it.
 const SYSTEM: &str = "system.erofs";
 const DISK: &str = "system.vhd";
+/// How long Windows may take to let go of a disk whose machine has ended.
+const GONE_DEADLINE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The disk that is an image's system.
 pub(super) fn system(image: &Image) -> std::path::PathBuf {
@@ -33,6 +38,27 @@ pub(crate) fn prepare(config: &Config, places: &Places, image: &Image) -> Result
         false => disks.create(&path, config.disk),
     };
     prepared.with_context(|| format!("failed to prepare {}", path.display()))
+}
+
+/// Gives back what a guest has deleted from its disk, once its machine has ended. That takes the longer the more it is. Blocks.
+pub(super) fn give_back(places: &Places) {
+    let path = places.vhdx();
+    if !path.exists() {
+        return;
+    }
+    let begin = Instant::now();
+    let outcome = Disks::load().and_then(|disks| {
+        loop {
+            match disks.compact(&path) {
+                Err(_) if begin.elapsed() < GONE_DEADLINE => std::thread::sleep(AGAIN),
+                other => break other,
+            }
+        }
+    });
+    match outcome {
+        Ok(()) => tracing::info!(took = ?begin.elapsed(), "what was deleted from the disk is given back"),
+        Err(error) => tracing::warn!(%error, "what was deleted from the disk is not given back"),
+    }
 }
 
 /// What tells an image's disk from others': the beginning of its digest.

@@ -6,6 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use tokio_util::sync::CancellationToken;
 use vm_hyperv::Network;
 use vm_hyperv::hcs::Library;
+use vm_manager::backend::Acceleration;
+use vm_manager::config::{Backend, Config};
+use vm_manager::places::{Folders, make_private};
 
 use super::*;
 
@@ -57,8 +60,8 @@ fn devices() -> (Devices, u16) {
     (Devices { vsock, shares: Vec::new(), told: crate::told::Tellers::new(Vec::new()) }, port)
 }
 
-/// A machine of that name, made of files in a folder.
-fn making(folder: &Path, name: &str) -> Making {
+/// A machine of that name, made of files in a folder; anew, or of what was saved.
+fn making(folder: &Path, name: &str, moment: Option<Moment>) -> Making {
     let library = Library::load_from(&stand_in("COVE_HCS_STAND_IN")).unwrap();
     let network = Network::load_from(&stand_in("COVE_HCN_STAND_IN"));
     let connection = Connection::ourselves(library, network).unwrap();
@@ -68,6 +71,10 @@ fn making(folder: &Path, name: &str) -> Making {
         path
     };
     let (console, listener) = Console::listen().unwrap();
+    let folders = Folders { data: folder.join("machines"), run: folder.join("run") };
+    let places = folders.machine(name).unwrap();
+    make_private(&places.data).unwrap();
+    let state = moment.map(|moment| saved::take(&places, moment).unwrap());
     let wanted = Wanted {
         name: name.to_owned(),
         cpus: 1,
@@ -78,11 +85,27 @@ fn making(folder: &Path, name: &str) -> Making {
         system: file("system.vhd"),
         data: file("data.vhdx"),
         console: console.name.clone(),
+        saved: state.as_deref().map(saved::devices),
     };
     make_once_gone(&connection, &wanted).unwrap();
     heard(listener, &folder.join("console.log")).unwrap();
     let folders = vec![Share { tag: "share0".to_owned(), path: folder.to_owned(), read_only: false }];
-    Making { connection: Arc::new(connection), name: name.to_owned(), folders, console }
+    Making { connection: Arc::new(connection), folders, console, places, record: record(), moment }
+}
+
+fn record() -> Record {
+    let config = Config {
+        backend: Backend::HyperV,
+        cpus: 1,
+        memory: 1 << 30,
+        disk: 1 << 30,
+        shares: vec![],
+        image: None,
+        sleep_after: None,
+        ssh_agent: false,
+        rosetta: false,
+    };
+    Record { config, image: String::new(), acceleration: Acceleration::HyperV, program: String::new() }
 }
 
 fn started(making: Making, devices: &Devices) -> (Started, mpsc::Receiver<String>) {
@@ -99,7 +122,7 @@ async fn a_machine_starts_with_its_folders_stands_still_and_is_ended() {
     calls();
     let dir = tempfile::tempdir().unwrap();
     let (devices, _) = devices();
-    let (started, hears) = started(making(dir.path(), "dev"), &devices);
+    let (started, hears) = started(making(dir.path(), "dev", None), &devices);
     let until = |is_still: bool| {
         let begin = Instant::now();
         while started.vmm.stands_still() != is_still {
@@ -130,11 +153,55 @@ async fn a_machine_starts_with_its_folders_stands_still_and_is_ended() {
 }
 
 #[tokio::test]
+async fn one_that_sleeps_goes_on_from_what_was_saved_once() {
+    let _one = one_by_one();
+    calls();
+    let dir = tempfile::tempdir().unwrap();
+    let (devices, _) = devices();
+    let (asleep, hears) = started(making(dir.path(), "dev", None), &devices);
+    let saving = asleep.saving.clone().unwrap();
+    saving.save().await.unwrap();
+    let places = saving.places.clone();
+    assert_eq!(Record::read(&places, Moment::Sleep), Some(record()));
+    asleep.vmm.kill();
+    hears.recv_timeout(DEADLINE).unwrap();
+    let all = calls();
+    // The folder is taken away first.
+    assert!(all.windows(5).any(|some| some == ["modify", "make state", "grant", "pause", "save"]), "{all:?}");
+    drop((asleep, saving));
+    let (awake, _hears) = started(making(dir.path(), "dev", Some(Moment::Sleep)), &devices);
+    assert_eq!(Record::read(&places, Moment::Sleep), None, "it is out of use before anything runs");
+    assert!(!calls().contains(&"start".to_owned()));
+    awake.waking.unwrap().wake().unwrap();
+    let all = calls();
+    assert!(all.starts_with(&["start".to_owned(), "modify for somebody".to_owned()]), "{all:?}");
+    assert!(!Moment::Sleep.folder(&places).with_extension("new").exists(), "nothing is left of it");
+    awake.vmm.kill();
+}
+
+#[tokio::test]
+async fn one_that_windows_does_not_save_goes_on() {
+    let _one = one_by_one();
+    let dir = tempfile::tempdir().unwrap();
+    let (devices, _) = devices();
+    let (awake, _hears) = started(making(dir.path(), "unsaved", None), &devices);
+    let saving = awake.saving.clone().unwrap();
+    calls();
+    let error = saving.save().await.unwrap_err();
+    assert!(format!("{error:#}").starts_with("Windows does not save it"), "{error:#}");
+    let expected = ["modify", "make state", "pause", "save", "resume", "modify for somebody"];
+    let all: Vec<_> = calls().into_iter().filter(|call| call != "grant").collect();
+    assert_eq!(all, expected);
+    assert!(!Moment::Sleep.folder(&saving.places).with_extension("new").exists(), "half of it is left");
+    awake.vmm.kill();
+}
+
+#[tokio::test]
 async fn one_that_gives_up_is_seen_to() {
     let _one = one_by_one();
     let dir = tempfile::tempdir().unwrap();
     let (devices, _) = devices();
-    let (_started, hears) = started(making(dir.path(), "crash"), &devices);
+    let (_started, hears) = started(making(dir.path(), "crash", None), &devices);
     assert_eq!(hears.recv_timeout(DEADLINE).unwrap(), "it ended with 0xc0370106");
 }
 
@@ -143,7 +210,7 @@ async fn where_the_guest_would_not_reach_us_none_is_started() {
     let _one = one_by_one();
     let dir = tempfile::tempdir().unwrap();
     let (devices, _) = devices();
-    let made = making(dir.path(), "dev");
+    let made = making(dir.path(), "dev", None);
     devices.vsock.listen(9, |_| {});
     calls();
     let error = made.start(&devices, |_| {}).unwrap_err();

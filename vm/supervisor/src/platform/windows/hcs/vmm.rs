@@ -9,8 +9,10 @@ use std::thread;
 use anyhow::{Context, Result};
 use vm_hyperv::connection::Connection;
 use vm_hyperv::request::Request;
+use vm_manager::places::Places;
+use vm_manager::saved::{Moment, Record};
 
-use super::Console;
+use super::{Console, disk};
 
 /// A running one. It ends with this value.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl Vmm {
     /// Takes care of a machine, and tells `ended` how it ended.
     pub(super) fn of(
         connection: &Arc<Connection>,
-        name: String,
+        places: Places,
         console: Console,
         ended: impl FnOnce(String) + Send + 'static,
     ) -> Result<Self> {
@@ -35,9 +37,14 @@ impl Vmm {
         thread::Builder::new().name("vmm".to_owned()).spawn(obey).context("failed to start a thread")?;
         let waited = Arc::clone(connection);
         let wait = move || {
-            let how = waited.wait(&name).unwrap_or_else(|failure| format!("Windows lost it: {failure}"));
+            let how =
+                waited.wait(&places.name).unwrap_or_else(|failure| format!("Windows lost it: {failure}"));
             // Another one of its name may be made as soon as we are gone.
             drop(waited);
+            // The disk of one that sleeps is as its guest knows it.
+            if Record::read(&places, Moment::Sleep).is_none() {
+                disk::give_back(&places);
+            }
             ended(how);
         };
         thread::Builder::new().name("vmm-end".to_owned()).spawn(wait).context("failed to start a thread")?;
