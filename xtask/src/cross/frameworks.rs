@@ -102,8 +102,8 @@ fn linked(text: &str) -> impl Iterator<Item = &str> {
 
 /// What stands in blocks of declarations: `extern "C" { … }`.
 fn blocks(text: &str) -> impl Iterator<Item = &str> {
-    let begun = text.split(r#"extern "C"#).skip(1);
-    begun.filter_map(|rest| {
+    text.match_indices(r#"extern "C"#).filter_map(|(at, begun)| {
+        let rest = text.get(at + begun.len()..)?;
         let rest = rest.strip_prefix("-unwind").unwrap_or(rest);
         let inside = rest.strip_prefix('"')?.trim_start().strip_prefix('{')?;
         // Declarations have no bodies.
