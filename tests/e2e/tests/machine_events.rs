@@ -1,6 +1,7 @@
 //! Changes of files on the host as programs in containers hear of them: each once, in their order, and soon.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -38,6 +39,11 @@ impl Drop for Watcher {
 
 impl Watcher {
     fn start(machine: &Machine, folder: &Path) -> Result<Self> {
+        Self::start_with(machine, folder, &[])
+    }
+
+    /// One that is given more words.
+    fn start_with(machine: &Machine, folder: &Path, words: &[&str]) -> Result<Self> {
         let program = machine.compile(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/watcher.c")))?;
         let mount = format!("{0}:{0}", machine.shared().display());
         let other = format!("{0}:{0}", folder.display());
@@ -47,6 +53,7 @@ impl Watcher {
             run.extend(["-v", &other]);
         }
         run.extend(["busybox", &program, &watched]);
+        run.extend(words);
         let mut client = machine.command(&run)?.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
         let (told, lines) = channel();
         let out = BufReader::new(client.stdout.take().context("its output")?);
@@ -295,6 +302,47 @@ fn changes_are_seen_where_a_container_may_change_nothing() -> Result<()> {
     let said = machine.cove(&write)?;
     ensure!(said.code != 0 && said.err.contains("Read-only file system"), "{said:?}");
     assert_eq!(std::fs::read_dir(folder.path())?.count(), before);
+    Ok(())
+}
+
+#[test]
+fn permissions_that_change_here_are_seen_once_each() -> Result<()> {
+    let _alone = alone();
+    let Some(machine) = Machine::start("uml")? else { return Ok(()) };
+    sees_permissions(&machine)
+}
+
+#[test]
+fn they_are_seen_too_where_the_shares_server_is_anothers() -> Result<()> {
+    let _alone = alone();
+    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
+    sees_permissions(&machine)
+}
+
+fn sees_permissions(machine: &Machine) -> Result<()> {
+    let folder = machine.shared().join("watched");
+    std::fs::create_dir(&folder)?;
+    let names: Vec<String> = (0..60).map(|number| format!("file-{number}")).collect();
+    let allow = |name: &String, mode| {
+        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(mode))
+    };
+    for name in &names {
+        std::fs::write(folder.join(name), "content")?;
+        allow(name, 0o600)?;
+    }
+    let watcher = Watcher::start_with(machine, &folder, &["permissions"])?;
+    watcher.until("the-beginning")?;
+    for mode in [0o640, 0o755] {
+        names.iter().try_for_each(|name| allow(name, mode))?;
+        let mut seen = watcher.until(&format!("the-end-{mode}"))?;
+        // Files that tell of the end are closed after they were made, which changes their times.
+        seen.retain(|line| !line.contains("the-"));
+        let expected: Vec<String> = names.iter().map(|name| format!("attrib {name}")).collect();
+        compare(&seen, &expected)?;
+        let list = format!("stat -c %a {}/file-*", folder.display());
+        let said = machine.run_in_share(&["sh", "-c", &list])?.out;
+        ensure!(said.lines().all(|line| line == format!("{mode:o}")), "{said}");
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
-// Prints what inotify(7) tells of the folder that is given: a word and a name a line. Linked statically, it runs in any
-// container.
+// Prints what inotify(7) tells of the folder that is given, with another word after it of permissions too: a word and a name a
+// line. Linked statically, it runs in any container.
+#include <stdint.h>
 #include <stdio.h>
 #include <sys/inotify.h>
 #include <unistd.h>
@@ -7,7 +8,8 @@
 int main(int argc, char **argv) {
     static char buffer[65536] __attribute__((aligned(8)));
     int watch = inotify_init();
-    if (argc < 2 || inotify_add_watch(watch, argv[1], IN_CREATE | IN_MODIFY | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO) < 0) {
+    uint32_t wanted = IN_CREATE | IN_MODIFY | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | (argc > 2 ? IN_ATTRIB : 0);
+    if (argc < 2 || inotify_add_watch(watch, argv[1], wanted) < 0) {
         perror("watch");
         return 1;
     }
@@ -22,6 +24,7 @@ int main(int argc, char **argv) {
                                : event->mask & IN_DELETE     ? "delete"
                                : event->mask & IN_MOVED_FROM ? "from"
                                : event->mask & IN_MOVED_TO   ? "to"
+                               : event->mask & IN_ATTRIB     ? "attrib"
                                                              : "other";
             printf("%s %s\n", word, event->len ? event->name : "");
             at += sizeof *event + event->len;

@@ -33,4 +33,12 @@ shares: Array<ShareLine>,
 /**
  * Without clients and running containers for so long, such as `10 min`, it falls asleep; nothing for never.
  */
-sleepAfter: string, };
+sleepAfter: string, 
+/**
+ * Programs in it may use the user's SSH agent.
+ */
+sshAgent: boolean, 
+/**
+ * Programs for x86-64 are run by Rosetta, where macOS has that.
+ */
+rosetta: boolean, };

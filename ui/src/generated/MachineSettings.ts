@@ -37,4 +37,12 @@ canSleep: boolean,
 /**
  * Seconds without clients and running containers after which it falls asleep.
  */
-sleepAfter: number | null, };
+sleepAfter: number | null, 
+/**
+ * Programs in it may use the user's SSH agent.
+ */
+sshAgent: boolean, 
+/**
+ * Programs for x86-64 are run by Rosetta.
+ */
+rosetta: boolean, };

@@ -4,7 +4,7 @@ import { describe, exactSize, givenBack, isOn, ofSize, size, took, whileOf } fro
 
 const row: MachineRow = {
   name: 'dev', phase: 'running', stages: [], stageSince: null, startedAt: 0, endedAt: null, detail: '', acceleration: '', kernel: '',
-  settings: { backend: 'uml', cpus: 2, memory: 2 ** 30, disk: 2 ** 33, shares: [], image: null, canSleep: false, sleepAfter: null }, restartNeeded: false, usage: null,
+  settings: { backend: 'uml', cpus: 2, memory: 2 ** 30, disk: 2 ** 33, shares: [], image: null, canSleep: false, sleepAfter: null, sshAgent: false, rosetta: false }, restartNeeded: false, usage: null,
   diskHere: 0, ports: [], warnings: [], failure: null, engine: 'machine://dev',
 };
 

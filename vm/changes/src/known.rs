@@ -146,6 +146,12 @@ impl Known {
         self.stamps.insert(stamp.inode, stamp);
     }
 
+    /// Of a file only what is said of it has changed, such as its permissions: one that was not known had this in it before.
+    pub fn was_so(&mut self, stamp: Stamp) {
+        self.stamps.entry(stamp.inode).or_insert(Stamp { changed: (0, 0), ..stamp });
+        self.bound();
+    }
+
     /// A file looks so now; how that differs from what is known, if it does.
     pub fn differs(&mut self, stamp: Stamp) -> Option<Difference> {
         let before = self.stamps.insert(stamp.inode, stamp);
@@ -298,6 +304,10 @@ mod tests {
         let permissions = Stamp { changed: (4, 0), ..stamp(10, 3) };
         assert_eq!(known.differs(permissions), Some(Difference::Attributes));
         assert_eq!(known.differs(stamp(11, 1)), Some(Difference::Content));
+        known.was_so(stamp(12, 1));
+        assert_eq!(known.differs(stamp(12, 1)), Some(Difference::Attributes), "that was told of it");
+        known.was_so(stamp(12, 2));
+        assert_eq!(known.differs(stamp(12, 2)), Some(Difference::Content), "what was known counts");
     }
 
     #[test]

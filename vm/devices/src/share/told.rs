@@ -32,6 +32,8 @@ pub(super) struct Raw {
     pub(super) kind: Kind,
     pub(super) cookie: u32,
     pub(super) is_folder: bool,
+    /// It is no more than that what is said of a file has changed.
+    pub(super) is_of_attributes: bool,
 }
 
 /// What the host did.
@@ -64,7 +66,7 @@ impl Queue {
         // The halves of a rename follow each other, but for what others do at the same moment.
         let mut halves: HashMap<u32, usize> = HashMap::new();
         let mut told: Vec<Option<Told>> = Vec::new();
-        for Raw { spot, kind, cookie, is_folder } in events {
+        for Raw { spot, kind, cookie, is_folder, .. } in events {
             if self.is_own(&spot, kind) {
                 continue;
             }
@@ -141,7 +143,7 @@ mod tests {
     }
 
     fn raw(kind: Kind, name: &str, cookie: u32) -> Raw {
-        Raw { spot: spot(name), kind, cookie, is_folder: false }
+        Raw { spot: spot(name), kind, cookie, is_folder: false, is_of_attributes: false }
     }
 
     fn all(queue: &mut Queue) -> Vec<Told> {

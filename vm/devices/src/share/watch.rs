@@ -249,6 +249,14 @@ impl Watch {
             self.read(&mut all, &mut outcome);
         }
         let state = &mut *state;
+        // Of several deeds the first says what was there before.
+        let mut firsts = HashSet::new();
+        for raw in all.iter().filter(|raw| firsts.insert(&raw.spot) && raw.is_of_attributes) {
+            let located = self.locate(state, raw.spot.clone());
+            if let Some(stamp) = located.and_then(|(place, folder)| self.stamp(&folder, &place.1)) {
+                state.known.was_so(stamp);
+            }
+        }
         for watch in outcome.ended {
             let folder = state.by_watch.get(&watch).and_then(|folder| state.folders.get_mut(folder));
             // What is known of it by then is still to be told.
@@ -294,6 +302,7 @@ impl Watch {
                 kind,
                 cookie: event.cookie(),
                 is_folder: flags.contains(ReadFlags::ISDIR),
+                is_of_attributes: flags.contains(ReadFlags::ATTRIB),
             });
         }
     }

@@ -39,6 +39,10 @@ pub struct MachineForm {
     pub shares: Vec<ShareLine>,
     /// Without clients and running containers for so long, such as `10 min`, it falls asleep; nothing for never.
     pub sleep_after: String,
+    /// Programs in it may use the user's SSH agent.
+    pub ssh_agent: bool,
+    /// Programs for x86-64 are run by Rosetta, where macOS has that.
+    pub rosetta: bool,
 }
 
 /// What a form is for.
@@ -99,8 +103,8 @@ impl MachineForm {
             shares: self.read_shares(&mut preview),
             image: before.and_then(|before| before.image.clone()),
             sleep_after: self.read_sleep_after(&mut preview),
-            ssh_agent: before.is_some_and(|before| before.ssh_agent),
-            rosetta: before.is_some_and(|before| before.rosetta) && Backend::from(self.backend).has_rosetta(),
+            ssh_agent: self.ssh_agent,
+            rosetta: self.rosetta && Backend::from(self.backend).has_rosetta(),
         };
         self.check(&mut preview, &config, before);
         if before.is_none_or(|before| before.backend != config.backend) {
@@ -122,6 +126,17 @@ impl MachineForm {
         if before.is_some_and(|before| before.sleep_after != config.sleep_after) {
             let time = config.sleep_after.map_or_else(|| "off".to_owned(), show_sleep_after);
             preview.option("--sleep-after", &time);
+        }
+        let was = before.map(|before| (before.ssh_agent, before.rosetta));
+        for (option, is_on, was) in [
+            ("--ssh-agent", config.ssh_agent, was.map(|(ssh_agent, _)| ssh_agent)),
+            ("--rosetta", config.rosetta, was.map(|(_, rosetta)| rosetta)),
+        ] {
+            match was {
+                None if is_on => preview.word(option),
+                Some(was) if was != is_on => preview.option(option, if is_on { "on" } else { "off" }),
+                _ => {}
+            }
         }
         (preview, config)
     }
@@ -208,6 +223,8 @@ pub(crate) fn defaults(backend: Backend) -> MachineForm {
         disk: "64 GB".to_owned(),
         shares: home.map(|path| ShareLine { path, read_only: false }).into_iter().collect(),
         sleep_after: String::new(),
+        ssh_agent: false,
+        rosetta: false,
     }
 }
 
@@ -224,6 +241,8 @@ mod tests {
             disk: "8 GB".into(),
             shares: vec![],
             sleep_after: String::new(),
+            ssh_agent: false,
+            rosetta: false,
         }
     }
 
@@ -233,8 +252,8 @@ mod tests {
 
     #[test]
     fn a_new_machine_says_all_and_a_change_only_what_changes() {
-        let words = "machine init dev --backend uml --cpus 2 --memory 512m --disk 8g --no-share";
-        assert_eq!(form().preview().words.join(" "), words);
+        let words_of_new = "machine init dev --backend uml --cpus 2 --memory 512m --disk 8g --no-share";
+        assert_eq!(form().preview().words.join(" "), words_of_new);
         let before = form().config().unwrap();
         assert_eq!((before.memory, before.disk), (512 << 20, 8 << 30));
         let change = MachineForm { cpus: "4".into(), memory: "1 GB".into(), ..form() };
@@ -243,6 +262,12 @@ mod tests {
         let sleeps = MachineForm { backend: MachineBackend::Qemu, sleep_after: "10 min".into(), ..form() };
         let words = "machine set dev --backend qemu --sleep-after 10m";
         assert_eq!(sleeps.preview_of_change(&before).words.join(" "), words);
+        let lends = MachineForm { ssh_agent: true, rosetta: true, ..form() };
+        assert_eq!(lends.preview_of_change(&before).words.join(" "), "machine set dev --ssh-agent on");
+        assert_eq!(lends.preview().words.join(" "), format!("{words_of_new} --ssh-agent"));
+        let lent = lends.config().unwrap();
+        assert!(lent.ssh_agent && !lent.rosetta, "only macOS has that");
+        assert_eq!(form().preview_of_change(&lent).words.join(" "), "machine set dev --ssh-agent off");
         let never = MachineForm { sleep_after: "soon".into(), ..sleeps };
         assert_eq!(fields(&never.preview_of_change(&before)), ["sleepAfter"]);
     }

@@ -161,6 +161,10 @@ pub struct MachineSettings {
     pub can_sleep: bool,
     /// Seconds without clients and running containers after which it falls asleep.
     pub sleep_after: Option<u32>,
+    /// Programs in it may use the user's SSH agent.
+    pub ssh_agent: bool,
+    /// Programs for x86-64 are run by Rosetta.
+    pub rosetta: bool,
 }
 
 /// What a machine uses.
@@ -289,6 +293,8 @@ impl MachineSettings {
             image: config.image.clone(),
             can_sleep: config.backend.saves(),
             sleep_after: config.sleep_after.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)),
+            ssh_agent: config.ssh_agent,
+            rosetta: config.rosetta,
         }
     }
 }
