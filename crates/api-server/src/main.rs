@@ -96,7 +96,11 @@ fn main() -> std::process::ExitCode {
         Err(error) => {
             // The log may be set too low for this, and whoever waits for the socket reads it.
             let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("coved: {error:#}\n"));
-            std::process::ExitCode::FAILURE
+            // Of all that can be wrong before there are clients, this alone is a matter of time.
+            match error.downcast_ref::<engine::Error>() {
+                Some(engine::Error::Conflict { .. }) => std::process::ExitCode::from(api::EXIT_IN_USE),
+                _ => std::process::ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -206,7 +210,10 @@ async fn run(args: Args, inherited: Vec<OwnedFd>) -> Result<()> {
         has_drives: args.drives,
     })
     .await
-    .map_err(|error| anyhow::anyhow!(error.chain()))?;
+    .map_err(|error| match error {
+        in_use @ engine::Error::Conflict { .. } => anyhow::Error::new(in_use),
+        other => anyhow::anyhow!(other.chain()),
+    })?;
     let server = Server::new(engine.clone());
     let mut inherited = inherited.into_iter();
     // Tasks of their own: what arrives is taken by the thread that sees it, and not handed to this one first.

@@ -18,6 +18,10 @@ pub const API_VERSION: &str = "1.52";
 /// The oldest Docker API version still answered.
 pub const MIN_API_VERSION: &str = "1.24";
 
+/// What an engine's program exits with where another engine has its folder, which will answer as soon as it can
+/// (`EX_TEMPFAIL` of sysexits.h).
+pub const EXIT_IN_USE: u8 = 75;
+
 /// The body of every error answer.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ErrorBody {

@@ -61,8 +61,14 @@ fn containers_and_engines_are_in_units_of_a_real_systemd() -> Result<()> {
     for backend in fast_backends() {
         let Some(machine) = Machine::init(backend)? else { continue };
         machine.bring_up()?;
-        let names = ["cove", "coved", "cove-runtime"];
+        let names = ["cove", "coved", "cove-runtime", "cove-machine"];
         let tests = machine.share_tests(&names)?;
+        let images = machine.shared().join("guest");
+        if *backend != "uml" {
+            // A kernel that is a program is one in any machine but of its own kind.
+            let image = support::machine::image("uml").context("there is no guest image")?;
+            copy_all(&image, &images.join(image.file_name().context("it has a name")?))?;
+        }
         let ours: Vec<PathBuf> = names.iter().map(|name| program(name)).collect::<Result<_>>()?;
         let guests: Vec<&Path> = ours.iter().map(PathBuf::as_path).chain([tests.as_path()]).collect();
         let others = OTHERS.map(Path::new);
@@ -71,8 +77,9 @@ fn containers_and_engines_are_in_units_of_a_real_systemd() -> Result<()> {
         let share = format!("{0}:{0}", machine.shared().display());
         let run =
             ["run", "-d", "--name", "system", "--privileged", "--cgroupns", "private", "--network", "none"];
-        let memory = ["--tmpfs", "/run", "--tmpfs", "/tmp:exec", "-e", "container=docker", "-v", &share];
-        machine.cove_ok(&[&run[..], &memory, &["systemd", SYSTEMD]].concat())?;
+        let memory = ["--tmpfs", "/run", "--tmpfs", "/tmp:exec", "--shm-size", "768m"];
+        let more = ["-e", "container=docker", "-v", &share];
+        machine.cove_ok(&[&run[..], &memory, &more, &["systemd", SYSTEMD]].concat())?;
         machine.wait_for("systemd", || {
             let state = machine.cove(&["exec", "system", "systemctl", "is-system-running"]);
             state.is_ok_and(|said| matches!(said.out.as_str(), "running" | "degraded"))
@@ -560,4 +567,62 @@ fn the_systems_engine_starts_with_the_computer_as_a_service() -> Result<()> {
 fn a_users_engine_starts_with_the_computer_as_a_service() -> Result<()> {
     log_in()?;
     an_engine_starts_with_the_computer(true, &["--user"], "/home/app/.config/systemd/user/cove.service")
+}
+
+#[test]
+#[ignore = "needs systemd: it is run where that is"]
+fn a_machine_starts_with_the_computer_as_a_service() -> Result<()> {
+    let cove = program("cove")?;
+    let images = cove.ancestors().nth(2).context("it is in a folder")?.join("guest");
+    if !images.is_dir() {
+        support::skip("no machine can be had in one of User Mode Linux");
+        return Ok(());
+    }
+    let must = |args: &[&str]| -> Result<String> {
+        let (code, text) = plainly(false, args)?;
+        ensure!(code == 0, "{args:?}: {code} {text}");
+        Ok(text)
+    };
+    // An emulated processor lacks what it takes to have several.
+    let small = ["--no-share", "--cpus", "1", "--memory", "512m", "--disk", "1g"];
+    must(&[&["machine", "init", "dev", "--backend", "uml"], &small[..]].concat())?;
+    let unit = "cove-machine-dev.service";
+    let (code, text) = plainly(false, &["service", "install", "--machine", "dev"])?;
+    if code != 0 {
+        anyhow::bail!("{code} {text}\n{:?}", plainly(false, &["machine", "status", "dev"]));
+    }
+    ensure!(text.contains("/etc/systemd/system/cove-machine-dev.service"), "{text}");
+    ensure!(show(&[], unit, "ActiveState")? == "active" && show(&[], unit, "UnitFileState")? == "enabled");
+    let is_running = || Ok::<_, anyhow::Error>(must(&["machine", "status", "dev"])?.contains("running"));
+    ensure!(is_running()?);
+    must(&["--host", "machine://dev", "ps"])?;
+    let told = |word: &str| -> Result<()> {
+        let status = stdx::process::command("systemctl").args([word, unit]).status()?;
+        ensure!(status.success(), "systemctl {word} {unit}: {status}");
+        Ok(())
+    };
+    told("stop")?;
+    ensure!(!is_running()?, "it runs when its unit was stopped");
+    told("start")?;
+    ensure!(is_running()?);
+    must(&["--host", "machine://dev", "volume", "create", "kept"])?;
+    told("restart")?;
+    ensure!(must(&["--host", "machine://dev", "volume", "ls"])?.contains("kept"));
+    must(&["service", "remove", "--machine", "dev"])?;
+    ensure!(show(&[], unit, "LoadState")? == "not-found");
+    must(&["machine", "rm", "--force", "dev"])?;
+    Ok(())
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            copy_all(&entry.path(), &to.join(entry.file_name()))?;
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }

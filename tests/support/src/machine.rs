@@ -35,6 +35,14 @@ pub fn images(backend: &str) -> Option<PathBuf> {
     all_images().filter(|images| has(images, "own") || has(images, "debian"))
 }
 
+/// A guest image for machines of a kind: of our own kernel, where there is one.
+#[must_use]
+pub fn image(backend: &str) -> Option<PathBuf> {
+    let images = images(backend)?;
+    let kinds = ["own", "debian"].map(|origin| images.join(format!("{backend}-{origin}")));
+    kinds.into_iter().find(|image| image.join("image.json").is_file())
+}
+
 fn all_images() -> Option<PathBuf> {
     // Of a test in `deps`, and of a program beside it.
     let built = || {

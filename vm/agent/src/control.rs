@@ -456,7 +456,9 @@ impl Guest {
                         tokio::task::spawn_blocking(move || room::limit(bytes)).await?
                     });
                 }
-                Ok(Some(FromHost::SetResolver(servers))) => complain(resolver::set(&servers)),
+                Ok(Some(FromHost::SetResolver(told))) => {
+                    complain(resolver::follow(&told, &self.children).await)
+                }
                 Ok(Some(FromHost::Report)) => {
                     self.say(FromGuest::Report(report::look(engine::runs().await))).await;
                 }

@@ -3,9 +3,58 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::IpAddr;
+use std::process::Stdio;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use vm_proto::message::{Network, Resolver};
+
+use crate::children::Children;
+
+/// Rules of ours, in nft's language: none are left of it.
+const NO_RULES: &str = "table inet cove-resolver\ndelete table inet cove-resolver\n";
+
+/// Asks others from now on, as the host does. Containers that run were given a copy of what there was: where the kernel can
+/// lead what is for that resolver to the new one, it stays the one that is asked.
+pub(crate) async fn follow(told: &Resolver, children: &Children) -> Result<()> {
+    let (asked, new) = (known().servers.first().copied(), told.servers.first().copied());
+    let pair = asked.zip(new).filter(|(asked, new)| asked != new && asked.is_ipv4() == new.is_ipv4());
+    let is_led = match pair {
+        Some((asked, new)) => apply(&led(asked, new), children).await.is_ok(),
+        None => {
+            // Without rules at all there are none to be taken away.
+            let _ = apply(NO_RULES, children).await;
+            false
+        }
+    };
+    match pair.filter(|_| is_led) {
+        Some((asked, _)) => {
+            let others = told.servers.iter().skip(1).copied();
+            let servers = std::iter::once(asked).chain(others).collect();
+            set(&Resolver { servers, search: told.search.clone() })
+        }
+        None => set(told),
+    }
+}
+
+/// The rules that lead questions for one resolver to another, the guest's own and those of containers.
+fn led(asked: IpAddr, new: IpAddr) -> String {
+    let family = if asked.is_ipv4() { "ip" } else { "ip6" };
+    let chain = |hook: &str| {
+        format!(
+            "  chain {hook} {{\n    type nat hook {hook} priority -105;\n    \
+             {family} daddr {asked} meta l4proto {{ tcp, udp }} th dport 53 dnat {family} to {new}\n  }}\n"
+        )
+    };
+    format!("{NO_RULES}table inet cove-resolver {{\n{}{}}}\n", chain("prerouting"), chain("output"))
+}
+
+async fn apply(rules: &str, children: &Children) -> Result<()> {
+    let mut nft = stdx::process::command("/usr/sbin/nft");
+    nft.arg(rules).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = children.run(&mut nft).await?;
+    ensure!(status.success(), "nft refused the rules ({status})");
+    Ok(())
+}
 
 /// Writes `/etc/resolv.conf`.
 pub(crate) fn set(resolver: &Resolver) -> Result<()> {
@@ -52,4 +101,21 @@ pub(crate) fn name_host(hostname: &str, network: Option<&Network>) -> Result<()>
         }
     }
     fs::write("/etc/hosts", text).context("failed to write /etc/hosts")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_led_by_whichever_way_they_come() {
+        let expected = "table inet cove-resolver\ndelete table inet cove-resolver\ntable inet cove-resolver {\n\
+                        \x20 chain prerouting {\n    type nat hook prerouting priority -105;\n\
+                        \x20   ip daddr 10.0.2.3 meta l4proto { tcp, udp } th dport 53 dnat ip to 192.0.2.1\n  }\n\
+                        \x20 chain output {\n    type nat hook output priority -105;\n\
+                        \x20   ip daddr 10.0.2.3 meta l4proto { tcp, udp } th dport 53 dnat ip to 192.0.2.1\n  }\n}\n";
+        assert_eq!(led([10, 0, 2, 3].into(), [192, 0, 2, 1].into()), expected);
+        let version6 = led("2001:db8::3".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        assert!(version6.contains("ip6 daddr 2001:db8::3 ") && version6.contains("dnat ip6 to 2001:db8::1"));
+    }
 }

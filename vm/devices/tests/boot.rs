@@ -107,7 +107,7 @@ fn spawn(program: &Path, arguments: &[String], dir: &Path) -> Child {
 
 fn uml(images: &Path, dir: &Path, devices: &[(PathBuf, u32)]) -> Child {
     let mut arguments: Vec<String> =
-        ["mem=512M", "con=null", "con0=null,fd:1", "panic=-1", "seccomp=on"].map(str::to_owned).to_vec();
+        ["mem=512M", "con=null", "con0=null,fd:1", "panic=-1", "seccomp=auto"].map(str::to_owned).to_vec();
     arguments.push(format!("initrd={}", images.join("initrd").display()));
     arguments.push(format!("uml_dir={}", dir.display()));
     for (socket, id) in devices {

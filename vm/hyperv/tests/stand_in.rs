@@ -42,8 +42,14 @@ fn library() -> Library {
 /// What the library was asked since this was asked last: the calls, the machines, and the documents.
 fn log() -> Vec<(String, String, String)> {
     let path = PathBuf::from(std::env::var_os("COVE_HCS_LOG").expect("run by cargo xtask cross wine"));
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
-    let _ = std::fs::remove_file(&path);
+    let taken = path.with_extension("taken");
+    let begin = std::time::Instant::now();
+    // Whoever writes has it for himself, and Wine closes it in its own time.
+    while path.exists() && std::fs::rename(&path, &taken).is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the log stays");
+    }
+    let text = std::fs::read_to_string(&taken).unwrap_or_default();
+    let _ = std::fs::remove_file(&taken);
     let fields = |line: &str| {
         let mut fields = line.split('\t').map(str::to_owned);
         let mut next = || fields.next().unwrap_or_default();

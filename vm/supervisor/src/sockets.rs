@@ -314,7 +314,11 @@ mod tests {
     async fn one_that_never_listens_is_given_up() {
         let (_, channel) = channel();
         let error = channel.open(9, Duration::from_millis(50)).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        // What is refused late is not heard of in time.
+        assert!(
+            matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut),
+            "{error}"
+        );
     }
 
     #[tokio::test]

@@ -17,6 +17,8 @@ use crate::shell::{command, root, run_command};
 const DEADLINE: Duration = Duration::from_secs(30);
 /// What a container finds in a folder of the drive.
 const WORD: &str = "a word of this drive";
+/// A line of a certificate, of nobody's.
+const CERTIFICATE: &str = "b2YgdGhlIHRlc3RzIG9mIG1hY2hpbmVz";
 
 /// Has one made, started, used, stopped and removed.
 pub(super) fn run(wine: &Wine, programs: &Path) -> Result<()> {
@@ -35,8 +37,10 @@ pub(super) fn run(wine: &Wine, programs: &Path) -> Result<()> {
     files::write(&folder.join("word"), WORD.as_bytes())?;
     let served = Distributions::serve(&distributions, &drive)?;
     let _stand_in = StandIn::put(&drive.join("windows/system32"), served.port())?;
-    let user =
-        User { wine, cove: programs.join("cove.exe"), images, machines: scratch.path().join("machines") };
+    let (machines, certificates) = (scratch.path().join("machines"), scratch.path().join("certificates.pem"));
+    let certificate = format!("-----BEGIN CERTIFICATE-----\n{CERTIFICATE}\n-----END CERTIFICATE-----\n");
+    files::write(&certificates, certificate.as_bytes())?;
+    let user = User { wine, cove: programs.join("cove.exe"), images, machines, certificates };
     let tried = user.try_machine(&served, &image, &folder);
     if tried.is_err() {
         let said = std::fs::read_to_string(user.machines.join("default/machine.log")).unwrap_or_default();
@@ -75,12 +79,19 @@ struct User<'a> {
     cove: PathBuf,
     images: PathBuf,
     machines: PathBuf,
+    /// A file of them, as they are told to programs.
+    certificates: PathBuf,
 }
 
 impl User<'_> {
     fn cove(&self, args: &[&str]) -> Result<String> {
-        let (images, machines) = (Wine::path(&self.images), Wine::path(&self.machines));
-        let variables = [("COVE_GUEST_IMAGES", images.as_str()), ("COVE_MACHINES", &machines)];
+        let [images, machines, certificates] =
+            [&self.images, &self.machines, &self.certificates].map(|path| Wine::path(path));
+        let variables = [
+            ("COVE_GUEST_IMAGES", images.as_str()),
+            ("COVE_MACHINES", &machines),
+            ("SSL_CERT_FILE", &certificates),
+        ];
         self.wine.output_with(&self.cove, args, &variables)
     }
 
@@ -98,6 +109,9 @@ impl User<'_> {
         let _ = std::fs::remove_file(folder.join("draft"));
         self.cove(&["machine", "init", "--share", r"C:\cove-share"])?;
         self.cove(&["machine", "start"])?;
+        let count = ["grep", "-c", CERTIFICATE, "/etc/ssl/certs/ca-certificates.crt"];
+        let count = self.cove(&[&["machine", "shell", "default", "--"], &count[..]].concat())?;
+        ensure!(count.trim() == "1", "what is trusted here is trusted in the guest: {count:?}");
         ensure!(served.names()? == ["cove-default"], "the machine is the distribution cove-default");
         let status = self.cove(&["machine", "status", "--format", "json"])?;
         ensure!(

@@ -14,7 +14,8 @@ use crate::sys;
 
 /// How long an engine may take from its start to its first answer.
 const START_DEADLINE: Duration = Duration::from_secs(20);
-/// How long another engine may take to answer after ours ended because that one was first.
+/// How long another engine may take to answer after ours ended, which may be because that one was first. Where it is, it has
+/// as long as ours would.
 const RIVAL_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest pause between two looks at the socket; the first is a twentieth of it.
 const POLL_MAX: Duration = Duration::from_millis(10);
@@ -112,7 +113,7 @@ async fn await_answer(mut child: Child, client: &Client, log: &Path, begin: u64)
         }
         // Two commands may start an engine at once: the loser ends, the winner answers.
         if let Some((status, when)) = ended
-            && (when.elapsed() > RIVAL_DEADLINE || (status.code() == Some(127) || status.code() == Some(126)))
+            && when.elapsed() > patience_after(status)
         {
             return Err(Error::Ended { status, tail: tail_of(log, begin), log: log.to_owned() });
         }
@@ -125,7 +126,16 @@ async fn await_answer(mut child: Child, client: &Client, log: &Path, begin: u64)
     }
 }
 
-/// `coved` beside this program, else in `PATH`.
+/// How long another engine is waited for once ours has ended so.
+fn patience_after(status: std::process::ExitStatus) -> Duration {
+    match status.code() {
+        // It is no program, or there is none.
+        Some(126 | 127) => Duration::ZERO,
+        Some(code) if code == i32::from(api::EXIT_IN_USE) => START_DEADLINE,
+        _ => RIVAL_DEADLINE,
+    }
+}
+
 /// `coved`: beside this program, or in PATH.
 ///
 /// # Errors
@@ -192,11 +202,20 @@ mod tests {
 
     #[tokio::test]
     async fn an_engine_started_by_somebody_else_meanwhile_is_as_good() {
+        somebody_else_answers_after(Duration::from_millis(50), "exit 1").await;
+    }
+
+    #[tokio::test]
+    async fn one_that_is_known_to_be_there_may_take_its_time() {
+        somebody_else_answers_after(RIVAL_DEADLINE + Duration::from_millis(500), "exit 75").await;
+    }
+
+    async fn somebody_else_answers_after(time: Duration, script: &str) {
         let dir = tempfile::tempdir().unwrap();
-        let (starter, client) = starter(dir.path(), "exit 1");
+        let (starter, client) = starter(dir.path(), script);
         let state = starter.state_dir.clone();
         let rival = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(time).await;
             let listener = tokio::net::UnixListener::bind(state.join("cove.sock")).unwrap();
             let (mut stream, _) = listener.accept().await.unwrap();
             // Read first: a socket that is closed with something unread takes back what it has sent.

@@ -6,6 +6,7 @@ use std::process::Command;
 use super::{Capabilities, Plan, Wire, kernel_options};
 use crate::Error;
 use crate::config::Backend;
+use crate::places::Places;
 
 pub(super) const CAPABILITIES: Capabilities = Capabilities {
     gives_memory_back: false,
@@ -35,8 +36,8 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     let mut command = stdx::process::command(program);
     command.args(words).current_dir(&plan.image.folder);
     // The guest's memory is a file that loses its name at once; its code is executed from there.
-    command.env("TMPDIR", memory_folder(&plan.places.run));
-    command.arg(format!("mem={}M", plan.config.memory >> 20)).arg("seccomp=on");
+    command.env("TMPDIR", memory_folder(&plan.places));
+    command.arg(format!("mem={}M", plan.config.memory >> 20)).arg("seccomp=auto");
     if plan.config.cpus > 1 && manifest.kernel.origin == "own" {
         command.arg(format!("ncpus={}", plan.config.cpus));
     }
@@ -60,8 +61,10 @@ pub(super) fn command(plan: &Plan) -> Result<Command, Error> {
     Ok(command)
 }
 
-/// A memory file system whose files may be executed, else the machine's own folder.
-fn memory_folder(run: &Path) -> PathBuf {
-    let shared = Path::new("/dev/shm");
-    if crate::sys::may_execute_in(shared) { shared.to_owned() } else { run.to_owned() }
+/// A memory file system whose files may be executed, else one of the machine's own folders: that of its disk, if need be, where
+/// memory that is not used for long is written away.
+fn memory_folder(places: &Places) -> PathBuf {
+    let folders = [Path::new("/dev/shm"), &places.run, &places.data];
+    let found = folders.into_iter().find(|folder| crate::sys::may_execute_in(folder));
+    found.unwrap_or(&places.run).to_owned()
 }

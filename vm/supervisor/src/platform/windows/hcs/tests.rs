@@ -26,8 +26,14 @@ fn stand_in(variable: &str) -> std::path::PathBuf {
 /// The calls since this was asked last.
 fn calls() -> Vec<String> {
     let path = stand_in("COVE_HCS_LOG");
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
-    let _ = std::fs::remove_file(&path);
+    let taken = path.with_extension("taken");
+    let begin = Instant::now();
+    // Whoever writes has it for himself, and Wine closes it in its own time.
+    while path.exists() && std::fs::rename(&path, &taken).is_err() {
+        assert!(begin.elapsed() < DEADLINE, "the log stays");
+    }
+    let text = std::fs::read_to_string(&taken).unwrap_or_default();
+    let _ = std::fs::remove_file(&taken);
     text.lines().map(|line| line.split('\t').next().unwrap_or_default().to_owned()).collect()
 }
 
