@@ -14,7 +14,7 @@ mod system;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::architecture::Architecture;
 use crate::files;
@@ -64,6 +64,28 @@ pub(crate) fn guest_image(args: &[String]) -> Result<()> {
     if has_archive.unwrap_or(architecture == Architecture::X86) {
         make_archive(&programs, &images)?;
     }
+    Ok(())
+}
+
+/// Makes this computer's images once more, somewhere else and later, and compares them byte for byte.
+pub(crate) fn check_same() -> Result<()> {
+    let architecture = Architecture::host()?;
+    let (programs, images) = (Programs::build(architecture, Profile::Guest)?, folder(architecture));
+    let again = files::Scratch::new(&root().join("target"))?;
+    if architecture == Architecture::X86 {
+        make(Machine::Uml, None, &programs, again.path())?;
+        make_archive(&programs, again.path())?;
+    }
+    make(Machine::Qemu, None, &programs, again.path())?;
+    for image in files::list(again.path())? {
+        let name = image.file_name().context("an image has a name")?;
+        for file in files::walk(&image)? {
+            let (new, old) = (image.join(&file), images.join(name).join(&file));
+            let is_same = files::sha256(&new)? == files::sha256(&old)?;
+            ensure!(is_same, "made of the same, {} comes out as another file", old.display());
+        }
+    }
+    println!("guest images made twice are the same");
     Ok(())
 }
 

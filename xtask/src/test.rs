@@ -54,6 +54,7 @@ fn build() -> Result<PathBuf> {
     run("cargo", &["build", "--workspace"])?;
     // Kernels of our own where they are at hand, else Debian's.
     crate::guest_image::guest_image(&[])?;
+    crate::guest_image::check_same()?;
     let image = root().join("target/test-busybox.tar");
     support::image::write_busybox(&image).context("failed to make the tests' image")?;
     Ok(image)

@@ -18,7 +18,7 @@ pub const API_VERSION: &str = "1.52";
 /// The oldest Docker API version still answered.
 pub const MIN_API_VERSION: &str = "1.24";
 
-/// What an engine's program exits with where another engine has its folder, which will answer as soon as it can
+/// What an engine's program exits with where another engine has its folder, which may be about to answer, or to end
 /// (`EX_TEMPFAIL` of sysexits.h).
 pub const EXIT_IN_USE: u8 = 75;
 

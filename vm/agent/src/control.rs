@@ -457,7 +457,7 @@ impl Guest {
                     });
                 }
                 Ok(Some(FromHost::SetResolver(told))) => {
-                    complain(resolver::follow(&told, &self.children).await)
+                    complain(resolver::follow(&told, &self.children).await);
                 }
                 Ok(Some(FromHost::Report)) => {
                     self.say(FromGuest::Report(report::look(engine::runs().await))).await;
@@ -509,6 +509,7 @@ impl Guest {
         complain(system::set_time(wanted.nanoseconds));
         self.tell_step(Step::Disk, Ok(())).await;
         self.mount_shares(wanted).await;
+        resolver::forget(&self.children).await;
         if let Some(network) = wanted.network.as_ref().and_then(WayOut::told) {
             complain(network::reconfigure(network));
         }

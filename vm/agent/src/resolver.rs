@@ -21,8 +21,7 @@ pub(crate) async fn follow(told: &Resolver, children: &Children) -> Result<()> {
     let is_led = match pair {
         Some((asked, new)) => apply(&led(asked, new), children).await.is_ok(),
         None => {
-            // Without rules at all there are none to be taken away.
-            let _ = apply(NO_RULES, children).await;
+            forget(children).await;
             false
         }
     };
@@ -34,6 +33,12 @@ pub(crate) async fn follow(told: &Resolver, children: &Children) -> Result<()> {
         }
         None => set(told),
     }
+}
+
+/// Leads nothing elsewhere any more: what the host asks now is another matter than before a sleep.
+pub(crate) async fn forget(children: &Children) {
+    // Without rules at all there are none to be taken away.
+    let _ = apply(NO_RULES, children).await;
 }
 
 /// The rules that lead questions for one resolver to another, the guest's own and those of containers.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 pub use crate::sys::{Identity, Library};
 pub use failure::{Failure, FailureKind};
-pub use machine::Machine;
+pub use machine::{Machine, SWITCHED_OFF};
 
 /// What a machine can be asked for without more words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

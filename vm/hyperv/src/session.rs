@@ -43,6 +43,8 @@ pub enum Access {
     Write,
     /// A folder, to be listed.
     List,
+    /// A folder, in which a file is to be made; nobody may put another in its place while it is kept.
+    Into,
 }
 
 /// Whoever asks.
@@ -213,7 +215,7 @@ impl<S: Service, N: Networks, C: Caller> Session<S, N, C> {
             Request::Pause => made.machine.pause()?,
             Request::Resume => made.machine.resume()?,
             Request::Save { file } => {
-                let file = make_state(&self.service, &self.caller, &made.id, &file)?;
+                let (file, _kept) = make_state(&self.service, &self.caller, &made.id, &file)?;
                 made.machine.save(&file)?;
             }
             Request::End => made.machine.end()?,
@@ -366,18 +368,19 @@ fn allowed<C: Caller>(caller: &C, path: &Path, access: Access) -> Result<(PathBu
     Ok((found, kept))
 }
 
-/// Makes the file that a machine of the caller's is to be saved to, in a folder of his, as he would; its path without links.
+/// Makes the file that a machine of the caller's is to be saved to, in a folder of his, as he would; its path without links, and
+/// what keeps it in that folder.
 fn make_state<S: Service, C: Caller>(
     service: &S,
     caller: &C,
     id: &str,
     file: &Path,
-) -> Result<PathBuf, Failure> {
+) -> Result<(PathBuf, C::Kept), Failure> {
     let refused = || Failure::refused(DENIED, &format!("{} is no file of a folder", file.display()));
     let text = of_drive(file).ok_or_else(refused)?;
     let text = text.to_str().unwrap_or_default();
     let (folder, name) = text.rsplit_once('\\').filter(|(_, name)| !name.is_empty()).ok_or_else(refused)?;
-    let (folder, _) = allowed(caller, Path::new(folder), Access::List)?;
+    let (folder, kept) = allowed(caller, Path::new(folder), Access::Into)?;
     let file: PathBuf = format!(r"{}\{name}", folder.display()).into();
     // Only its owner may let others write to it.
     let make = || service.make_state(&file).and_then(|()| service.grant(id, &file));
@@ -385,7 +388,7 @@ fn make_state<S: Service, C: Caller>(
     // What was made may be a link to elsewhere by now, which whoever writes would follow.
     let (found, _) = allowed(caller, &file, Access::Write)?;
     check(found == file, "the file to save to was exchanged")?;
-    Ok(file)
+    Ok((file, kept))
 }
 
 fn check_tag(tag: &str) -> Result<(), Failure> {

@@ -236,7 +236,7 @@ fn it_is_saved_to_a_file_that_its_caller_could_make() {
     session.answer(Request::Save { file: r"C:\Users\me\m\state".into() }).unwrap();
     let log = recorder.log.take();
     let expected = [
-        r"open C:\Users\me\m to List",
+        r"open C:\Users\me\m to Into",
         "become the user",
         r"make C:\Users\me\m\state",
         r"grant C:\Users\me\m\state",

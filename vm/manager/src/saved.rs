@@ -156,6 +156,11 @@ pub fn forget(places: &Places, moment: Moment) -> Result<(), Error> {
 pub fn take(places: &Places, moment: Moment) -> Result<PathBuf, Error> {
     let (saved, draft) = (moment.folder(places), moment.draft(places));
     remove(&draft)?;
+    if !crate::sys::SYNCS_FOLDERS {
+        // What is in a file can be on disk for sure, and without it nothing else counts.
+        let emptied = File::create(record(&saved)).and_then(|file| file.sync_all());
+        emptied.map_err(Error::file("empty", &saved))?;
+    }
     // At once: half of it must not be found.
     let gone = fs::rename(&saved, &draft).and_then(|()| sync_dir(&places.data));
     gone.map_err(Error::file("remove", &saved))?;

@@ -12,6 +12,9 @@ pub(crate) const BACKENDS: &[Backend] = &[Backend::Vz];
 #[cfg(windows)]
 pub(crate) const BACKENDS: &[Backend] = &[Backend::Wsl2, Backend::HyperV];
 
+/// Whether a rename is on disk when its folder was synced: Windows has no call for that.
+pub(crate) const SYNCS_FOLDERS: bool = cfg!(unix);
+
 /// Whether files of a file system may be executed.
 #[cfg(target_os = "linux")]
 pub(crate) fn may_execute_in(folder: &std::path::Path) -> bool {

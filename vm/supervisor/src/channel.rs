@@ -63,6 +63,7 @@ impl Channel {
         deadline: Duration,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) {
+        let Some(until) = self.gate.open() else { return done(Err(io::ErrorKind::NotConnected.into())) };
         let counted = self.counts.add(port);
         let guest = Arc::clone(&self.guest);
         let carry = async move {
@@ -76,7 +77,7 @@ impl Channel {
                 Err(error) => done(Err(error)),
             }
         };
-        self.runtime.spawn(self.gate.open().run_until_cancelled_owned(carry));
+        self.runtime.spawn(until.run_until_cancelled_owned(carry));
     }
 
     /// How many connections to a port of the guest there are, those that it has not answered yet among them.
@@ -89,7 +90,7 @@ impl Channel {
     pub(crate) fn listen(&self, port: u32, accept: impl Fn(StdStream) + Send + Sync + 'static) {
         let (gate, runtime) = (self.gate.clone(), self.runtime.clone());
         let take = move |theirs: OwnedFd| {
-            let Some(until) = gate.for_guest() else { return false };
+            let Some(until) = gate.open() else { return false };
             match StdStream::pair() {
                 Ok((ours, other)) => {
                     let carry = async move {
@@ -112,12 +113,12 @@ impl Channel {
         }
     }
 
-    /// Ends all connections and refuses those of the guest from now on, as if the device were gone.
+    /// Ends all connections and has none be made from now on, as if the device were gone.
     pub(crate) fn hang_up(&self) {
         self.gate.shut();
     }
 
-    /// Takes connections of the guest again.
+    /// Has connections be made again.
     pub(crate) fn hear_again(&self) {
         self.gate.open_again();
     }

@@ -75,25 +75,20 @@ struct Openness {
 }
 
 impl Gate {
-    /// What a connection ends with.
-    pub(crate) fn open(&self) -> CancellationToken {
-        self.lock().open.clone()
-    }
-
-    /// The same of one that the guest began, unless those are refused.
-    pub(crate) fn for_guest(&self) -> Option<CancellationToken> {
+    /// What a connection ends with, of either side's; `None` while there are to be none.
+    pub(crate) fn open(&self) -> Option<CancellationToken> {
         let openness = self.lock();
         (!openness.is_shut).then(|| openness.open.clone())
     }
 
-    /// Ends all connections and has those of the guest refused from now on, as if the device were gone.
+    /// Ends all connections and has none be made from now on, as if the device were gone.
     pub(crate) fn shut(&self) {
         let mut openness = self.lock();
         openness.is_shut = true;
         std::mem::take(&mut openness.open).cancel();
     }
 
-    /// Has connections of the guest taken again.
+    /// Has connections be made again.
     pub(crate) fn open_again(&self) {
         self.lock().is_shut = false;
     }

@@ -116,8 +116,10 @@ impl Channel {
     /// Connects to a port that something in the guest listens on. One that is still booting is waited for until the
     /// deadline.
     pub(crate) async fn open(&self, port: u32, deadline: Duration) -> io::Result<Stream> {
-        let until = self.gate.open();
-        Ok(Stream::new(open(&self.guest, port, deadline).await?, until))
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        let until = self.gate.open().ok_or_else(gone)?;
+        let opened = until.clone().run_until_cancelled_owned(open(&self.guest, port, deadline)).await;
+        Ok(Stream::new(opened.ok_or_else(gone)??, until))
     }
 
     /// Has a client speak to a port of the guest, which is waited for as by [`Self::open`]. Returns at once; `done` hears
@@ -129,6 +131,7 @@ impl Channel {
         deadline: Duration,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) {
+        let Some(until) = self.gate.open() else { return done(Err(io::ErrorKind::NotConnected.into())) };
         let counted = self.counts.add(port);
         let guest = Arc::clone(&self.guest);
         let carry = async move {
@@ -141,7 +144,7 @@ impl Channel {
                 Err(error) => done(Err(error)),
             }
         };
-        self.runtime.spawn(self.gate.open().run_until_cancelled_owned(carry));
+        self.runtime.spawn(until.run_until_cancelled_owned(carry));
     }
 
     /// How many connections to a port of the guest there are, those that it has not answered yet among them.
@@ -169,7 +172,7 @@ impl Channel {
                 let taken = listening.async_io(Interest::READABLE, || guest.accept(port, &listening)).await;
                 match taken.and_then(in_loop) {
                     Ok(stream) => {
-                        if let Some(until) = gate.for_guest() {
+                        if let Some(until) = gate.open() {
                             accept(Stream::new(stream, until));
                         }
                     }
@@ -183,12 +186,12 @@ impl Channel {
         self.runtime.spawn(self.listens.clone().run_until_cancelled_owned(serve));
     }
 
-    /// Ends all connections and refuses those of the guest from now on, as if the device were gone.
+    /// Ends all connections and has none be made from now on, as if the device were gone.
     pub(crate) fn hang_up(&self) {
         self.gate.shut();
     }
 
-    /// Takes connections of the guest again.
+    /// Has connections be made again.
     pub(crate) fn hear_again(&self) {
         self.gate.open_again();
     }

@@ -14,9 +14,10 @@ use crate::sys;
 
 /// How long an engine may take from its start to its first answer.
 const START_DEADLINE: Duration = Duration::from_secs(20);
-/// How long another engine may take to answer after ours ended, which may be because that one was first. Where it is, it has
-/// as long as ours would.
+/// How long another engine may take to answer after ours ended because that one was first.
 const RIVAL_DEADLINE: Duration = Duration::from_secs(1);
+/// How soon ours is started once more where another has its folder, which may be about to answer, or to end.
+const AGAIN: Duration = Duration::from_millis(200);
 /// The longest pause between two looks at the socket; the first is a twentieth of it.
 const POLL_MAX: Duration = Duration::from_millis(10);
 /// How long an engine started here stays with nothing to do.
@@ -78,13 +79,24 @@ impl Starter {
             Some(program) => program.clone(),
             None => find_program()?,
         };
+        let begin = Instant::now();
+        loop {
+            match self.try_to_start(&program, client).await {
+                Err(Error::Ended { status, .. }) if is_in_use(status) && begin.elapsed() < START_DEADLINE => {
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_to_start(&self, program: &Path, client: &Client) -> Result<(), Error> {
         let log = self.state_dir.join("coved.log");
         stdx::fs::make_private_dir(&self.state_dir)
             .map_err(|source| Error::Prepare { path: self.state_dir.clone(), source })?;
         let prepare = |source| Error::Prepare { path: log.clone(), source };
         let file = open_log(&log).map_err(prepare)?;
         let begin = file.metadata().map_err(prepare)?.len();
-        let mut command = stdx::process::command(&program);
+        let mut command = stdx::process::command(program);
         command.args(&self.arguments).stdin(Stdio::null());
         // How an engine reaches registries.
         stdx::process::pass(&mut command, stdx::process::PROXIES);
@@ -93,7 +105,8 @@ impl Starter {
         command.stdout(file.try_clone().map_err(prepare)?).stderr(file);
         sys::detach(&mut command);
         tracing::info!(program = %program.display(), "starting the engine");
-        let child = command.spawn().map_err(|source| Error::Spawn { program, source })?;
+        let spawned = command.spawn();
+        let child = spawned.map_err(|source| Error::Spawn { program: program.to_owned(), source })?;
         await_answer(child, client, &log, begin).await
     }
 }
@@ -131,9 +144,13 @@ fn patience_after(status: std::process::ExitStatus) -> Duration {
     match status.code() {
         // It is no program, or there is none.
         Some(126 | 127) => Duration::ZERO,
-        Some(code) if code == i32::from(api::EXIT_IN_USE) => START_DEADLINE,
+        _ if is_in_use(status) => AGAIN,
         _ => RIVAL_DEADLINE,
     }
+}
+
+fn is_in_use(status: std::process::ExitStatus) -> bool {
+    status.code() == Some(i32::from(api::EXIT_IN_USE))
 }
 
 /// `coved`: beside this program, or in PATH.

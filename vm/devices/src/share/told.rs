@@ -95,6 +95,11 @@ impl Queue {
         }
     }
 
+    /// Whether the guest is yet to be told of a change of what is by this name.
+    pub(super) fn will_tell(&self, spot: &Spot) -> bool {
+        self.touched.contains(spot)
+    }
+
     fn is_own(&mut self, spot: &Spot, kind: Kind) -> bool {
         if self.expected.is_empty() {
             return false;

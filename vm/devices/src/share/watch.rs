@@ -249,11 +249,14 @@ impl Watch {
             self.read(&mut all, &mut outcome);
         }
         let state = &mut *state;
-        // Of several deeds the first says what was there before.
-        let mut firsts = HashSet::new();
-        for raw in all.iter().filter(|raw| firsts.insert(&raw.spot) && raw.is_of_attributes) {
-            let located = self.locate(state, raw.spot.clone());
-            if let Some(stamp) = located.and_then(|(place, folder)| self.stamp(&folder, &place.1)) {
+        // Of files about which nothing else is told, and whose content has been as it is for a while.
+        let others: HashSet<&Spot> =
+            all.iter().filter(|raw| !raw.is_of_attributes).map(|raw| &raw.spot).collect();
+        let of_attributes = all.iter().filter(|raw| raw.is_of_attributes && !others.contains(&raw.spot));
+        for spot in of_attributes.map(|raw| &raw.spot) {
+            let located = self.locate(state, spot.clone()).filter(|_| !state.queue.will_tell(spot));
+            let stamp = located.and_then(|(place, folder)| self.stamp(&folder, &place.1));
+            if let Some(stamp) = stamp.filter(|stamp| stamp.modified < earlier(stamp.changed, COARSE)) {
                 state.known.was_so(stamp);
             }
         }

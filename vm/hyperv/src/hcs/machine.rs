@@ -123,6 +123,9 @@ impl<S: System> Machine<S> {
     }
 }
 
+/// How one ended that ended by itself and well, in words.
+pub const SWITCHED_OFF: &str = "it was switched off";
+
 /// What the service says of an end (`SystemExitStatus`), in words.
 fn how(said: &str) -> String {
     #[derive(Deserialize)]
@@ -136,7 +139,7 @@ fn how(said: &str) -> String {
         return "Windows tells no more of it".to_owned();
     };
     match exit_type.as_str() {
-        "GracefulExit" => "it was switched off".to_owned(),
+        "GracefulExit" => SWITCHED_OFF.to_owned(),
         "ForcedExit" => "it was ended".to_owned(),
         "Initialized" | "Starting" => "it did not start".to_owned(),
         // UnexpectedExit: a kernel that gave up resets its machine, which is not started again.

@@ -104,7 +104,13 @@ pub(crate) fn start(beginning: &Beginning, events: &mpsc::Sender<Event>) -> Resu
         let woken = platform::check(saved, &record)
             .and_then(|()| launch(beginning, record.clone(), Origin::Saved(Moment::Sleep), events));
         return woken.or_else(|error| {
-            saved::forget(places, Moment::Sleep)?;
+            if let Err(left) = saved::forget(places, Moment::Sleep) {
+                // What is out of use may stay; what is not would be gone on from, after all that is to come.
+                if Moment::Sleep.folder(places).exists() {
+                    return Err(left.into());
+                }
+                tracing::warn!(error = %left, "what was saved is left, out of use");
+            }
             let mut prepared = launch(beginning, record, Origin::Boot, events)?;
             let warning = format!(
                 "it could not go on from where it fell asleep, and started anew, as after a power cut: {error:#}"

@@ -67,7 +67,10 @@ pub(crate) fn record(beginning: &Beginning) -> Result<Record> {
     let Beginning { config, image, .. } = beginning;
     let acceleration = match Kind::of(config)? {
         Kind::Wsl => Acceleration::Wsl2,
-        Kind::Hcs => Acceleration::HyperV,
+        Kind::Hcs => {
+            hcs::look()?;
+            Acceleration::HyperV
+        }
     };
     let (config, image) = (config.clone(), image.manifest.digest.clone());
     Ok(Record { config, image, acceleration, program: String::new() })

@@ -170,18 +170,22 @@ fn open(file: &Path, access: Access) -> io::Result<(PathBuf, Option<File>)> {
         Access::Write => {
             options.read(true).write(true).share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
         }
+        Access::Into => options
+            .access_mode(FILE_LIST_DIRECTORY)
+            .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE)
+            .custom_flags(FILE_FLAG_BACKUP_SEMANTICS),
         Access::List => options
             .access_mode(FILE_LIST_DIRECTORY)
             .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
             .custom_flags(FILE_FLAG_BACKUP_SEMANTICS),
     };
     let opened = options.open(file)?;
-    if !is_of_disk(&opened) || opened.metadata()?.is_dir() != (access == Access::List) {
+    if !is_of_disk(&opened) || opened.metadata()?.is_dir() != matches!(access, Access::List | Access::Into) {
         return Err(io::Error::other("it is not of that sort"));
     }
     let path = final_path(&opened)?;
     // A machine wants what it writes to itself.
-    Ok((path, (access == Access::Read).then_some(opened)))
+    Ok((path, matches!(access, Access::Read | Access::Into).then_some(opened)))
 }
 
 #[expect(unsafe_code, reason = "the system's call has no safe form")]

@@ -11,6 +11,7 @@ use std::io;
 use std::net::TcpStream as StdStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -131,6 +132,11 @@ fn make_once_gone(connection: &Connection, wanted: &Wanted) -> Result<Machine, F
     }
 }
 
+/// Whether machines can be made at all, and now: what waits for that is not tried in vain.
+pub(super) fn look() -> Result<()> {
+    Connection::open().map(drop).map_err(explained)
+}
+
 /// A failure with what to do about it.
 fn explained(failure: Failure) -> anyhow::Error {
     let hint = failure.hint();
@@ -167,7 +173,8 @@ impl Making {
         };
         let vmm = super::Vmm::Hcs(Vmm::of(&connection, places.clone(), console, ended)?);
         let vsock = Arc::clone(&devices.vsock);
-        let saving = Some(Saving { connection, vsock, folders, places, record });
+        let memory = Arc::new(AtomicU64::new(record.config.memory));
+        let saving = Some(Saving { connection, vsock, folders, places, record, memory });
         Ok(Started { vmm, saving, waking })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use vm_hyperv::connection::Connection;
@@ -24,6 +25,8 @@ pub(crate) struct Saving {
     pub(super) places: Places,
     /// What has to be the same when it wakes up.
     pub(super) record: Record,
+    /// Bytes of memory that it has now.
+    pub(super) memory: Arc<AtomicU64>,
 }
 
 /// What it takes to have one that was saved go on.
@@ -57,7 +60,11 @@ impl Waking {
         let Self { connection, folders, places, moment } = self;
         connection.ask(Request::Start).context("Windows does not have it go on")?;
         add_folders(&connection, folders);
-        Ok(saved::forget(&places, moment)?)
+        if let Err(error) = saved::forget(&places, moment) {
+            // Windows may have the file open for a while. It is out of use already.
+            tracing::warn!(%error, "what was saved is left, out of use");
+        }
+        Ok(())
     }
 }
 
@@ -93,10 +100,16 @@ impl Saving {
         // Memory is in the same file.
         File::create(draft.memory())?;
         self.connection.ask(Request::Save { file: draft.devices() }).context("Windows does not save it")?;
-        // What the guest takes for written is: Windows keeps nothing of a machine's disk in memory.
-        draft.keep(&self.record).map_err(|error| {
-            if let Err(error) = self.connection.ask(Request::Resume) {
-                tracing::warn!(%error, "failed to have the guest go on");
+        let mut record = self.record.clone();
+        record.config.memory = self.memory.load(Ordering::Relaxed);
+        draft.keep(&record).map_err(|error| {
+            // Before it takes another step.
+            let forgotten = saved::forget(&self.places, Moment::Sleep);
+            if let Err(error) = forgotten
+                .map_err(anyhow::Error::from)
+                .and_then(|()| self.connection.ask(Request::Resume).map(drop).map_err(anyhow::Error::from))
+            {
+                tracing::warn!("failed to have the guest go on: {error:#}");
             }
             error.into()
         })
@@ -113,6 +126,7 @@ impl Saving {
         let connection = Arc::clone(&self.connection);
         let set = move || connection.ask(Request::SetMemory { bytes });
         tokio::task::spawn_blocking(set).await??;
+        self.memory.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 

@@ -61,6 +61,21 @@ pub(super) fn give_back(places: &Places) {
     }
 }
 
+/// Has all that a guest takes for written be on disk, once its machine has ended. Blocks.
+pub(super) fn sync(places: &Places) {
+    let path = places.vhdx();
+    let begin = Instant::now();
+    let outcome = loop {
+        match std::fs::File::options().write(true).open(&path).and_then(|file| file.sync_all()) {
+            Err(_) if begin.elapsed() < GONE_DEADLINE => std::thread::sleep(AGAIN),
+            other => break other,
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "whether all of its disk is written is not known");
+    }
+}
+
 /// What tells an image's disk from others': the beginning of its digest.
 fn id(digest: &str) -> [u8; 16] {
     let digits = digest.strip_prefix("sha256:").unwrap_or(digest);

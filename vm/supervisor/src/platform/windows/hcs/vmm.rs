@@ -8,6 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use vm_hyperv::connection::Connection;
+use vm_hyperv::hcs::SWITCHED_OFF;
 use vm_hyperv::request::Request;
 use vm_manager::places::Places;
 use vm_manager::saved::{Moment, Record};
@@ -20,6 +21,7 @@ pub(crate) struct Vmm {
     orders: Sender<Request>,
     _console: Console,
     stands_still: Arc<AtomicBool>,
+    was_killed: Arc<AtomicBool>,
 }
 
 impl Vmm {
@@ -36,23 +38,28 @@ impl Vmm {
         let obey = move || obey(&ordered, &received, &told);
         thread::Builder::new().name("vmm".to_owned()).spawn(obey).context("failed to start a thread")?;
         let waited = Arc::clone(connection);
+        let was_killed = Arc::new(AtomicBool::new(false));
+        let is_at_once = Arc::clone(&was_killed);
         let wait = move || {
             let how =
                 waited.wait(&places.name).unwrap_or_else(|failure| format!("Windows lost it: {failure}"));
             // Another one of its name may be made as soon as we are gone.
             drop(waited);
-            // The disk of one that sleeps is as its guest knows it.
-            if Record::read(&places, Moment::Sleep).is_none() {
+            if Record::read(&places, Moment::Sleep).is_some() {
+                disk::sync(&places);
+            } else if how == SWITCHED_OFF && !is_at_once.load(Ordering::Relaxed) {
+                // Nobody waits for what comes next, as after a failure or an end at once.
                 disk::give_back(&places);
             }
             ended(how);
         };
         thread::Builder::new().name("vmm-end".to_owned()).spawn(wait).context("failed to start a thread")?;
-        Ok(Self { orders, _console: console, stands_still })
+        Ok(Self { orders, _console: console, stands_still, was_killed })
     }
 
     /// Ends it at once.
     pub(crate) fn kill(&self) {
+        self.was_killed.store(true, Ordering::Relaxed);
         self.order(Request::End);
     }
 
