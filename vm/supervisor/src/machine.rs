@@ -19,7 +19,7 @@ use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vm_manager::backend::Acceleration;
-use vm_manager::config::{Backend, Config};
+use vm_manager::config::Config;
 use vm_manager::control::{Answer, Request as Asking};
 use vm_manager::lifecycle::{self, Action, Fact, Input, Request, State, Then};
 use vm_manager::places::{Folders, Places};
@@ -296,7 +296,7 @@ impl Machine {
             Asking::Stop => done(self.feed(Input::Request(Request::Stop))),
             Asking::Sleep if !self.can_sleep() => Answer::Refused {
                 cause: format!("a machine of the kind {} can't be saved", self.config.backend),
-                hint: hint_of_kinds(),
+                hint: sleep::kinds(),
             },
             Asking::Sleep => done(self.feed(Input::Request(Request::Sleep))),
             Asking::Kill => done(self.feed(Input::Request(Request::Kill))),
@@ -787,13 +787,6 @@ async fn sleep_until(deadline: Option<Deadline>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Which kinds of machines can sleep, of those that there are here.
-fn hint_of_kinds() -> Option<String> {
-    let kinds: Vec<&str> =
-        Backend::here().iter().filter(|kind| kind.saves()).map(|kind| kind.name()).collect();
-    (!kinds.is_empty()).then(|| format!("machines of the kind {} can", kinds.join(" or ")))
 }
 
 fn stage_of(step: Step) -> Stage {

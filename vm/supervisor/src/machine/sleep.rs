@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
+use vm_manager::config::Backend;
 use vm_manager::lifecycle::{Fact, Input, Request, State};
 use vm_proto::message::Mode;
 use vm_proto::port;
@@ -110,4 +111,11 @@ impl Machine {
         #[expect(clippy::disallowed_methods, reason = "the machine's task hears how it ended")]
         tokio::spawn(save);
     }
+}
+
+/// Which kinds of machines can sleep, of those that there are here.
+pub(super) fn kinds() -> Option<String> {
+    let kinds: Vec<&str> =
+        Backend::here().iter().filter(|kind| kind.saves()).map(|kind| kind.name()).collect();
+    (!kinds.is_empty()).then(|| format!("machines of the kind {} can", kinds.join(" or ")))
 }
