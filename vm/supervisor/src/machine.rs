@@ -413,13 +413,7 @@ impl Machine {
                 self.failed(Stage::Kernel, &anyhow::anyhow!(cause));
             }
             Heard::Gone(_) if std::mem::take(&mut self.hangs_up) => {}
-            Heard::Gone(why) => {
-                let State::Starting { stage, .. } = self.state else {
-                    tracing::warn!(why, "the guest's agent is gone");
-                    return;
-                };
-                self.failed(stage, &anyhow::anyhow!("the guest's agent is gone: {why}"));
-            }
+            Heard::Gone(why) => self.guest_gone(&why),
             Heard::Word(word) => self.hear_word(word),
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) devices: Devices,
     /// Its agent, once it has said hello.
     pub(crate) guest: Option<Guest>,
+    /// One that greeted while it was thought to be falling asleep.
+    pub(crate) early: Option<Guest>,
     /// How often it has said so.
     greetings: u64,
     /// What the guest listens on, once it has told.
@@ -191,6 +193,7 @@ fn launch(
         vmm,
         devices,
         guest: None,
+        early: None,
         greetings: 0,
         listening: watch::Sender::new(None),
         saving,

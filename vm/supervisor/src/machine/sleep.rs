@@ -27,6 +27,7 @@ impl Machine {
                 tracing::warn!("the machine can't sleep: {error:#}");
                 self.status.send_modify(|status| status.detail = format!("it can't sleep: {error:#}"));
                 self.fact(Fact::NotSaved);
+                self.welcome_early();
             }
         }
     }
