@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::net::IpAddr;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use vm_proto::message::{Network, Resolver};
@@ -19,7 +20,11 @@ pub(crate) async fn follow(told: &Resolver, children: &Children) -> Result<()> {
     let (asked, new) = (known().servers.first().copied(), told.servers.first().copied());
     let pair = asked.zip(new).filter(|(asked, new)| asked != new && asked.is_ipv4() == new.is_ipv4());
     let is_led = match pair {
-        Some((asked, new)) => apply(&led(asked, new), children).await.is_ok(),
+        Some((asked, new)) => {
+            let is_led = apply(&led(asked, new), children).await.is_ok();
+            IS_LED.fetch_or(is_led, Ordering::Relaxed);
+            is_led
+        }
         None => {
             forget(children).await;
             false
@@ -35,10 +40,16 @@ pub(crate) async fn follow(told: &Resolver, children: &Children) -> Result<()> {
     }
 }
 
-/// Leads nothing elsewhere any more: what the host asks now is another matter than before a sleep.
+/// Whether questions for one resolver are led to another.
+static IS_LED: AtomicBool = AtomicBool::new(false);
+
+/// Leads nothing elsewhere any more: what the host asks now is another matter than before a sleep. Where nothing is led, which is
+/// nearly always, it takes no time.
 pub(crate) async fn forget(children: &Children) {
-    // Without rules at all there are none to be taken away.
-    let _ = apply(NO_RULES, children).await;
+    if IS_LED.swap(false, Ordering::Relaxed) {
+        // They were made by the same program.
+        let _ = apply(NO_RULES, children).await;
+    }
 }
 
 /// The rules that lead questions for one resolver to another, the guest's own and those of containers.
