@@ -11,15 +11,13 @@
 //!
 //! That is made when the first such client comes, so that a start does not wait for it.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{Mutex, mpsc};
@@ -27,7 +25,7 @@ use vm_proto::message::{FromGuest, Step};
 
 use crate::children::Children;
 use crate::netlink::{self, INET, INET6};
-use crate::{network, sys};
+use crate::{network, nft, sys};
 
 /// How long a connection may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -189,14 +187,7 @@ impl Clients {
 
     async fn make(&self) -> Result<String> {
         let interface = network::first_interface().context("the machine has no network interface")?;
-        let mut command = stdx::process::command("/usr/sbin/nft");
-        let log = fs::File::create("/run/clients.log").context("failed to keep a program's words")?;
-        command.arg(rules()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let status = self.children.run(&mut command).await?;
-        if !status.success() {
-            let said = fs::read_to_string("/run/clients.log").unwrap_or_default();
-            bail!("nft ended with {status}: {}", said.trim());
-        }
+        nft::apply(&rules(), &self.children).await?;
         for family in [INET, INET6] {
             match netlink::take_in_marked(ANSWER, family) {
                 // A kernel without IPv6 has no clients of that version either.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use vm_proto::port;
 
 use crate::channel::Channel;
 use crate::children::Children;
-use crate::{network, streams};
+use crate::{network, nft, streams};
 
 /// How long the host may take to connect.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -23,10 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) async fn listen(gateway: Ipv4Addr, children: &Children) -> Result<TcpListener> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.context("failed to listen")?;
     let outside = network::first_interface().context("the machine has no network interface")?;
-    let mut nft = stdx::process::command("/usr/sbin/nft");
-    nft.arg(rules(gateway, &outside, listener.local_addr()?.port())).stdin(std::process::Stdio::null());
-    let status = children.run(&mut nft).await?;
-    ensure!(status.success(), "nft refused the rules ({status})");
+    nft::apply(&rules(gateway, &outside, listener.local_addr()?.port()), children).await?;
     Ok(listener)
 }
 

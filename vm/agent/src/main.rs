@@ -20,6 +20,7 @@ mod listeners;
 mod loopback;
 mod netlink;
 mod network;
+mod nft;
 mod pressure;
 mod report;
 mod resolver;

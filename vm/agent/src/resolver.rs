@@ -3,16 +3,19 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::IpAddr;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use vm_proto::message::{Network, Resolver};
 
 use crate::children::Children;
+use crate::nft;
 
 /// Rules of ours, in nft's language: none are left of it.
 const NO_RULES: &str = "table inet cove-resolver\ndelete table inet cove-resolver\n";
+
+/// Whether questions for one resolver are led to another.
+static IS_LED: AtomicBool = AtomicBool::new(false);
 
 /// Asks others from now on, as the host does. Containers that run were given a copy of what there was: where the kernel can
 /// lead what is for that resolver to the new one, it stays the one that is asked.
@@ -21,7 +24,7 @@ pub(crate) async fn follow(told: &Resolver, children: &Children) -> Result<()> {
     let pair = asked.zip(new).filter(|(asked, new)| asked != new && asked.is_ipv4() == new.is_ipv4());
     let is_led = match pair {
         Some((asked, new)) => {
-            let is_led = apply(&led(asked, new), children).await.is_ok();
+            let is_led = nft::apply(&led(asked, new), children).await.is_ok();
             IS_LED.fetch_or(is_led, Ordering::Relaxed);
             is_led
         }
@@ -40,15 +43,12 @@ pub(crate) async fn follow(told: &Resolver, children: &Children) -> Result<()> {
     }
 }
 
-/// Whether questions for one resolver are led to another.
-static IS_LED: AtomicBool = AtomicBool::new(false);
-
 /// Leads nothing elsewhere any more: what the host asks now is another matter than before a sleep. Where nothing is led, which is
 /// nearly always, it takes no time.
 pub(crate) async fn forget(children: &Children) {
     if IS_LED.swap(false, Ordering::Relaxed) {
         // They were made by the same program.
-        let _ = apply(NO_RULES, children).await;
+        let _ = nft::apply(NO_RULES, children).await;
     }
 }
 
@@ -62,14 +62,6 @@ fn led(asked: IpAddr, new: IpAddr) -> String {
         )
     };
     format!("{NO_RULES}table inet cove-resolver {{\n{}{}}}\n", chain("prerouting"), chain("output"))
-}
-
-async fn apply(rules: &str, children: &Children) -> Result<()> {
-    let mut nft = stdx::process::command("/usr/sbin/nft");
-    nft.arg(rules).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let status = children.run(&mut nft).await?;
-    ensure!(status.success(), "nft refused the rules ({status})");
-    Ok(())
 }
 
 /// Writes `/etc/resolv.conf`.

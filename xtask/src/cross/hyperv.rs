@@ -1,8 +1,8 @@
 //! Hyper-V's machines under Wine: Cove's service as Windows starts it, and then a machine by `cove.exe` and `cove-machine.exe` as
 //! they are. Libraries stand in for Windows'; behind them is a real guest, emulated by QEMU.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -222,18 +222,7 @@ impl User<'_> {
         let port = TcpListener::bind((here.ip(), 0))?.local_addr()?.port();
         let serve = ["run", "-d", "--name", "sees", "-p", &format!("{port}:80"), "busybox"];
         self.engine(&[&serve[..], &["busybox", "httpd", "-f", "-vv", "-p", "80"]].concat())?;
-        let begin = Instant::now();
-        loop {
-            let asked = TcpStream::connect((here.ip(), port)).and_then(|mut stream| {
-                stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-                stream.read_to_end(&mut Vec::new())
-            });
-            if asked.is_ok_and(|length| length > 0) {
-                break;
-            }
-            ensure!(begin.elapsed() < DEADLINE, "the published port does not answer");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        super::wsl::ask((here.ip(), port).into())?;
         let said = self.engine(&["logs", "sees"])?;
         ensure!(said.contains(&here.ip().to_string()), "a container sees its client's address: {said}");
         self.engine(&["rm", "--force", "sees"])?;

@@ -2,7 +2,7 @@
 //! `wsl.exe`, and behind it, in namespaces of this computer, a real agent with a real engine.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -129,7 +129,10 @@ impl User<'_> {
         let published = format!("127.0.0.1:{port}:80");
         let serve = "mkdir /w && echo served > /w/index.html && exec httpd -f -p 80 -h /w";
         self.engine(&["run", "-d", "--name", "web", "-p", &published, "busybox", "sh", "-c", serve])?;
-        ensure!(ask(port)?.contains("served"), "a published port answers on this computer");
+        ensure!(
+            ask((Ipv4Addr::LOCALHOST, port).into())?.contains("served"),
+            "a published port answers on this computer"
+        );
         self.cove(&["machine", "stop"])?;
         self.cove(&["machine", "start"])?;
         let all = self.engine(&["ps", "-a"])?;
@@ -187,18 +190,18 @@ impl User<'_> {
 }
 
 /// What a web server of a container answers, once it does.
-fn ask(port: u16) -> Result<String> {
+pub(super) fn ask(address: SocketAddr) -> Result<String> {
     let begin = Instant::now();
     loop {
         let mut said = String::new();
-        let asked = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).and_then(|mut stream| {
+        let asked = TcpStream::connect(address).and_then(|mut stream| {
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
             stream.read_to_string(&mut said)
         });
         if asked.is_ok() && !said.is_empty() {
             return Ok(said);
         }
-        ensure!(begin.elapsed() < DEADLINE, "port {port} does not answer: {asked:?}");
+        ensure!(begin.elapsed() < DEADLINE, "{address} does not answer: {asked:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
