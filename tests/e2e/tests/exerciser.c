@@ -6,6 +6,8 @@
 //     exerciser grow DIR COUNT          a tree of COUNT small files, shaped as node_modules is
 //     exerciser sum DIR                 a number for all names, modes, links and contents below DIR
 //     exerciser clear DIR               removes all that is below DIR
+//     exerciser locks DIR COUNT          replaces a file COUNT times, each time by a name that one alone has (as git does)
+//     exerciser play DIR SEED COUNT       COUNT deeds at random with few names, whoever else does the same there
 //     exerciser fill FILE MIB           writes so much and flushes it
 //     exerciser clock SECONDS           what time it is, after having set the clock so far ahead if that is not 0
 #define _GNU_SOURCE
@@ -535,6 +537,124 @@ static void grow(const char *dir, int files) {
     }
 }
 
+// Replaces `index` as git does: whoever makes `index.lock` writes to it and gives it the other's name. So `index` is whole
+// whenever it is there, and what was made is not seen to go elsewhere.
+static void locks(const char *dir, int count) {
+    static char content[1000], found[2000];
+    if (chdir(dir))
+        die(dir);
+    for (int round = 0; round < count; round++) {
+        int fd = open("index.lock", O_WRONLY | O_CREAT | O_EXCL, 0644), tries = 0;
+        for (; fd < 0 && errno == EEXIST && tries < 100000; tries++) {
+            usleep(100);
+            fd = open("index.lock", O_WRONLY | O_CREAT | O_EXCL, 0644);
+        }
+        if (fd < 0)
+            die("make index.lock");
+        memset(content, 'a' + round % 26, sizeof content);
+        for (size_t at = 0; at < sizeof content; at += 250)
+            IS(write(fd, content + at, 250) == 250);
+        struct stat stat;
+        IS(fstat(fd, &stat) == 0 && stat.st_size == sizeof content);
+        if (failures) { printf("round %d size %ld mode %o links %d ino %ld\n", round, (long)stat.st_size, stat.st_mode, (int)stat.st_nlink, (long)stat.st_ino); fstat(fd, &stat); printf("again size %ld mode %o links %d ino %ld\n", (long)stat.st_size, stat.st_mode, (int)stat.st_nlink, (long)stat.st_ino);usleep(50000);fstat(fd, &stat); printf("again size %ld mode %o links %d ino %ld\n", (long)stat.st_size, stat.st_mode, (int)stat.st_nlink, (long)stat.st_ino); exit(1);}
+        close(fd);
+        int before = open("index", O_RDONLY);
+        if (before >= 0) {
+            IS(fstat(before, &stat) == 0 && stat.st_size == sizeof content);
+            IS(read(before, found, sizeof found) == sizeof content);
+            close(before);
+        }
+        IS(rename("index.lock", "index") == 0);
+    }
+    printf("%d checks, %d failed\n", checks, failures);
+}
+
+static const char *chosen(char *path) {
+    int folder = chance(6), file = chance(8);
+    if (folder == 0)
+        sprintf(path, "%c", 'a' + file);
+    else if (folder < 4)
+        sprintf(path, "%d/%c", folder, 'a' + file);
+    else
+        sprintf(path, "%d/%d/%c", 1 + (int)chance(3), folder, 'a' + file);
+    return path;
+}
+
+static const char *chosen_folder(char *path) {
+    if (chance(2))
+        sprintf(path, "%d", 1 + (int)chance(3));
+    else
+        sprintf(path, "%d/%d", 1 + (int)chance(3), 4 + (int)chance(2));
+    return path;
+}
+
+// Any of it may be refused: what is there is known by nobody alone.
+static void play(const char *dir, int deeds) {
+    char one[64], other[64], buffer[4096];
+    struct stat stat;
+    if (chdir(dir))
+        die(dir);
+    for (int deed = 0; deed < deeds; deed++) {
+        int fd = -1;
+        switch (chance(16)) {
+        case 0:
+        case 1:
+            fd = open(chosen(one), O_WRONLY | O_CREAT | (chance(2) ? O_EXCL : O_TRUNC), 0600 + (int)chance(64));
+            break;
+        case 2:
+            fd = open(chosen(one), O_WRONLY | O_APPEND);
+            break;
+        case 3:
+        case 4:
+            unlink(chosen(one));
+            break;
+        case 5:
+        case 6:
+            rename(chosen(one), chosen(other));
+            break;
+        case 7:
+            mkdir(chosen_folder(one), 0755);
+            break;
+        case 8:
+            if (chance(3) == 0)
+                rename(chosen_folder(one), chosen_folder(other));
+            break;
+        case 9:
+            if (chance(3) == 0)
+                rmdir(chosen_folder(one));
+            break;
+        case 10:
+            symlink(chosen(one), chosen(other));
+            break;
+        case 11:
+            chmod(chosen(one), 0600 + (int)chance(64));
+            break;
+        case 12:
+            truncate(chosen(one), chance(100));
+            break;
+        case 13:
+            count(chosen_folder(one));
+            break;
+        default:
+            if (lstat(chosen(one), &stat) == 0 && (fd = open(one, O_RDONLY)) >= 0) {
+                while (read(fd, buffer, sizeof buffer) > 0)
+                    ;
+                close(fd);
+                fd = -1;
+            }
+        }
+        if (fd >= 0) {
+            int length = sprintf(buffer, "%d %d\n", (int)getpid(), deed);
+            if (write(fd, buffer, length) < 0)
+                die("write");
+            close(fd);
+        }
+        if (chance(8) == 0)
+            usleep(chance(2000));
+    }
+    printf("%d deeds\n", deeds);
+}
+
 static uint64_t total;
 
 static uint64_t mixed(uint64_t sum, const void *bytes, size_t length) {
@@ -584,6 +704,11 @@ int main(int argc, char **argv) {
         printf("%s operations as they should be\n", argv[4]);
     } else if (!strcmp(verb, "grow") && argc > 3) {
         grow(argv[2], atoi(argv[3]));
+    } else if (!strcmp(verb, "locks") && argc > 3) {
+        locks(argv[2], atoi(argv[3]));
+    } else if (!strcmp(verb, "play") && argc > 4) {
+        seed = strtoull(argv[3], NULL, 10) * 0x9e3779b97f4a7c15 + 1;
+        play(argv[2], atoi(argv[4]));
     } else if (!strcmp(verb, "sum")) {
         if (chdir(argv[2]) || nftw(".", add, 32, FTW_PHYS))
             die("walk the folder");

@@ -12,9 +12,15 @@ use support::machine::Machine;
 
 /// How soon a guest must know of what happened here: long before it would ask again by itself.
 const SOON: Duration = Duration::from_secs(5);
+/// How soon it must have acted out some ten thousand of them, still before it would ask.
+const CAUGHT_UP: Duration = Duration::from_secs(30);
 /// How a folder looks: some names in it that may be there, and what is listed.
-const LOOK: &str = r#"cd "$1"; for name in changed grown secret removed replaced linked absent folder/inner other/inner; do
+const LOOK: &str = r#"cd "$1"; for name in changed grown secret removed replaced swapped linked absent folder/inner other/inner; do
 if [ -e $name ]; then stat -c '%n %s %a' $name; cat $name; else echo $name is not there; fi; done; for folder in . folder other; do if [ -d $folder ]; then ls $folder; fi; done"#;
+
+/// All that is in a folder and below.
+const TREE: &str = r#"cd "$1"; find . | LC_ALL=C sort | while read -r name; do
+stat -c '%n %F %a' "$name"; if [ -L "$name" ]; then readlink "$name"; elif [ -f "$name" ]; then wc -c <"$name"; cat "$name"; fi; done"#;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
@@ -93,7 +99,7 @@ fn what_a_guest_has_looked_at_is_right_again_soon_whatever_happens_to_it_here() 
         machine.bring_up()?;
         let folder = folder(&machine, "followed")?;
         let at = |name: &str| Path::new(&folder).join(name);
-        for name in ["changed", "grown", "secret", "removed", "replaced", "linked"] {
+        for name in ["changed", "grown", "secret", "removed", "replaced", "swapped", "linked"] {
             std::fs::write(at(name), "before\n")?;
         }
         std::fs::create_dir(at("folder"))?;
@@ -106,7 +112,7 @@ fn what_a_guest_has_looked_at_is_right_again_soon_whatever_happens_to_it_here() 
             anyhow::Ok(machine.cove_ok(&args)?.trim_end().to_owned())
         };
         let expected = || here("sh", &["-c", LOOK, "sh", &folder]);
-        let deeds: [Deed<'_>; 10] = [
+        let deeds: [Deed<'_>; 11] = [
             ("nothing", &|| Ok(())),
             ("other content", &|| std::fs::write(at("changed"), "behind\n")),
             ("more content", &|| std::fs::write(at("grown"), "before and after\n")),
@@ -117,6 +123,11 @@ fn what_a_guest_has_looked_at_is_right_again_soon_whatever_happens_to_it_here() 
             ("a replacement", &|| {
                 std::fs::write(at("new"), "replaced\n")?;
                 std::fs::rename(at("new"), at("replaced"))
+            }),
+            ("a replacement from elsewhere", &|| {
+                let elsewhere = outside.with_file_name("elsewhere");
+                std::fs::write(&elsewhere, "from elsewhere\n")?;
+                std::fs::rename(elsewhere, at("swapped"))
             }),
             ("another name of it", &|| std::fs::write(&outside, "by another name\n")),
             ("a new file", &|| std::fs::write(at("absent"), "present\n")),
@@ -199,6 +210,120 @@ fn trees_are_the_same(machine: &Machine, share: u64) -> Result<()> {
     machine.wait_for("the new tree", || {
         there(machine, &[&exerciser, "sum", &from_there]).is_ok_and(|sum| sum == expected)
     })
+}
+
+#[test]
+fn what_the_guest_makes_is_not_taken_away_by_what_the_host_did_before() -> Result<()> {
+    on_each(replace_from_both_sides)?;
+    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
+    replace_from_both_sides(&machine, 5).context("behind the guest's layer")
+}
+
+fn replace_from_both_sides(machine: &Machine, share: u64) -> Result<()> {
+    let exerciser = exerciser(machine)?;
+    let folder = folder(machine, "replaced")?;
+    let (many, some) = ((3000 / share).to_string(), (300 / share).to_string());
+    let on_host = || here(&exerciser, &["locks", &folder, &many]);
+    let in_guest = || there(machine, &[&exerciser, "locks", &folder, &some]);
+    for round in 0..number("COVE_TEST_ROUNDS", 2).div_ceil(share) {
+        // So fast that the guest is told of it while it does the same.
+        let one_by_one = on_host().and_then(|host| Ok([host, in_guest()?]));
+        let at_once = std::thread::scope(|scope| {
+            let host = scope.spawn(on_host);
+            let guest = in_guest();
+            anyhow::Ok([host.join().map_err(|_| anyhow::anyhow!("the host's half panicked"))??, guest?])
+        });
+        for (how, said) in [("one by one", one_by_one), ("at once", at_once)] {
+            let said = said.with_context(|| format!("{how}, round {round}"))?;
+            let is_right = said.iter().all(|said| said.ends_with(" checks, 0 failed"));
+            ensure!(is_right, "{how}, round {round}: here and there: {said:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_is_moved_to_where_the_guest_has_not_looked_is_found_there() -> Result<()> {
+    on_each(|machine, _| is_found_where_it_was_moved(machine))?;
+    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
+    is_found_where_it_was_moved(&machine).context("behind the guest's layer")
+}
+
+fn is_found_where_it_was_moved(machine: &Machine) -> Result<()> {
+    let root = PathBuf::from(folder(machine, "moved")?);
+    for dir in ["known/folder", "unknown"] {
+        std::fs::create_dir_all(root.join(dir))?;
+    }
+    std::fs::write(root.join("known/folder/inner"), "")?;
+    // A program is in it all the while.
+    let script = "until_gone() { n=0; while [ $n -lt 200 ] && $1; do sleep .1; n=$((n + 1)); done; }; \
+        waits() { [ ! -e \"$root/go-on\" ]; }; is_there() { [ -e \"$root/known/folder\" ]; }; root=$1; \
+        cd \"$root/known/folder\"; ls; touch \"$root/ready\"; until_gone waits; until_gone is_there; \
+        ls . \"$root/unknown/folder\"; touch here";
+    let root_name = root.display().to_string();
+    let said = std::thread::scope(|scope| {
+        let guest = scope.spawn(|| there(machine, &["sh", "-c", script, "sh", &root_name]));
+        machine.wait_for("a program in the folder", || root.join("ready").exists() || guest.is_finished())?;
+        std::fs::rename(root.join("known/folder"), root.join("unknown/folder"))?;
+        std::fs::write(root.join("go-on"), "")?;
+        guest.join().map_err(|_| anyhow::anyhow!("the guest's half panicked"))?
+    })?;
+    assert_eq!(said, format!("inner\n.:\ninner\n\n{root_name}/unknown/folder:\ninner"));
+    ensure!(root.join("unknown/folder/here").exists(), "it is not the same folder");
+    Ok(())
+}
+
+#[test]
+fn whatever_both_sides_do_at_once_they_see_the_same_soon_after() -> Result<()> {
+    on_each(play_from_both_sides)?;
+    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
+    play_from_both_sides(&machine, 2).context("behind the guest's layer")
+}
+
+fn play_from_both_sides(machine: &Machine, share: u64) -> Result<()> {
+    let exerciser = exerciser(machine)?;
+    let folder = folder(machine, "played")?;
+    let deeds = (number("COVE_TEST_FUZZ", 1000) / share).to_string();
+    let first = number("COVE_TEST_SEED", 1);
+    for seed in first..first + number("COVE_TEST_ROUNDS", 2) {
+        std::thread::scope(|scope| {
+            let (exerciser, folder, deeds) = (&exerciser, &folder, &deeds);
+            let play = |seed: u64| ["play".to_owned(), folder.clone(), seed.to_string(), deeds.clone()];
+            let args = play(1000 * seed);
+            let guest = scope.spawn(move || {
+                let [verb, folder, seed, deeds] = &args;
+                there(machine, &[exerciser, verb, folder, seed, deeds])
+            });
+            // For as long as the guest does.
+            for seed in 1000 * seed + 1.. {
+                here(exerciser, &play(seed).each_ref().map(String::as_str))?;
+                if guest.is_finished() {
+                    break;
+                }
+            }
+            guest.join().map_err(|_| anyhow::anyhow!("the guest's half panicked"))?
+        })?;
+        let look = ["sh", "-c", TREE, "sh", &folder];
+        let expected = here("sh", &look[1..])?;
+        let begin = Instant::now();
+        loop {
+            let found = there(machine, &look);
+            if found.as_ref().is_ok_and(|found| *found == expected) {
+                break;
+            }
+            if begin.elapsed() > CAUGHT_UP {
+                let found = found?;
+                let lines = |one: &str, other: &str| {
+                    let other: std::collections::HashSet<&str> = other.lines().collect();
+                    let own = one.lines().filter(|line| !other.contains(line));
+                    own.map(|line| format!("\n  {line:?}")).collect::<String>()
+                };
+                let (here, there) = (lines(&expected, &found), lines(&found, &expected));
+                bail!("COVE_TEST_SEED={seed}: only here:{here}\nonly there:{there}");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// This computer's git with its libraries, as a folder for containers.

@@ -7,12 +7,14 @@ use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
     chmodat, mkdirat, openat, openat2, renameat, statat, statx, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
+use vm_changes::AWAY;
 
 /// Acts out the events of a stream until it ends, for the share whose root is `root`. `trigger` is the name that
 /// the host gave for this. Each event is a letter, a path from the root, and a zero byte; a rename has one more path.
@@ -24,21 +26,35 @@ use rustix::io::Errno;
 /// The stream's. An event that can't be acted out is passed over: the file has changed
 /// again since.
 pub(crate) fn act_out(mut events: impl BufRead, root: BorrowedFd<'_>, trigger: &str) -> io::Result<()> {
+    // There is no such file: by the look the host hears that the next event is at work, or that this was the last.
+    let say = |name: &str| {
+        let _ = statat(root, name, AtFlags::SYMLINK_NOFOLLOW);
+    };
     let (mut event, mut target) = (Vec::new(), Vec::new());
-    while events.read_until(0, &mut event)? > 0 {
-        if event.first() == Some(&b'n') {
-            events.read_until(0, &mut target)?;
+    let outcome = loop {
+        match read(&mut events, &mut event, &mut target) {
+            Ok(true) => {}
+            ended => break ended.map(drop),
         }
-        // There is no such file: the look tells the host that this event is at work.
-        let _ = statat(root, trigger, AtFlags::SYMLINK_NOFOLLOW);
+        say(trigger);
         if let [kind, path @ .., 0] = event.as_slice() {
             let target = target.strip_suffix(&[0]).unwrap_or_default();
             let _ = act(root, *kind, OsStr::from_bytes(path), OsStr::from_bytes(target));
         }
-        event.clear();
-        target.clear();
+    };
+    say(&format!("{trigger}-over"));
+    outcome
+}
+
+/// Reads one event, and whether there was one.
+fn read(events: &mut impl BufRead, event: &mut Vec<u8>, target: &mut Vec<u8>) -> io::Result<bool> {
+    event.clear();
+    target.clear();
+    let is_one = events.read_until(0, event)? > 0;
+    if event.first() == Some(&b'n') {
+        events.read_until(0, target)?;
     }
-    Ok(())
+    Ok(is_one)
 }
 
 /// A folder of the share and a name in it: whoever makes a link of a folder meanwhile leads this thread nowhere.
@@ -78,8 +94,18 @@ pub(crate) fn act(share: BorrowedFd<'_>, kind: u8, path: &OsStr, target: &OsStr)
         b'a' => return change_attributes(root, path),
         b'r' => looking_again(root, path, || unlinkat(root, path, AtFlags::empty())),
         b'd' => looking_again(root, path, || unlinkat(root, path, AtFlags::REMOVEDIR)),
+        b'o' => {
+            static COUNT: AtomicU64 = AtomicU64::new(0);
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let away = openat(share, AWAY, flags, Mode::empty())?;
+            let name = COUNT.fetch_add(1, Ordering::Relaxed).to_string();
+            looking_again(root, path, || renameat(root, path, &away, &*name))
+        }
         b'n' => {
             let Spot { folder, name } = &Spot::find(share, target)?;
+            // What it has in it is as it was when it got its new name, which others open at once.
+            let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+            let _ = statx(root, path, flags, StatxFlags::BASIC_STATS);
             looking_again(root, path, || renameat(root, path, folder, *name))
         }
         _ => Ok(()),

@@ -22,6 +22,8 @@ pub enum EventKind {
     Removed,
     /// A folder is gone.
     FolderRemoved,
+    /// A folder is not there any more, and lives on elsewhere.
+    FolderMovedAway,
     /// It has another name, in the place of what may have been there.
     Renamed {
         /// The new path from the share's root.
@@ -49,6 +51,16 @@ impl EventKind {
         }
     }
 
+    /// What is gone that was there, or lives on elsewhere.
+    #[must_use]
+    pub fn removed(shape: Shape, is_moved: bool) -> Self {
+        match (shape, is_moved) {
+            (Shape::Folder, true) => EventKind::FolderMovedAway,
+            (Shape::Folder, false) => EventKind::FolderRemoved,
+            (Shape::File | Shape::Link | Shape::Special, _) => EventKind::Removed,
+        }
+    }
+
     /// The letter that stands for it.
     #[must_use]
     pub fn letter(&self) -> u8 {
@@ -60,6 +72,7 @@ impl EventKind {
             EventKind::AttributesChanged => b'a',
             EventKind::Removed => b'r',
             EventKind::FolderRemoved => b'd',
+            EventKind::FolderMovedAway => b'o',
             EventKind::Renamed { .. } => b'n',
         }
     }

@@ -75,6 +75,20 @@ pub enum Difference {
     Attributes,
 }
 
+/// What a guest is to see of a rename.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// That it is one.
+    Rename,
+    /// Of each name what is right by now.
+    Apart {
+        /// What had the old name is gone.
+        is_gone: bool,
+        /// Something has the new name that had it not.
+        is_new: bool,
+    },
+}
+
 /// What is known by a name.
 #[derive(Clone, Copy, Debug)]
 pub struct Name {
@@ -104,13 +118,17 @@ pub struct Known {
 }
 
 impl Known {
-    /// The guest was given a number for a name; what it knew of the file before still counts as what it knows.
-    pub fn looked_up(&mut self, place: Place, node: u64, stamp: Stamp) {
+    /// The guest was given a number for a name; what it knew of the file before still counts as what it knows. Whether it is a
+    /// folder that had lost its name: of what happened in it meanwhile it was not told.
+    pub fn looked_up(&mut self, place: Place, node: u64, stamp: Stamp) -> bool {
+        let is_found_again =
+            stamp.shape == Shape::Folder && self.nodes.contains_key(&node) && !self.is_there(node);
         self.refer(&place, node);
         self.stamps.entry(stamp.inode).or_insert(stamp);
         let new = Name { inode: stamp.inode, shape: stamp.shape, node: None, is_told: false };
         self.names.entry(place).or_insert(new).node = Some(node);
         self.bound();
+        is_found_again
     }
 
     /// The guest made a name.
@@ -190,6 +208,31 @@ impl Known {
         }
     }
 
+    /// Whether the guest made what has this name or was told of it, and holds it: then what happened to the name before is over.
+    #[must_use]
+    pub fn is_right(&self, place: &Place, stamp: Option<Stamp>) -> bool {
+        let known = self.name(place).filter(|name| name.is_told && name.node.is_some());
+        known.zip(stamp).is_some_and(|(name, stamp)| name.inode == stamp.inode)
+    }
+
+    /// What the guest is to see of it that the host gave what was at `from` the name `to`, a while ago; `was` and `is` are
+    /// what is there now.
+    #[must_use]
+    pub fn see_rename(
+        &self,
+        (from, was): (&Place, Option<Stamp>),
+        (to, is): (&Place, Option<Stamp>),
+    ) -> Seen {
+        let (is_old_right, is_new_right) = (self.is_right(from, was), self.is_right(to, is));
+        // What it holds by the old name is what has the new one, or it holds nothing and finds that.
+        let held = self.name(from).filter(|name| name.node.is_some());
+        let is_it = held.is_none_or(|held| is.is_some_and(|is| is.inode == held.inode));
+        if is_it && !is_old_right && !is_new_right {
+            return Seen::Rename;
+        }
+        Seen::Apart { is_gone: !is_old_right, is_new: !is_new_right }
+    }
+
     /// The guest gave references back; whether it knows that number no longer.
     pub fn forgot(&mut self, node: u64, count: u64) -> bool {
         let Some(entry) = self.nodes.get_mut(&node) else { return false };
@@ -220,6 +263,11 @@ impl Known {
     pub fn is_there(&self, node: u64) -> bool {
         let place = self.nodes.get(&node).map(|node| &node.place);
         place.and_then(|place| self.names.get(place)).is_some_and(|name| name.node == Some(node))
+    }
+
+    /// Whether it has a name, and not this one.
+    pub fn is_elsewhere(&self, node: u64, place: &Place) -> bool {
+        self.is_there(node) && self.nodes.get(&node).is_some_and(|node| node.place != *place)
     }
 
     /// The folders that the guest knows by numbers.
@@ -268,7 +316,11 @@ impl Known {
     }
 
     fn refer(&mut self, place: &Place, node: u64) {
+        let is_elsewhere = !self.is_there(node);
         let entry = self.nodes.entry(node).or_insert_with(|| Node { place: place.clone(), references: 0 });
+        if is_elsewhere {
+            entry.place.clone_from(place);
+        }
         entry.references = entry.references.saturating_add(1);
     }
 
@@ -330,6 +382,44 @@ mod tests {
         );
         assert_eq!(known.name(&place("b")).and_then(|name| name.node), Some(2));
         assert!(known.name(&place("a")).is_none());
+    }
+
+    #[test]
+    fn a_rename_is_seen_as_one_unless_the_guest_has_been_there_since() {
+        let (a, b) = (place("a"), place("b"));
+        let mut known = Known::default();
+        let see =
+            |known: &Known, was: Option<Stamp>, is: Option<Stamp>| known.see_rename((&a, was), (&b, is));
+        let apart = |is_gone, is_new| Seen::Apart { is_gone, is_new };
+        assert_eq!(see(&known, None, Some(stamp(10, 1))), Seen::Rename, "of what it does not know");
+        known.looked_up(a.clone(), 2, stamp(10, 1));
+        known.looked_up(b.clone(), 3, stamp(11, 1));
+        assert_eq!(see(&known, None, Some(stamp(10, 1))), Seen::Rename);
+        assert_eq!(
+            see(&known, Some(stamp(12, 1)), Some(stamp(10, 1))),
+            Seen::Rename,
+            "another has the old name"
+        );
+        assert_eq!(see(&known, None, Some(stamp(12, 1))), apart(true, true), "another has the new one");
+        assert_eq!(see(&known, None, None), apart(true, true), "it is gone already");
+        // The guest does the same.
+        known.made(a.clone(), 4, stamp(12, 2));
+        assert_eq!(see(&known, Some(stamp(12, 2)), Some(stamp(10, 1))), apart(false, true));
+        known.renamed(&a, b.clone());
+        assert_eq!(see(&known, None, Some(stamp(12, 3))), apart(true, false));
+        known.made(a.clone(), 5, stamp(13, 4));
+        assert_eq!(see(&known, Some(stamp(13, 4)), Some(stamp(12, 3))), apart(false, false));
+    }
+
+    #[test]
+    fn a_folder_that_is_found_elsewhere_is_known_there() {
+        let mut known = Known::default();
+        let folder = Stamp { shape: Shape::Folder, ..stamp(10, 1) };
+        assert_eq!([(); 2].map(|()| known.looked_up(place("dir"), 2, folder)), [false, false]);
+        known.removed(&place("dir"));
+        assert!(known.looked_up(place("moved"), 2, folder));
+        assert!(!known.looked_up(place("moved"), 2, folder));
+        assert_eq!(known.path(2, Some(c"file")), Some("moved/file".into()));
     }
 
     #[test]

@@ -13,7 +13,13 @@ mod known;
 
 pub use acting::{Act, Acting};
 pub use event::{Event, EventKind};
-pub use known::{Difference, Known, Name, Place, ROOT, Shape, Stamp};
+pub use known::{Difference, Known, Name, Place, ROOT, Seen, Shape, Stamp};
+
+/// A folder in the share's root that the acting thread alone sees, for folders that are not where the guest knew them and live
+/// on elsewhere: one that a kernel has removed it never looks into again, wherever it finds it.
+pub const AWAY: &str = ".cove-moved-away";
+/// Its number.
+pub const AWAY_NODE: u64 = SYNTHETIC;
 
 /// Numbers of files from here on are of what is gone already, and nobody knows any more.
 pub const SYNTHETIC: u64 = 1 << 62;

@@ -3,6 +3,7 @@
 mod device;
 mod folder;
 mod owner;
+mod state;
 mod told;
 mod watch;
 
@@ -115,7 +116,7 @@ impl Share {
     /// waits until [`Events::resume`]. A second call replaces it.
     ///
     /// The guest has to act each event out (see the agent's `trigger.rs`), on one thread that looks up
-    /// [`Events::trigger`] in the share's root before each. Then programs in the guest that watch files see it, and what
+    /// [`Events::next_trigger`] in the share's root before each, and with `-over` behind it when it ends. Then programs in the guest that watch files see it, and what
     /// the guest has cached is renewed at once.
     ///
     /// # Errors
@@ -139,15 +140,16 @@ impl Share {
 pub struct Events(Arc<Watch>);
 
 impl Events {
-    /// The name by which the guest's acting thread makes itself known.
+    /// The name by which the acting thread of a guest that is to listen makes itself known, once [`Events::resume`] was called.
     #[must_use]
-    pub fn trigger(&self) -> &str {
-        self.0.trigger()
+    pub fn next_trigger(&self) -> String {
+        self.0.next_trigger()
     }
 
-    /// The guest listens again: it is told what waited.
-    pub fn resume(&self) {
-        self.0.resume();
+    /// The guest listens again, from when `begin` has been called: it is told what waited, and what it was told before and has
+    /// not begun to act out.
+    pub fn resume(&self, begin: impl FnOnce()) {
+        self.0.resume(begin);
     }
 }
 

@@ -29,7 +29,7 @@ pub enum Open {
     Changes {
         /// Where the share is mounted.
         path: String,
-        /// The name whose look-up tells the share's server who acts out (`vm_devices::Share::trigger`).
+        /// The name whose look-up tells the share's server who acts out (`vm_devices::Events::next_trigger`).
         trigger: String,
     },
     /// What the host's system tells of a share that is another's to serve, as it tells it ([`crate::change`]): the guest's

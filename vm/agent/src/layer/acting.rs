@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use rustix::fs::{Dir, OFlags};
-use vm_changes::{Act, Difference, Event, EventKind, Place, Shape, Stamp};
+use vm_changes::{Act, Difference, Event, EventKind, Place, Seen, Shape, Stamp};
 use vm_proto::change::{Change, Deed, Hints};
 
 use super::folder::Folder;
-use super::told::State;
+use super::told::{State, Waiting};
 use crate::trigger;
 
 type Changes = Vec<(Event, Act)>;
@@ -24,33 +24,30 @@ impl Folder {
     pub(super) fn act_out(&self, stream: u64, root: BorrowedFd<'_>) {
         let _alone = self.acting.lock().unwrap_or_else(PoisonError::into_inner);
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        while let Some((event, act)) = self.next(stream) {
-            {
-                let mut state = self.lock();
-                state.acting.tell(act);
-                state.acting.begin(thread);
-            }
+        while let Some(event) = self.next(stream, thread) {
             perform(root, &event);
             // It is over; whatever else this thread did would change nothing.
             self.lock().acting.begin(thread);
         }
-        self.lock().acting.hang_up();
+        self.lock().acting.clear();
     }
 
-    /// Waits for something to act out; `None` when nothing more comes by this stream.
-    fn next(&self, stream: u64) -> Option<(Event, Act)> {
+    /// Waits for something that this thread is to act out; `None` when nothing more comes by this stream.
+    fn next(&self, stream: u64, thread: i32) -> Option<Event> {
         loop {
             let waited = self.told.wait_while(self.lock(), |state| state.is_idle(stream));
             let state = &mut *waited.unwrap_or_else(PoisonError::into_inner);
             if !state.is_told_by(stream) {
                 return None;
             }
-            if let Some(next) = state.next.pop_front() {
-                return Some(next);
+            if let Some(event) = state.acting.tell() {
+                state.acting.begin(thread);
+                return Some(event);
             }
-            if let Some(change) = state.pop() {
-                let changes = self.translate(state, change);
-                state.next.extend(changes);
+            if let Some(Waiting { change, is_own }) = state.pop() {
+                let changes =
+                    if is_own { self.look_after(state, &change) } else { self.translate(state, change) };
+                changes.into_iter().for_each(|change| state.acting.plan(change));
             }
         }
     }
@@ -71,22 +68,28 @@ impl Folder {
         }
         // What the guest does not know is nothing new to it.
         let place = state.known.place(&path);
+        if place.is_none() {
+            state.note_unknown(path.clone());
+        }
         match deed {
             Deed::Appeared { is_folder } => {
                 // Not what was found already when it was looked for.
                 let is_news = |place: &Place| !self.is_told(state, place);
                 let place = place.filter(is_news);
-                place.into_iter().map(|place| self.appeared(state, place, &path, is_folder)).collect()
+                place.map(|place| self.appeared(state, place, &path, is_folder)).unwrap_or_default()
             }
             Deed::Disappeared { is_folder } => {
-                place.into_iter().map(|place| disappeared(state, place, &path, is_folder)).collect()
+                // Else it is another by now, which the guest has made.
+                let is_gone = |place: &Place| !state.known.is_right(place, self.stamp(place));
+                let place = place.filter(is_gone);
+                place.into_iter().map(|place| self.disappeared(state, place, &path, is_folder)).collect()
             }
             Deed::Renamed { to } => match (place, state.known.place(&to)) {
-                (Some(from), Some(new)) => vec![self.renamed(state, (from, &path), (new, &to))],
-                (Some(from), None) => vec![disappeared(state, from, &path, false)],
+                (Some(from), Some(new)) => self.renamed(state, (from, &path), (new, &to)),
+                (Some(from), None) => vec![self.disappeared(state, from, &path, false)],
                 (None, Some(new)) => {
                     let is_folder = self.stamp(&new).is_some_and(|stamp| stamp.shape == Shape::Folder);
-                    vec![self.appeared(state, new, &to, is_folder)]
+                    self.appeared(state, new, &to, is_folder)
                 }
                 (None, None) => Vec::new(),
             },
@@ -96,24 +99,61 @@ impl Folder {
         }
     }
 
-    fn appeared(&self, state: &mut State, place: Place, path: &[u8], is_folder: bool) -> (Event, Act) {
+    /// Looks after what seems to be the guest's own deed: then all is as the guest knows it.
+    fn look_after(&self, state: &mut State, Change { path, deed }: &Change) -> Changes {
+        let mut changes = Changes::new();
+        let mut paths = vec![path.clone()];
+        if let Deed::Renamed { to } = deed {
+            paths.extend(state.now_known(path, to));
+            paths.push(to.clone());
+        }
+        for path in paths {
+            let Some(place) = state.known.place(&path) else { continue };
+            let known = state.known.name(&place).map(|name| name.inode);
+            if known != self.stamp(&place).map(|stamp| stamp.inode) {
+                let hints = Hints { created: true, ..Hints::default() };
+                self.compare(state, &path, hints, &mut changes);
+            }
+        }
+        changes
+    }
+
+    fn appeared(&self, state: &mut State, place: Place, path: &[u8], is_folder: bool) -> Changes {
+        let stamp = self.stamp(&place);
+        let mut changes = Changes::new();
+        // What was moved here took the place of what the guest holds.
+        let held = state.known.name(&place).filter(|name| name.node.is_some());
+        if held.zip(stamp).is_some_and(|(name, stamp)| stamp.inode != name.inode) {
+            changes.push(self.disappeared(state, place.clone(), path, is_folder));
+        }
         // By now there may be something else, or nothing.
-        let stamp = self.stamp(&place).filter(|stamp| (stamp.shape == Shape::Folder) == is_folder);
+        let stamp = stamp.filter(|stamp| (stamp.shape == Shape::Folder) == is_folder);
         if let Some(stamp) = stamp {
             state.known.appeared(place.clone(), stamp);
         }
         let shape = stamp.map_or(Shape::of(is_folder), |stamp| stamp.shape);
-        (event(path, EventKind::created(shape)), Act::Create { place, shape })
+        changes.push((event(path, EventKind::created(shape)), Act::Create { place, shape }));
+        changes
     }
 
-    fn renamed(
-        &self,
-        state: &mut State,
-        (from, old): (Place, &[u8]),
-        (to, new): (Place, &[u8]),
-    ) -> (Event, Act) {
-        let (name, replaced) = state.known.renamed(&from, to.clone());
+    fn renamed(&self, state: &mut State, (from, old): (Place, &[u8]), (to, new): (Place, &[u8])) -> Changes {
         let stamp = self.stamp(&to);
+        if let Seen::Apart { is_gone, is_new } =
+            state.known.see_rename((&from, self.stamp(&from)), (&to, stamp))
+        {
+            let is_folder = stamp.is_some_and(|stamp| stamp.shape == Shape::Folder);
+            let mut changes = Changes::new();
+            if is_gone {
+                changes.push(self.disappeared(state, from, old, is_folder));
+            }
+            if is_new {
+                changes.extend(self.appeared(state, to, new, is_folder));
+            }
+            return changes;
+        }
+        let (name, replaced) = state.known.renamed(&from, to.clone());
+        // The guest may have found it by its new name already.
+        let replaced = replaced.filter(|name| stamp.is_none_or(|stamp| stamp.inode != name.inode));
         if let Some(stamp) = stamp {
             state.known.moved(to.clone(), stamp);
         }
@@ -125,7 +165,18 @@ impl Folder {
             node: name.and_then(|name| name.node),
             replaced: replaced.and_then(|name| name.node),
         };
-        (event(old, EventKind::Renamed { to: path_of(new) }), act)
+        vec![(event(old, EventKind::Renamed { to: path_of(new) }), act)]
+    }
+
+    /// It is gone, or lives on at a place that the guest does not know.
+    fn disappeared(&self, state: &mut State, place: Place, path: &[u8], is_folder: bool) -> (Event, Act) {
+        let name = state.known.removed(&place);
+        let node = name.and_then(|name| name.node);
+        node.into_iter().for_each(|node| state.unlist(node));
+        let shape = name.map_or(Shape::of(is_folder), |name| name.shape);
+        let folder = node.filter(|_| shape == Shape::Folder);
+        let is_moved = folder.is_some_and(|node| self.below.look(node).is_ok_and(|attr| attr.links > 0));
+        (event(path, EventKind::removed(shape, is_moved)), Act::Remove { place, shape, node, is_moved })
     }
 
     fn touched(&self, state: &mut State, place: &Place, path: &[u8]) -> Option<(Event, Act)> {
@@ -173,7 +224,7 @@ impl Folder {
                     let act = Act::Create { place: from.clone(), shape: stamp.shape };
                     changes.push((event(old, EventKind::created(stamp.shape)), act));
                 }
-                changes.push(self.renamed(state, (from, old), (to.clone(), new)));
+                changes.extend(self.renamed(state, (from, old), (to.clone(), new)));
                 changes.extend(self.touched(state, &to, new));
             }
             _ => {
@@ -191,7 +242,7 @@ impl Folder {
         match (known, stamp) {
             (Some(name), Some(stamp)) if name.inode == stamp.inode => {
                 if !name.is_told && (hints.created || hints.renamed) && state.may_be_new(stamp) {
-                    changes.push(self.appeared(state, place, path, stamp.shape == Shape::Folder));
+                    changes.extend(self.appeared(state, place, path, stamp.shape == Shape::Folder));
                 } else if stamp.shape == Shape::Folder {
                     // Its times change with what is in it, of which it is told by itself.
                     state.known.changed(stamp);
@@ -201,21 +252,21 @@ impl Folder {
                 }
             }
             (Some(name), found) => {
-                changes.push(disappeared(state, place.clone(), path, name.shape == Shape::Folder));
+                changes.push(self.disappeared(state, place.clone(), path, name.shape == Shape::Folder));
                 if let Some(stamp) = found {
-                    changes.push(self.appeared(state, place, path, stamp.shape == Shape::Folder));
+                    changes.extend(self.appeared(state, place, path, stamp.shape == Shape::Folder));
                 }
             }
             (None, Some(stamp)) if hints.created || hints.renamed => {
                 if state.may_be_new(stamp) {
-                    changes.push(self.appeared(state, place, path, stamp.shape == Shape::Folder));
+                    changes.extend(self.appeared(state, place, path, stamp.shape == Shape::Folder));
                 }
             }
             (None, Some(_)) => changes.extend(self.touched(state, &place, path)),
             // It came and went.
             (None, None) if hints.created && (hints.removed || hints.renamed) && state.passes(hints.file) => {
-                changes.push(self.appeared(state, place.clone(), path, false));
-                changes.push(disappeared(state, place, path, false));
+                changes.extend(self.appeared(state, place.clone(), path, false));
+                changes.push(self.disappeared(state, place, path, false));
             }
             (None, None) => {}
         }
@@ -269,12 +320,4 @@ fn path_of(path: &[u8]) -> PathBuf {
 
 fn event(path: &[u8], kind: EventKind) -> Event {
     Event { path: path_of(path), kind }
-}
-
-fn disappeared(state: &mut State, place: Place, path: &[u8], is_folder: bool) -> (Event, Act) {
-    let name = state.known.removed(&place);
-    let shape = name.map_or(Shape::of(is_folder), |name| name.shape);
-    let kind = if shape == Shape::Folder { EventKind::FolderRemoved } else { EventKind::Removed };
-    let node = name.and_then(|name| name.node);
-    (event(path, kind), Act::Remove { place, shape, node })
 }

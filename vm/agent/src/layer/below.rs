@@ -63,6 +63,14 @@ fn identity(found: &Statx) -> Identity {
     (found.stx_dev_major, found.stx_dev_minor, found.stx_ino, found.stx_mode & 0o170_000)
 }
 
+impl Nodes {
+    fn unname(&mut self, number: u64, identity: Identity) {
+        if self.by_identity.get(&identity) == Some(&number) {
+            self.by_identity.remove(&identity);
+        }
+    }
+}
+
 impl Below {
     /// Of the share whose root this is.
     pub(super) fn new(root: OwnedFd) -> rustix::io::Result<Self> {
@@ -135,7 +143,15 @@ impl Below {
         if node.references == 0
             && let Some(node) = nodes.by_number.remove(&number)
         {
-            nodes.by_identity.remove(&node.identity);
+            nodes.unname(number, node.identity);
+        }
+    }
+
+    /// What is found by it from now on has another number.
+    pub(super) fn disown(&self, number: u64) {
+        let nodes = &mut *lock(&self.nodes);
+        if let Some(identity) = nodes.by_number.get(&number).map(|node| node.identity) {
+            nodes.unname(number, identity);
         }
     }
 

@@ -14,7 +14,7 @@ use rustix::fs::{
     renameat_with, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
-use vm_changes::{Act, Place, ROOT, SYNTHETIC, Shape, Stamp};
+use vm_changes::{AWAY, AWAY_NODE, Act, Place, ROOT, SYNTHETIC, Shape, Stamp};
 
 use super::abi::{self, Attr, Body, Caller, Entry, set};
 use super::below::Below;
@@ -73,7 +73,7 @@ impl Folder {
     }
 
     fn is_acting(&self, caller: Caller) -> bool {
-        self.lock().acting.is(caller.thread)
+        acts(&mut self.lock(), caller)
     }
 
     fn refuse_read_only(&self) -> Result<()> {
@@ -94,7 +94,7 @@ impl Folder {
     pub(super) fn look_up(&self, caller: Caller, folder: u64, name: &CStr) -> Result<Entry> {
         let state = &mut *self.lock();
         let place = (folder, name.to_owned());
-        if state.acting.is(caller.thread) {
+        if acts(state, caller) {
             return self.look_as_acting(state, &place);
         }
         let (node, attr) = match self.below.find(folder, name) {
@@ -105,7 +105,7 @@ impl Folder {
             }
             found => found?,
         };
-        state.known.looked_up(place.clone(), node, attr.stamp());
+        self.looked_up(state, place.clone(), node, attr.stamp());
         let mut entry = Self::entry(state, folder, node, attr);
         if state.is_untold(&place, attr.stamp()) {
             // Else the guest would know it already when it is to see it come.
@@ -114,20 +114,39 @@ impl Folder {
         Ok(entry)
     }
 
+    /// The guest is given a number for a name.
+    fn looked_up(&self, state: &mut State, place: Place, node: u64, stamp: Stamp) {
+        if state.known.looked_up(place, node, stamp) {
+            state.unlist(node);
+            state.look_in(node);
+            self.told.notify_all();
+        }
+    }
+
     /// What the acting thread finds at a name, which was just looked at when what it acts out was named.
     fn look_as_acting(&self, state: &mut State, place: &Place) -> Result<Entry> {
+        if place.0 == ROOT && place.1.as_bytes() == AWAY.as_bytes() {
+            state.lend(AWAY_NODE);
+            let (node, attr) = (AWAY_NODE, self.made_up(ROOT, AWAY_NODE, Shape::Folder));
+            return Ok(Entry { node, attr, entry_valid: Duration::ZERO, attr_valid: Duration::ZERO });
+        }
+        if place.0 == AWAY_NODE {
+            return Err(Errno::NOENT);
+        }
         match state.acting.current().cloned() {
             Some(Act::Create { place: current, .. }) if current == *place => return Err(Errno::NOENT),
-            Some(Act::Remove { place: current, shape, node }) if current == *place => {
-                return Ok(self.tombstone(state, place.0, node, shape));
+            Some(Act::Remove { place: current, shape, node, .. }) if current == *place => {
+                return Ok(self.tombstone(state, place, node, shape));
             }
             Some(Act::Rename { from, to, shape, node, .. }) if from == *place => {
+                // Whoever else looks at the old name finds what there is.
                 let moved = self.find(state, &to);
-                return Ok(moved.unwrap_or_else(|_| self.tombstone(state, place.0, node, shape)));
+                let moved = moved.map(|moved| Entry { entry_valid: Duration::ZERO, ..moved });
+                return Ok(moved.unwrap_or_else(|_| self.tombstone(state, place, node, shape)));
             }
             Some(Act::Rename { to, replaced, shape, .. }) if to == *place => {
                 let node = replaced.ok_or(Errno::NOENT)?;
-                return Ok(self.tombstone(state, place.0, Some(node), shape));
+                return Ok(self.tombstone(state, place, Some(node), shape));
             }
             Some(Act::Create { .. } | Act::Modify | Act::Remove { .. } | Act::Rename { .. }) | None => {}
         }
@@ -137,7 +156,7 @@ impl Folder {
         match (found, gone) {
             (Err(_), Some(node)) => {
                 let shape = known.map_or(Shape::Folder, |name| name.shape);
-                Ok(self.tombstone(state, place.0, Some(node), shape))
+                Ok(self.tombstone(state, place, Some(node), shape))
             }
             (found, _) => found,
         }
@@ -145,16 +164,18 @@ impl Folder {
 
     fn find(&self, state: &mut State, place: &Place) -> Result<Entry> {
         let (node, attr) = self.below.find(place.0, &place.1)?;
-        state.known.looked_up(place.clone(), node, attr.stamp());
+        self.looked_up(state, place.clone(), node, attr.stamp());
         Ok(Self::entry(state, place.0, node, attr))
     }
 
     /// What is not there any more, for the kernel to see: by the number it knows it by, if it still does.
-    fn tombstone(&self, state: &mut State, folder: u64, node: Option<u64>, shape: Shape) -> Entry {
+    fn tombstone(&self, state: &mut State, place: &Place, node: Option<u64>, shape: Shape) -> Entry {
+        // A folder is at one place: one that the guest has found elsewhere stays there.
+        let node = node.filter(|node| shape != Shape::Folder || !state.known.is_elsewhere(*node, place));
         let known = node.and_then(|node| Some((node, self.below.look(node).ok()?)));
         let (node, attr) = known.unwrap_or_else(|| {
             let node = state.synthetic();
-            (node, self.made_up(folder, node, shape))
+            (node, self.made_up(place.0, node, shape))
         });
         state.lend(node);
         // Whoever looks next asks again, and finds what there is.
@@ -177,6 +198,7 @@ impl Folder {
 
     pub(super) fn get_attributes(&self, node: u64) -> Result<(Attr, Duration)> {
         let attr = match self.below.look(node) {
+            Err(_) if node == AWAY_NODE => self.made_up(ROOT, node, Shape::Folder),
             Err(_) if node >= SYNTHETIC => self.made_up(ROOT, node, Shape::File),
             found => found?,
         };
@@ -270,7 +292,7 @@ impl Folder {
     ) -> Result<Entry> {
         let state = &mut *self.lock();
         let place = (folder, name.to_owned());
-        if state.acting.is(caller.thread) {
+        if acts(state, caller) {
             return self.act_out_creation(state, place);
         }
         self.refuse_read_only()?;
@@ -295,12 +317,13 @@ impl Folder {
                 if let Ok((node, _)) = other {
                     self.below.forget(node, 1);
                 }
-                return Ok(self.tombstone(state, place.0, None, shape));
+                return Ok(self.tombstone(state, &place, None, shape));
             }
         };
         let folder = place.0;
-        state.known.looked_up(place, node, attr.stamp());
-        Ok(Self::entry(state, folder, node, attr))
+        self.looked_up(state, place, node, attr.stamp());
+        // Of what was made the kernel believes the attributes even where it knows newer ones by now.
+        Ok(Entry { attr_valid: Duration::ZERO, ..Self::entry(state, folder, node, attr) })
     }
 
     pub(super) fn make_node(&self, caller: Caller, folder: u64, mut body: Body<'_>) -> Result<Entry> {
@@ -376,12 +399,18 @@ impl Folder {
     pub(super) fn remove(&self, caller: Caller, folder: u64, name: &CStr, flags: AtFlags) -> Result<()> {
         let state = &mut *self.lock();
         let place = (folder, name.to_owned());
-        if state.acting.is(caller.thread) {
+        if acts(state, caller) {
             // It never removes a file of the share's.
-            return match state.acting.current() {
-                Some(Act::Remove { place: current, .. }) if *current == place => Ok(()),
-                _ => Err(Errno::NOENT),
-            };
+            if !state.acting.may_remove(&place, false, &state.known) {
+                return Err(Errno::NOENT);
+            }
+            if let Some(Act::Remove { node: Some(node), .. }) = state.acting.current()
+                && flags.contains(AtFlags::REMOVEDIR)
+            {
+                // Whatever is found by it later is another for the kernel, which looks into this one no more.
+                self.below.disown(*node);
+            }
+            return Ok(());
         }
         self.refuse_read_only()?;
         let parent = self.below.node(folder)?;
@@ -400,9 +429,10 @@ impl Folder {
     ) -> Result<()> {
         let state = &mut *self.lock();
         let (old, new) = ((from.0, from.1.to_owned()), (to.0, to.1.to_owned()));
-        if state.acting.is(caller.thread) {
+        if acts(state, caller) {
             return match state.acting.current() {
                 Some(Act::Rename { from, to, .. }) if (from, to) == (&old, &new) => Ok(()),
+                _ if new.0 == AWAY_NODE && state.acting.may_remove(&old, true, &state.known) => Ok(()),
                 _ => Err(Errno::NOENT),
             };
         }
@@ -547,6 +577,15 @@ impl Folder {
         // A kernel that knows it no longer is as good.
         let _ = rustix::io::write(&self.device, &abi::forget_attributes(node));
     }
+}
+
+/// Whether it is the acting thread that asks, which gives way to what others have done meanwhile.
+fn acts(state: &mut State, caller: Caller) -> bool {
+    let is_acting = state.acting.is(caller.thread);
+    if is_acting {
+        state.acting.give_way();
+    }
+    is_acting
 }
 
 /// How a file is opened below: what the kernel has seen to by itself is left out.

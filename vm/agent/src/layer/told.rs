@@ -9,13 +9,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use vm_changes::{Act, Acting, Event, Known, Place, SYNTHETIC, Shape, Stamp};
+use vm_changes::{Acting, Known, Place, SYNTHETIC, Shape, Stamp};
 use vm_proto::change::{Change, Deed, Hints};
 
 /// Changes that wait to be acted out; beyond, they are dropped, and folders are compared with what is known.
 const MAX_WAITING: usize = 1 << 17;
 /// Deeds of the guest's that were not told yet; beyond, none is.
 const MAX_OWN: usize = 1 << 17;
+/// Paths that lead nowhere and are remembered.
+const MAX_UNKNOWN: usize = 1 << 10;
 /// Files whose look at their opening is remembered.
 const MAX_OPENED: usize = 1 << 18;
 /// How long the host may take to tell of what the guest did.
@@ -45,17 +47,25 @@ struct Written {
     done: Option<Instant>,
 }
 
+/// A change that the host told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) change: Change,
+    /// It looks like what the guest did itself. What the host did to the same name meanwhile may look so, too.
+    pub(super) is_own: bool,
+}
+
 #[derive(Default)]
 pub(super) struct State {
     pub(super) known: Known,
     pub(super) acting: Acting,
     own: HashMap<(Vec<u8>, Kind), (u32, Instant)>,
     written: HashMap<u64, Written>,
-    waiting: VecDeque<Change>,
+    waiting: VecDeque<Waiting>,
     /// Paths with a [`Deed::Touched`] among the waiting.
     touched: HashSet<Vec<u8>>,
-    /// What is to be acted out next.
-    pub(super) next: VecDeque<(Event, Act)>,
+    /// Paths that were told of and that the guest did not know by then, the latest last.
+    unknown: VecDeque<Vec<u8>>,
     /// Files that came and went between two looks, and were told so.
     passed: HashSet<u64>,
     /// References of the kernel that are not counted below, for names that were gone already.
@@ -93,12 +103,15 @@ impl State {
         self.since = None;
         self.waiting.clear();
         self.touched.clear();
-        self.next.clear();
+        self.acting.drop_planned();
     }
 
     /// Whether there is something to act out, or nothing ever again for this stream.
     pub(super) fn is_idle(&self, stream: u64) -> bool {
-        self.streams == stream && self.since.is_some() && self.next.is_empty() && self.waiting.is_empty()
+        self.streams == stream
+            && self.since.is_some()
+            && !self.acting.has_planned()
+            && self.waiting.is_empty()
     }
 
     /// Whether this stream is what is listened to.
@@ -109,16 +122,16 @@ impl State {
     /// Takes in what the host told.
     pub(super) fn take_in(&mut self, change: Change) {
         let Change { path, deed } = change;
-        let deed = match deed {
-            Deed::Appeared { .. } if self.was_own(&path, &[Kind::Created, Kind::MovedTo]) => return,
-            Deed::Disappeared { .. } if self.was_own(&path, &[Kind::Deleted, Kind::MovedFrom]) => return,
+        let is_own = match &deed {
+            Deed::Appeared { .. } => self.was_own(&path, &[Kind::Created, Kind::MovedTo]),
+            Deed::Disappeared { .. } => self.was_own(&path, &[Kind::Deleted, Kind::MovedFrom]),
             Deed::Renamed { to } => {
-                let halves = (self.was_own(&path, &[Kind::MovedFrom]), self.was_own(&to, &[Kind::MovedTo]));
-                if halves.0 && halves.1 {
-                    return;
-                }
-                Deed::Renamed { to }
+                let halves = (self.was_own(&path, &[Kind::MovedFrom]), self.was_own(to, &[Kind::MovedTo]));
+                halves.0 && halves.1
             }
+            Deed::Touched | Deed::Unclear(_) | Deed::Lost => false,
+        };
+        let deed = match deed {
             Deed::Touched if !self.touched.insert(path.clone()) => return,
             Deed::Unclear(Hints { created, removed, renamed, modified, file }) => Deed::Unclear(Hints {
                 created: created && !self.was_own(&path, &[Kind::Created]),
@@ -131,9 +144,9 @@ impl State {
                 self.lose(path);
                 return;
             }
-            deed @ (Deed::Appeared { .. } | Deed::Disappeared { .. } | Deed::Touched) => deed,
+            deed => deed,
         };
-        self.waiting.push_back(Change { path, deed });
+        self.waiting.push_back(Waiting { change: Change { path, deed }, is_own });
         if self.waiting.len() > MAX_WAITING {
             self.lose(Vec::new());
         }
@@ -144,30 +157,59 @@ impl State {
             self.waiting.clear();
             self.touched.clear();
         }
-        self.waiting.push_back(Change { path: below, deed: Deed::Lost });
+        self.waiting.push_back(Waiting { change: Change { path: below, deed: Deed::Lost }, is_own: false });
+    }
+
+    /// Changes in a folder that had lost its name are looked for.
+    pub(super) fn look_in(&mut self, folder: u64) {
+        if self.since.is_some()
+            && let Some(path) = self.known.path(folder, None)
+        {
+            self.lose(path.into_os_string().into_encoded_bytes());
+        }
     }
 
     /// The oldest that waits.
-    pub(super) fn pop(&mut self) -> Option<Change> {
-        let change = self.waiting.pop_front()?;
-        if change.deed == Deed::Touched {
-            self.touched.remove(&change.path);
+    pub(super) fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front()?;
+        if waiting.change.deed == Deed::Touched {
+            self.touched.remove(&waiting.change.path);
         }
-        Some(change)
+        Some(waiting)
+    }
+
+    /// What was told of this path leads nowhere. Perhaps the guest has renamed a folder in it.
+    pub(super) fn note_unknown(&mut self, path: Vec<u8>) {
+        if self.unknown.len() >= MAX_UNKNOWN {
+            self.unknown.pop_front();
+        }
+        self.unknown.push_back(path);
+    }
+
+    /// The guest gave the folder `from` the name `to`: where what was told of in it is by now.
+    pub(super) fn now_known(&mut self, from: &[u8], to: &[u8]) -> Vec<Vec<u8>> {
+        let in_it = |path: &[u8]| {
+            path.strip_prefix(from).filter(|rest| rest.first() == Some(&b'/')).map(<[u8]>::to_vec)
+        };
+        let found =
+            self.unknown.iter().filter_map(|path| in_it(path)).map(|rest| [to, &rest].concat()).collect();
+        self.unknown.retain(|path| in_it(path).is_none());
+        found
     }
 
     /// The other name of a file that was renamed, if it is told of next.
     pub(super) fn pop_other_half(&mut self, first: &Hints) -> Option<(Vec<u8>, Hints)> {
-        let other = self.waiting.front()?;
+        let other = &self.waiting.front()?.change;
         let Deed::Unclear(hints) = other.deed else { return None };
         if !(first.renamed && hints.renamed && first.file != 0 && first.file == hints.file) {
             return None;
         }
-        Some((self.waiting.pop_front()?.path, hints))
+        Some((self.waiting.pop_front()?.change.path, hints))
     }
 
     /// The guest did this itself, and the host will tell of it.
-    pub(super) fn expect(&mut self, (folder, name): &Place, kind: Kind) {
+    pub(super) fn expect(&mut self, place @ (folder, name): &Place, kind: Kind) {
+        self.acting.overtake(place);
         if self.since.is_none() {
             return;
         }
@@ -304,6 +346,11 @@ impl State {
         is_kept
     }
 
+    /// What the guest kept of a folder's list is not right for longer than it has its name.
+    pub(super) fn unlist(&mut self, folder: u64) {
+        self.listed.remove(&folder);
+    }
+
     /// The guest opens a file that looks so; whether what it kept of its content is right.
     pub(super) fn open(&mut self, node: u64, stamp: Stamp, links: u32, freshness: Duration) -> bool {
         let known = self.opened.get(&stamp.inode);
@@ -333,12 +380,14 @@ mod tests {
     fn begun() -> State {
         let mut state = State::default();
         state.begin(true);
-        assert_eq!(state.pop().map(|change| change.deed), Some(Deed::Lost));
+        assert_eq!(state.pop().map(|waiting| waiting.change.deed), Some(Deed::Lost));
         state
     }
 
+    /// What waits and is not the guest's own.
     fn all(state: &mut State) -> Vec<Change> {
-        std::iter::from_fn(|| state.pop()).collect()
+        let waiting = std::iter::from_fn(|| state.pop());
+        waiting.filter(|waiting| !waiting.is_own).map(|waiting| waiting.change).collect()
     }
 
     #[test]
@@ -395,6 +444,17 @@ mod tests {
         assert_eq!(all(&mut state).len(), 2);
         state.take_in(told("a", Deed::Touched));
         assert_eq!(all(&mut state).len(), 1);
+    }
+
+    #[test]
+    fn what_was_told_of_a_folder_by_its_old_name_is_found_by_the_new_one() {
+        let mut state = begun();
+        for path in ["a/x", "ab/x", "a/b/x"] {
+            state.note_unknown(path.into());
+        }
+        assert_eq!(state.now_known(b"a", b"c"), [b"c/x".to_vec(), b"c/b/x".to_vec()]);
+        assert_eq!(state.now_known(b"a", b"d"), Vec::<Vec<u8>>::new(), "each once");
+        assert_eq!(state.now_known(b"ab", b"e"), [b"e/x".to_vec()]);
     }
 
     #[test]

@@ -18,10 +18,11 @@ use virtiofsd::filesystem::{
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
 
-use vm_changes::{Act, Place, SYNTHETIC, Shape};
+use vm_changes::{AWAY, AWAY_NODE, Act, Place, ROOT, SYNTHETIC, Shape};
 
+use super::state::{State, stamp_of};
 use super::told::Kind;
-use super::watch::{State, Watch, stamp_of};
+use super::watch::Watch;
 
 /// The most that Linux reads of a directory, or holds in extended attributes, at once. A guest's word on how much room
 /// it has is no reason to take as much memory.
@@ -137,17 +138,18 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         let (entry, stamp) = match entry {
             Ok(entry) if stamp_of(&entry.attr).shape == shape && shape != Shape::Special => {
                 let stamp = stamp_of(&entry.attr);
-                (entry, stamp)
+                // Of what was made the kernel believes the attributes even where it knows newer ones by now.
+                (Entry { attr_timeout: Duration::ZERO, ..entry }, stamp)
             }
             // It came and is gone, or is what the thread can't make: the next look finds what there is.
             other => {
                 if let Ok(entry) = other {
                     self.inner.forget(ctx, entry.inode, 1);
                 }
-                return self.tombstone(ctx, state, place.0, None, shape);
+                return self.tombstone(ctx, state, &place, None, shape);
             }
         };
-        state.known.looked_up(place, entry.inode, stamp);
+        self.watch.looked_up(state, place, entry.inode, stamp);
         if shape == Shape::Folder {
             self.watch.watch_folder(state, entry.inode);
         }
@@ -168,10 +170,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         let place = (parent, name.to_owned());
         if self.watch.is_acting(&mut state, ctx.pid, None) {
             // It never removes a file of the host's.
-            return match state.acting.current() {
-                Some(Act::Remove { place: current, .. }) if *current == place => Ok(()),
-                _ => Err(Errno::NOENT.into()),
-            };
+            let may = state.acting.may_remove(&place, false, &state.known);
+            return if may { Ok(()) } else { Err(Errno::NOENT.into()) };
         }
         remove()?;
         state.expect(&place, Kind::Deleted);
@@ -181,18 +181,28 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
 
     /// What the acting thread finds at a name.
     fn look_as_acting(&self, ctx: Context, state: &mut State, place: &Place) -> io::Result<Entry> {
+        if place.0 == ROOT && place.1.as_bytes() == AWAY.as_bytes() {
+            *state.borrowed.entry(AWAY_NODE).or_default() += 1;
+            let (inode, attr, never) = (AWAY_NODE, self.away(ctx)?, Duration::ZERO);
+            return Ok(Entry { inode, generation: 0, attr, attr_timeout: never, entry_timeout: never });
+        }
+        if place.0 == AWAY_NODE {
+            return Err(Errno::NOENT.into());
+        }
         match state.acting.current().cloned() {
             Some(Act::Create { place: current, .. }) if current == *place => return Err(Errno::NOENT.into()),
-            Some(Act::Remove { place: current, shape, node }) if current == *place => {
-                return self.tombstone(ctx, state, place.0, node, shape);
+            Some(Act::Remove { place: current, shape, node, .. }) if current == *place => {
+                return self.tombstone(ctx, state, place, node, shape);
             }
             Some(Act::Rename { from, to, shape, node, .. }) if from == *place => {
+                // Whoever else looks at the old name finds what there is.
                 let moved = self.look(ctx, state, to);
-                return moved.or_else(|_| self.tombstone(ctx, state, place.0, node, shape));
+                let moved = moved.map(|moved| Entry { entry_timeout: Duration::ZERO, ..moved });
+                return moved.or_else(|_| self.tombstone(ctx, state, place, node, shape));
             }
             Some(Act::Rename { to, replaced, shape, .. }) if to == *place => {
                 let Some(node) = replaced else { return Err(Errno::NOENT.into()) };
-                return self.tombstone(ctx, state, place.0, Some(node), shape);
+                return self.tombstone(ctx, state, place, Some(node), shape);
             }
             Some(Act::Create { .. } | Act::Modify | Act::Remove { .. } | Act::Rename { .. }) | None => {}
         }
@@ -202,7 +212,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         match (found, gone) {
             (Err(_), Some(node)) => {
                 let shape = known.map_or(Shape::Folder, |name| name.shape);
-                self.tombstone(ctx, state, place.0, Some(node), shape)
+                self.tombstone(ctx, state, place, Some(node), shape)
             }
             (found, _) => found,
         }
@@ -210,11 +220,16 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
 
     fn look(&self, ctx: Context, state: &mut State, place: Place) -> io::Result<Entry> {
         let entry = self.inner.lookup(ctx, place.0, &place.1)?;
-        state.known.looked_up(place, entry.inode, stamp_of(&entry.attr));
+        self.watch.looked_up(state, place, entry.inode, stamp_of(&entry.attr));
         if is_folder(&entry.attr) {
             self.watch.watch_folder(state, entry.inode);
         }
         Ok(entry)
+    }
+
+    /// How the folder looks where others go that have moved away.
+    fn away(&self, ctx: Context) -> io::Result<Attr> {
+        Ok(Attr { ino: AWAY_NODE, ..self.inner.getattr(ctx, ROOT, None)?.0 })
     }
 
     /// What is not there on the host, for the guest to see: by the number it knows it by, if it still does.
@@ -222,15 +237,17 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
         &self,
         ctx: Context,
         state: &mut State,
-        parent: u64,
+        place: &Place,
         node: Option<u64>,
         shape: Shape,
     ) -> io::Result<Entry> {
+        // A folder is at one place: one that the guest has found elsewhere stays there.
+        let node = node.filter(|node| shape != Shape::Folder || !state.known.is_elsewhere(*node, place));
         let known = node.and_then(|node| Some((node, self.inner.getattr(ctx, node, None).ok()?.0)));
         let (inode, attr) = match known {
             Some(known) => known,
             None => {
-                let (mut attr, _) = self.inner.getattr(ctx, parent, None)?;
+                let (mut attr, _) = self.inner.getattr(ctx, place.0, None)?;
                 attr.mode = match shape {
                     Shape::Folder => FileType::Directory.as_raw_mode() | 0o755,
                     Shape::Link => FileType::Symlink.as_raw_mode() | 0o777,
@@ -479,6 +496,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         if self.watch.is_acting(&mut state, ctx.pid, None) {
             return match state.acting.current() {
                 Some(Act::Rename { from: old, to: new, .. }) if (old, new) == (&from, &to) => Ok(()),
+                _ if newdir == AWAY_NODE && state.acting.may_remove(&from, true, &state.known) => Ok(()),
                 _ => Err(Errno::NOENT.into()),
             };
         }
@@ -539,6 +557,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
     }
 
     fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(Attr, Duration)> {
+        if inode == AWAY_NODE {
+            return Ok((self.away(ctx)?, Duration::ZERO));
+        }
         Ok(self.keep_attributes(inode, self.inner.getattr(ctx, inode, handle)?))
     }
 

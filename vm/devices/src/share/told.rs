@@ -40,7 +40,7 @@ pub(super) struct Raw {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     Appeared { spot: Spot, is_folder: bool },
-    Disappeared { spot: Spot, is_folder: bool },
+    Disappeared { spot: Spot, is_folder: bool, is_moved: bool },
     Renamed { from: Spot, to: Spot, is_folder: bool },
     Touched { spot: Spot },
 }
@@ -72,10 +72,10 @@ impl Queue {
             }
             let entry = match kind {
                 Kind::Created => Told::Appeared { spot, is_folder },
-                Kind::Deleted => Told::Disappeared { spot, is_folder },
+                Kind::Deleted => Told::Disappeared { spot, is_folder, is_moved: false },
                 Kind::MovedFrom => {
                     halves.insert(cookie, told.len());
-                    Told::Disappeared { spot, is_folder }
+                    Told::Disappeared { spot, is_folder, is_moved: true }
                 }
                 Kind::MovedTo => match halves.remove(&cookie).and_then(|at| told[at].take()) {
                     Some(Told::Disappeared { spot: from, .. }) => Told::Renamed { from, to: spot, is_folder },
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(
             told,
             [
-                Told::Disappeared { spot: spot("a"), is_folder: false },
+                Told::Disappeared { spot: spot("a"), is_folder: false, is_moved: false },
                 Told::Appeared { spot: spot("a"), is_folder: false }
             ]
         );
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(
             told,
             [
-                Told::Disappeared { spot: spot("away"), is_folder: false },
+                Told::Disappeared { spot: spot("away"), is_folder: false, is_moved: true },
                 Told::Renamed { from: spot("a"), to: spot("b"), is_folder: false },
                 Told::Appeared { spot: spot("here"), is_folder: false }
             ]

@@ -3,10 +3,10 @@
 //!
 //! One thread takes in what the host's kernel tells, fast, so that its queue does not overflow (`told.rs`). Another has
 //! the guest act it out as fast as the guest can (`acting.rs`); meanwhile the rest waits. The acting thread makes itself
-//! known by looking up `.cove-trigger-<token>` in the share's root. What it does is answered as its kernel expects and
+//! known by looking up `.cove-trigger-<token>-<number>` in the share's root. What it does is answered as its kernel expects and
 //! leaves the host's files alone.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,17 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use std::{fmt, io};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, fstatfs, openat, openat2, statat};
-use virtiofsd::fuse::Attr;
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2, statat};
+use vm_changes::{Act, Difference, Event, EventKind, Place, ROOT, Seen, Shape, Stamp};
 
-use vm_changes::{Act, Acting, Difference, Event, EventKind, Known, Place, ROOT, SYNTHETIC, Shape, Stamp};
-
-use super::told::{Kind, Queue, Raw, Spot, Told};
+use super::state::{COARSE, State, Time, UNTOLD, Watched, earlier, now, stamp_of_stat};
+use super::told::{Kind, Raw, Spot, Told};
 
 /// Events of one deed, such as the making and the writing of a file, come together.
 const GATHER: Duration = Duration::from_millis(3);
@@ -33,15 +32,9 @@ const GATHER: Duration = Duration::from_millis(3);
 const HALF: Duration = Duration::from_micros(300);
 /// Events that are read in a row, while the guest's requests wait.
 const MAX_READ: usize = 1 << 16;
+/// How the name ends that an acting thread looks up last.
+const OVER: &str = "-over";
 const MAX_WATCHES: usize = 65_536;
-/// Files whose look at their opening is remembered.
-const MAX_OPENED: usize = 1 << 18;
-/// How much earlier than now the kernel may say that a file changed.
-const COARSE: i64 = 10_000_000;
-/// How long a name that is new on the host may wait until the guest is told of it.
-const UNTOLD: i64 = 60;
-/// A file that changed so long ago, in seconds, has another time of change if it changes now.
-const SETTLED: i64 = 2;
 /// File systems whose changes all go by this kernel, so that it tells of each (statfs(2)). Others' may be made elsewhere.
 const LOCAL: [rustix::fs::FsWord; 10] = [
     0xef53,      // ext2, 3 and 4
@@ -56,59 +49,20 @@ const LOCAL: [rustix::fs::FsWord; 10] = [
     0x794c_7630, // overlay
 ];
 
-type Sink = Arc<dyn Fn(Event) -> bool + Send + Sync>;
-
-/// Seconds and nanoseconds since 1970.
-type Time = (i64, i64);
-
-#[derive(Default)]
-pub(crate) struct State {
-    pub(crate) known: Known,
-    pub(crate) acting: Acting,
-    queue: Queue,
-    folders: HashMap<u64, Watched>,
-    by_watch: HashMap<i32, u64>,
-    /// What the guest is to be told next.
-    next: VecDeque<(Event, Act)>,
-    /// Nobody took what was told last. It is told again once somebody listens; the rest waits.
-    is_unheard: bool,
-    /// How often somebody began to listen again.
-    resumed: u64,
-    /// How files looked when the guest opened them, by the host's numbers, if they had looked so for a while.
-    opened: HashMap<u64, (Stamp, Instant)>,
-    /// References of the guest that virtiofsd does not count, for names that were gone already.
-    pub(crate) borrowed: HashMap<u64, u64>,
-    next_synthetic: u64,
-    sink: Option<Sink>,
-    /// All that happened before is known.
-    complete_until: Time,
-    /// All that happened before has been taken in.
-    taken_until: Time,
-}
-
-/// A folder whose changes the kernel tells of.
-#[derive(Clone, Copy, Debug)]
-struct Watched {
-    watch: i32,
-    /// When it began. What changed before is never told.
-    since: Time,
-    /// Nobody but this kernel changes what is in it.
-    is_local: bool,
-    /// Every change that this kernel makes is told.
-    is_told: bool,
-    /// When the guest listed it last.
-    listed: Option<Instant>,
-}
+pub(super) type Sink = Arc<dyn Fn(Event) -> bool + Send + Sync>;
 
 /// A share's watcher: off until somebody listens.
 pub(crate) struct Watch {
     root: PathBuf,
-    trigger: CString,
+    /// What the names begin with that the guest's acting threads look up; nobody else knows it.
+    trigger: String,
     inotify: OwnedFd,
     is_on: AtomicBool,
     state: Mutex<State>,
     /// Something was told.
     told: Condvar,
+    /// Held while the guest is told something, so that nobody begins to listen meanwhile. Before the state.
+    telling: Mutex<()>,
 }
 
 impl fmt::Debug for Watch {
@@ -124,17 +78,31 @@ impl Watch {
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Arc::new(Watch {
             root: root.to_owned(),
-            trigger: CString::new(format!(".cove-trigger-{token}"))?,
+            trigger: format!(".cove-trigger-{token}-"),
             inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
             is_on: AtomicBool::new(false),
             state: Mutex::new(State::default()),
             told: Condvar::new(),
+            telling: Mutex::new(()),
         }))
     }
 
-    /// The name that the guest's acting thread looks up.
-    pub(crate) fn trigger(&self) -> &str {
-        self.trigger.to_str().unwrap_or_default()
+    /// The name that the acting thread of who begins to listen next looks up.
+    pub(crate) fn next_trigger(&self) -> String {
+        let mut state = self.lock();
+        state.listeners += 1;
+        format!("{}{}", self.trigger, state.listeners)
+    }
+
+    /// What a thread says by looking up a name in the share's root, if it is an acting one.
+    fn said(&self, state: &State, (parent, name): (u64, &CStr)) -> Option<Said> {
+        let name = name.to_str().ok().filter(|_| parent == ROOT)?;
+        let number = name.strip_prefix(&self.trigger)?;
+        if let Some(number) = number.strip_suffix(OVER) {
+            return number.parse::<u64>().ok().map(|_| Said::Over);
+        }
+        let number: u64 = number.parse().ok()?;
+        Some(if state.listener == number { Said::Next } else { Said::Late })
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -166,8 +134,7 @@ impl Watch {
         for (_, folder) in state.folders.drain() {
             let _ = inotify::remove_watch(&self.inotify, folder.watch);
         }
-        let sink = state.sink.take();
-        *state = State { sink, complete_until: now(), taken_until: now(), ..State::default() };
+        *state = state.anew();
         if self.is_on() {
             self.watch_folder(&mut state, ROOT);
         }
@@ -175,10 +142,23 @@ impl Watch {
 
     /// Whether it is the acting thread that asks; looking up its name makes it that, at what it was told next.
     pub(crate) fn is_acting(&self, state: &mut State, thread: i32, looked_up: Option<(u64, &CStr)>) -> bool {
-        if looked_up.is_some_and(|(parent, name)| parent == ROOT && name == self.trigger.as_c_str()) {
-            state.acting.begin(thread);
+        match looked_up.and_then(|looked_up| self.said(state, looked_up)) {
+            Some(Said::Next) => state.acting.begin(thread),
+            Some(Said::Late) => state.acting.know(thread),
+            Some(Said::Over) => {
+                state.acting.end(thread);
+                return true;
+            }
+            None => {}
         }
-        state.acting.is(thread)
+        if !state.acting.is(thread) {
+            return false;
+        }
+        state.acting.give_way();
+        if state.acting.has_planned() {
+            self.told.notify_one();
+        }
+        true
     }
 
     /// From now on changes in the folder are noticed. Called before anything happens in it that the guest hears of.
@@ -207,6 +187,15 @@ impl Watch {
             other.into_iter().for_each(|other| other.is_told = false);
             let watched = Watched { watch, since, is_local, is_told, listed: None };
             state.folders.insert(folder, watched);
+        }
+    }
+
+    /// The guest was given a number for a name.
+    pub(crate) fn looked_up(&self, state: &mut State, place: Place, node: u64, stamp: Stamp) {
+        if state.known.looked_up(place, node, stamp) {
+            state.unlist(node);
+            state.found_again.push(node);
+            self.told.notify_one();
         }
     }
 
@@ -311,49 +300,52 @@ impl Watch {
     }
 
     /// Waits a while for something that the guest is to hear of and can.
-    fn take(&self) -> Option<(Event, Act)> {
+    fn wait(&self) {
         let second = Duration::from_secs(1);
-        let has_none =
-            |state: &mut State| state.is_unheard || state.next.is_empty() && state.queue.is_empty();
-        let waited = self.told.wait_timeout_while(self.lock(), second, has_none);
-        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
+        drop(self.told.wait_timeout_while(self.lock(), second, |state| !state.has_news()));
+    }
+
+    fn take(&self) -> Option<Event> {
+        let mut state = self.lock();
+        if !state.has_news() {
             return None;
         }
-        if state.next.is_empty() {
+        if !state.acting.has_planned() {
             let changes = if state.queue.take_lost() {
                 tracing::debug!(root = %self.root.display(), "changes were lost, and are looked for");
                 self.look_for_changes(&mut state)
+            } else if let Some(folder) = state.found_again.pop() {
+                let names = state.known.by_folder().remove(&folder).unwrap_or_default();
+                self.look_in(&mut state, folder, names, (now().0 - UNTOLD, 0))
             } else {
                 let told = state.queue.next()?;
                 self.translate(&mut state, told)
             };
-            state.next.extend(changes);
+            changes.into_iter().for_each(|change| state.acting.plan(change));
         }
-        state.next.pop_front()
+        state.acting.tell()
     }
 
-    fn tell(&self, event: Event, act: Act) {
-        let mut state = self.lock();
-        let Some(sink) = state.sink.clone() else { return };
-        let resumed = state.resumed;
-        state.acting.tell(act.clone());
-        // The guest needs answers of ours before it takes the next event.
-        drop(state);
-        if !sink(event.clone()) {
-            let state = &mut *self.lock();
+    fn tell_next(&self) {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(event) = self.take() else { return };
+        let Some(sink) = self.lock().sink.clone() else { return };
+        // The guest needs answers of ours before it takes the next event, so the state is not held.
+        if !sink(event) {
+            let mut state = self.lock();
             state.acting.hang_up();
-            state.next.push_front((event, act));
-            // Else somebody began to listen meanwhile.
-            state.is_unheard = state.resumed == resumed;
+            state.is_unheard = true;
         }
     }
 
-    /// Somebody listens again.
-    pub(crate) fn resume(&self) {
+    /// Somebody listens again, from `begin` on, and is told what whoever did before has not begun.
+    pub(crate) fn resume(&self, begin: impl FnOnce()) {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        begin();
         let mut state = self.lock();
+        state.acting.hang_up();
+        state.listener = state.listeners;
         state.is_unheard = false;
-        state.resumed += 1;
         self.told.notify_one();
     }
 
@@ -366,18 +358,26 @@ impl Watch {
 
     fn translate(&self, state: &mut State, told: Told) -> Vec<(Event, Act)> {
         match told {
-            Told::Appeared { spot, is_folder } => self.appeared(state, spot, is_folder).into_iter().collect(),
-            Told::Disappeared { spot, is_folder } => {
+            Told::Appeared { spot, is_folder } => {
                 let located = self.locate(state, spot);
+                located.map(|located| self.appeared(state, located, is_folder)).unwrap_or_default()
+            }
+            Told::Disappeared { spot, is_folder, is_moved } => {
+                let located = self.locate(state, spot);
+                // Else it is another by now, which the guest has made.
+                let located = located
+                    .filter(|(place, folder)| !state.known.is_right(place, self.stamp(folder, &place.1)));
                 located
-                    .map(|(place, folder)| disappeared(state, place, &folder, is_folder))
+                    .map(|(place, folder)| disappeared(state, place, &folder, is_folder, is_moved))
                     .into_iter()
                     .collect()
             }
             Told::Renamed { from, to, is_folder } => {
                 match (self.locate(state, from.clone()), self.locate(state, to.clone())) {
-                    (Some(from), Some(to)) => vec![self.renamed(state, from, to, is_folder)],
-                    (Some(_), None) => self.translate(state, Told::Disappeared { spot: from, is_folder }),
+                    (Some(from), Some(to)) => self.renamed(state, from, to, is_folder),
+                    (Some(_), None) => {
+                        self.translate(state, Told::Disappeared { spot: from, is_folder, is_moved: true })
+                    }
                     (None, _) => self.translate(state, Told::Appeared { spot: to, is_folder }),
                 }
             }
@@ -385,9 +385,22 @@ impl Watch {
         }
     }
 
-    fn appeared(&self, state: &mut State, spot: Spot, is_folder: bool) -> Option<(Event, Act)> {
-        let (place, folder) = self.locate(state, spot)?;
+    fn appeared(
+        &self,
+        state: &mut State,
+        (place, folder): (Place, PathBuf),
+        is_folder: bool,
+    ) -> Vec<(Event, Act)> {
         let stamp = self.stamp(&folder, &place.1);
+        if state.known.is_right(&place, stamp) {
+            return Vec::new();
+        }
+        let mut changes = Vec::new();
+        // What was moved here took the place of what the guest holds.
+        let held = state.known.name(&place).filter(|name| name.node.is_some());
+        if let Some(name) = held.filter(|name| stamp.is_some_and(|stamp| stamp.inode != name.inode)) {
+            changes.push(disappeared(state, place.clone(), &folder, name.shape == Shape::Folder, true));
+        }
         // By now there may be something else, or nothing.
         let stamp = stamp.filter(|stamp| (stamp.shape == Shape::Folder) == is_folder);
         if let Some(stamp) = stamp {
@@ -395,7 +408,8 @@ impl Watch {
         }
         let shape = stamp.map_or(Shape::of(is_folder), |stamp| stamp.shape);
         let kind = EventKind::created(shape);
-        Some((Event { path: joined(&folder, &place), kind }, Act::Create { place, shape }))
+        changes.push((Event { path: joined(&folder, &place), kind }, Act::Create { place, shape }));
+        changes
     }
 
     fn renamed(
@@ -404,11 +418,24 @@ impl Watch {
         (from, from_folder): (Place, PathBuf),
         (to, to_folder): (Place, PathBuf),
         is_folder: bool,
-    ) -> (Event, Act) {
+    ) -> Vec<(Event, Act)> {
+        let (was, is) = (self.stamp(&from_folder, &from.1), self.stamp(&to_folder, &to.1));
+        if let Seen::Apart { is_gone, is_new } = state.known.see_rename((&from, was), (&to, is)) {
+            let mut changes = Vec::new();
+            if is_gone {
+                changes.push(disappeared(state, from, &from_folder, is_folder, true));
+            }
+            if is_new {
+                changes.extend(self.appeared(state, (to, to_folder), is_folder));
+            }
+            return changes;
+        }
         let (name, replaced) = state.known.renamed(&from, to.clone());
-        if let Some(stamp) = self.stamp(&to_folder, &to.1) {
+        if let Some(stamp) = is {
             state.known.moved(to.clone(), stamp);
         }
+        // The guest may have found it by its new name already.
+        let replaced = replaced.filter(|name| is.is_none_or(|is| is.inode != name.inode));
         let path = joined(&from_folder, &from);
         let kind = EventKind::Renamed { to: joined(&to_folder, &to) };
         let act = Act::Rename {
@@ -418,7 +445,7 @@ impl Watch {
             node: name.and_then(|name| name.node),
             replaced: replaced.and_then(|name| name.node),
         };
-        (Event { path, kind }, act)
+        vec![(Event { path, kind }, act)]
     }
 
     fn touched(&self, state: &mut State, spot: Spot) -> Option<(Event, Act)> {
@@ -437,29 +464,39 @@ impl Watch {
         state.complete_until = now();
         state.taken_until = state.complete_until;
         let mut known = state.known.by_folder();
-        let folders: Vec<(u64, i32)> =
-            state.folders.iter().map(|(node, folder)| (*node, folder.watch)).collect();
+        let folders: Vec<u64> = state.folders.keys().copied().collect();
+        let looks = folders.into_iter().map(|folder| (folder, known.remove(&folder).unwrap_or_default()));
+        looks.flat_map(|(folder, names)| self.look_in(state, folder, names, since)).collect()
+    }
+
+    /// The same in one folder, whose names in it are known; others are new if they have changed since then.
+    fn look_in(
+        &self,
+        state: &mut State,
+        folder: u64,
+        mut names: Vec<CString>,
+        since: Time,
+    ) -> Vec<(Event, Act)> {
+        let watch = state.folders.get(&folder).map(|folder| folder.watch);
+        let (Some(path), Some(watch)) = (state.known.path(folder, None), watch) else { return Vec::new() };
+        let is_known: HashSet<CString> = names.iter().cloned().collect();
+        names.extend(self.entries(&path).into_iter().filter(|name| !is_known.contains(name)));
         let mut changes = Vec::new();
-        for (node, watch) in folders {
-            let Some(path) = state.known.path(node, None) else { continue };
-            let mut names = known.remove(&node).unwrap_or_default();
-            let is_known: HashSet<CString> = names.iter().cloned().collect();
-            names.extend(self.entries(&path).into_iter().filter(|name| !is_known.contains(name)));
-            for name in names {
-                let stamp = self.stamp(&path, &name);
-                let place = (node, name.clone());
-                let before = state.known.name(&place);
-                let is_same = before.zip(stamp).is_some_and(|(name, stamp)| name.inode == stamp.inode);
-                if let Some(name) = before.filter(|_| !is_same) {
-                    changes.push(disappeared(state, place.clone(), &path, name.shape == Shape::Folder));
+        for name in names {
+            let stamp = self.stamp(&path, &name);
+            let place = (folder, name.clone());
+            let before = state.known.name(&place);
+            let is_same = before.zip(stamp).is_some_and(|(name, stamp)| name.inode == stamp.inode);
+            if let Some(name) = before.filter(|_| !is_same) {
+                changes.push(disappeared(state, place.clone(), &path, name.shape == Shape::Folder, true));
+            }
+            match stamp {
+                Some(_) if is_same => changes.extend(self.touched(state, (watch, name))),
+                Some(stamp) if before.is_some() || stamp.changed >= since => {
+                    let is_folder = stamp.shape == Shape::Folder;
+                    changes.extend(self.appeared(state, (place, path.clone()), is_folder));
                 }
-                match stamp {
-                    Some(_) if is_same => changes.extend(self.touched(state, (watch, name))),
-                    Some(stamp) if before.is_some() || stamp.changed >= since => {
-                        changes.extend(self.appeared(state, (watch, name), stamp.shape == Shape::Folder));
-                    }
-                    _ => {}
-                }
+                _ => {}
             }
         }
         changes
@@ -472,6 +509,16 @@ impl Watch {
         let names = dir.into_iter().flatten().flatten().map(|entry| entry.file_name().to_owned());
         names.filter(|name| !matches!(name.to_bytes(), b"." | b"..")).collect()
     }
+}
+
+/// What the guest's acting thread says.
+enum Said {
+    /// It begins what it was told next.
+    Next,
+    /// It begins what one was told that nobody listens by any more.
+    Late,
+    /// It acts no more.
+    Over,
 }
 
 /// How a reading ended.
@@ -489,135 +536,23 @@ fn joined(folder: &Path, place: &Place) -> PathBuf {
     folder.join(OsStr::from_bytes(place.1.as_bytes()))
 }
 
-fn disappeared(state: &mut State, place: Place, folder: &Path, is_folder: bool) -> (Event, Act) {
+/// It is gone, or has been moved to where nobody tells of it; what is not known may be either.
+fn disappeared(
+    state: &mut State,
+    place: Place,
+    folder: &Path,
+    is_folder: bool,
+    is_moved: bool,
+) -> (Event, Act) {
     let name = state.known.removed(&place);
-    let kind = if is_folder { EventKind::FolderRemoved } else { EventKind::Removed };
+    if let Some(node) = name.and_then(|name| name.node) {
+        state.unlist(node);
+    }
+    let kind = EventKind::removed(Shape::of(is_folder), is_moved);
     let event = Event { path: joined(folder, &place), kind };
     let shape = name.map(|name| name.shape).filter(|shape| (*shape == Shape::Folder) == is_folder);
     let node = name.and_then(|name| name.node);
-    (event, Act::Remove { place, shape: shape.unwrap_or(Shape::of(is_folder)), node })
-}
-
-/// So many nanoseconds before; only to be compared with.
-fn earlier((seconds, nanoseconds): Time, by: i64) -> Time {
-    if nanoseconds >= by {
-        (seconds, nanoseconds - by)
-    } else {
-        (seconds - 1, nanoseconds + 1_000_000_000 - by)
-    }
-}
-
-fn now() -> Time {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (i64::try_from(now.as_secs()).unwrap_or(0), i64::from(now.subsec_nanos()))
-}
-
-impl State {
-    pub(crate) fn synthetic(&mut self) -> u64 {
-        self.next_synthetic += 1;
-        SYNTHETIC + self.next_synthetic
-    }
-
-    /// The guest does this itself, so it needs not be told.
-    pub(crate) fn expect(&mut self, place: &Place, kind: Kind) {
-        if let Some(folder) = self.folders.get(&place.0) {
-            self.queue.expect((folder.watch, place.1.clone()), kind);
-        }
-    }
-
-    /// Whether the guest will be told that a name is new, so that it may not rely on what it knows of it.
-    pub(crate) fn is_untold(&self, place: &Place, stamp: Stamp) -> bool {
-        let is_told = self.known.name(place).is_some_and(|name| name.is_told && name.inode == stamp.inode);
-        let may_be_new = || {
-            let since = self.folders.get(&place.0).map_or((0, 0), |folder| folder.since);
-            stamp.changed >= earlier(since, COARSE) && now().0 - stamp.changed.0 < UNTOLD
-        };
-        self.acting.is_coming(place) || !is_told && may_be_new()
-    }
-
-    /// Whether the guest hears of everything that happens in a folder.
-    pub(crate) fn is_followed(&self, folder: u64) -> bool {
-        let is_told = |folder: &Watched| folder.is_local && folder.is_told;
-        !self.is_unheard
-            && self.folders.get(&folder).is_some_and(is_told)
-            && (folder == ROOT || self.known.is_there(folder))
-    }
-
-    /// Whether the guest hears of whatever happens to a file: by another of its names, it may not.
-    pub(crate) fn is_file_followed(&self, node: u64, attr: &Attr) -> bool {
-        // Of the root itself nobody tells, and of what left its place neither.
-        self.known.is_there(node)
-            && self.known.folder(node).is_some_and(|folder| self.is_followed(folder))
-            && match Shape::of_mode(attr.mode) {
-                Shape::Folder => self.is_followed(node),
-                _ => attr.nlink == 1,
-            }
-    }
-
-    /// Whether what is written to a file has arrived when the write has: nothing more can fail when it is closed.
-    pub(crate) fn is_local(&self, node: u64) -> bool {
-        let folder = self.known.folder(node).and_then(|folder| self.folders.get(&folder));
-        folder.is_some_and(|folder| folder.is_local)
-    }
-
-    /// Whether a name that is not there is none that the guest still has to see come or go.
-    pub(crate) fn is_nothing(&self, place: &Place) -> bool {
-        self.is_followed(place.0) && self.known.name(place).is_none() && !self.acting.concerns(place)
-    }
-
-    /// The guest lists a folder; whether what it kept of the last time is as good: not longer than names are, or it would
-    /// ask for each.
-    pub(crate) fn list(&mut self, folder: u64, freshness: Duration) -> bool {
-        let is_followed = self.is_followed(folder);
-        let Some(watched) = self.folders.get_mut(&folder).filter(|_| is_followed) else { return false };
-        let is_kept = watched.listed.is_some_and(|listed| listed.elapsed() < freshness);
-        if !is_kept {
-            watched.listed = Some(Instant::now());
-        }
-        is_kept
-    }
-
-    /// The guest opens a file; whether what it kept of its content is right: for a while, because not every write by a
-    /// mapping changes how a file looks.
-    pub(crate) fn open(&mut self, node: u64, attr: &Attr, freshness: Duration) -> bool {
-        let stamp = stamp_of(attr);
-        let known = self.opened.get(&stamp.inode);
-        if known.is_some_and(|(known, opened)| *known == stamp && opened.elapsed() < freshness) {
-            return self.is_file_followed(node, attr);
-        }
-        if self.opened.len() >= MAX_OPENED {
-            self.opened.clear();
-        }
-        if stamp.shape == Shape::File && now().0 - stamp.changed.0.max(stamp.modified.0) > SETTLED {
-            self.opened.insert(stamp.inode, (stamp, Instant::now()));
-        } else {
-            self.opened.remove(&stamp.inode);
-        }
-        false
-    }
-}
-
-/// How a file looks that virtiofsd tells of.
-pub(crate) fn stamp_of(attr: &Attr) -> Stamp {
-    let time = |seconds, nanoseconds| (i64::try_from(seconds).unwrap_or(0), i64::from(nanoseconds));
-    Stamp {
-        inode: attr.ino,
-        size: attr.size,
-        modified: time(attr.mtime, attr.mtimensec),
-        changed: time(attr.ctime, attr.ctimensec),
-        shape: Shape::of_mode(attr.mode),
-    }
-}
-
-/// The same that the kernel tells of.
-fn stamp_of_stat(stat: &Stat) -> Stamp {
-    Stamp {
-        inode: stat.st_ino,
-        size: u64::try_from(stat.st_size).unwrap_or(0),
-        modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-        changed: (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
-        shape: Shape::of_mode(stat.st_mode),
-    }
+    (event, Act::Remove { place, shape: shape.unwrap_or(Shape::of(is_folder)), node, is_moved })
 }
 
 /// Until the share is gone.
@@ -635,9 +570,8 @@ fn take_in(watch: &Weak<Watch>) {
 /// Until the share is gone.
 fn pass_on(watch: &Weak<Watch>) {
     while let Some(watch) = watch.upgrade() {
-        if let Some((event, act)) = watch.take() {
-            watch.tell(event, act);
-        }
+        watch.wait();
+        watch.tell_next();
     }
 }
 
@@ -647,7 +581,9 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use rustix::fs::FileType;
+    use virtiofsd::fuse::Attr;
 
+    use super::super::state::stamp_of;
     use super::*;
 
     #[test]
@@ -710,7 +646,7 @@ mod tests {
         assert!(told.recv_timeout(Duration::from_millis(100)).is_err(), "the rest waits");
         assert!(!watch.lock().is_followed(ROOT), "what the guest knows may be wrong by now");
         listens.store(true, Ordering::SeqCst);
-        watch.resume();
+        watch.resume(|| ());
         assert_eq!([next(), next()], [("a".to_owned(), true), ("b".to_owned(), true)]);
         assert!(watch.lock().is_followed(ROOT));
     }

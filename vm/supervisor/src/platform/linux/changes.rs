@@ -50,7 +50,7 @@ pub(crate) fn watch(share: &Share) -> Result<Arc<Sink>> {
 /// Tells the guest of the changes of the share that it has at `path`.
 pub(crate) async fn connect(sink: Arc<Sink>, vsock: Arc<Vsock>, path: String) {
     let connected = async {
-        let trigger = sink.events.trigger().to_owned();
+        let trigger = sink.events.next_trigger();
         let stream = execute::open(&vsock, &Open::Changes { path, trigger }).await?.into_std()?;
         stream.set_nonblocking(false)?;
         // A guest that is slow, or stopped for a while, is waited for: what happens meanwhile is kept by the share.
@@ -60,8 +60,9 @@ pub(crate) async fn connect(sink: Arc<Sink>, vsock: Arc<Vsock>, path: String) {
     match connected.await {
         Ok((stream, end)) => {
             *sink.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
-            *sink.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
-            sink.events.resume();
+            sink.events.resume(|| {
+                *sink.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+            });
         }
         Err(error) => tracing::warn!("the guest does not hear of changes in a share: {error:#}"),
     }

@@ -2,6 +2,7 @@
 //! front of. Here that is tried alone, with `COVE_SHARES=layer`: our own server tells of changes itself.
 
 use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -61,7 +62,8 @@ struct Tree {
 
 /// An event as it is read.
 struct Raw {
-    path: PathBuf,
+    watch: i32,
+    name: Option<CString>,
     flags: ReadFlags,
     cookie: u32,
 }
@@ -104,12 +106,18 @@ impl Tree {
                 events.extend(self.read());
             }
             let mut events = events.into_iter().peekable();
-            while let Some(Raw { path, flags, cookie }) = events.next() {
+            while let Some(event) = events.next() {
+                let Raw { flags, cookie, .. } = event;
+                if flags.contains(ReadFlags::IGNORED) {
+                    self.folders.remove(&event.watch);
+                }
+                // By the names that folders have now that all before is told.
+                let Some(path) = self.path(&event) else { continue };
                 let is_folder = flags.contains(ReadFlags::ISDIR);
                 let is_half =
                     |other: &Raw| other.flags.contains(ReadFlags::MOVED_TO) && other.cookie == cookie;
                 if flags.contains(ReadFlags::MOVED_FROM) {
-                    let to = events.next_if(is_half).map(|other| other.path);
+                    let to = events.next_if(is_half).and_then(|other| self.path(&other));
                     self.moved(&path, to, is_folder);
                 } else if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
                     self.notes.tell(bytes(&path), Deed::Appeared { is_folder });
@@ -150,16 +158,15 @@ impl Tree {
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.notes.lose();
             }
-            if flags.contains(ReadFlags::IGNORED) {
-                self.folders.remove(&event.wd());
-            }
-            let (Some(folder), Some(name)) = (self.folders.get(&event.wd()), event.file_name()) else {
-                continue;
-            };
-            let path = folder.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            events.push(Raw { path, flags, cookie: event.cookie() });
+            let name = event.file_name().map(CString::from);
+            events.push(Raw { watch: event.wd(), name, flags, cookie: event.cookie() });
         }
         events
+    }
+
+    fn path(&self, event: &Raw) -> Option<PathBuf> {
+        let name = event.name.as_ref()?;
+        Some(self.folders.get(&event.watch)?.join(OsStr::from_bytes(name.as_bytes())))
     }
 }
 
