@@ -36,11 +36,10 @@ pub(crate) fn act_out(mut events: impl BufRead, root: BorrowedFd<'_>, trigger: &
             Ok(true) => {}
             ended => break ended.map(drop),
         }
+        let [kind, path @ .., 0] = event.as_slice() else { continue };
         say(trigger);
-        if let [kind, path @ .., 0] = event.as_slice() {
-            let target = target.strip_suffix(&[0]).unwrap_or_default();
-            let _ = act(root, *kind, OsStr::from_bytes(path), OsStr::from_bytes(target));
-        }
+        let target = target.strip_suffix(&[0]).unwrap_or_default();
+        let _ = act(root, *kind, OsStr::from_bytes(path), OsStr::from_bytes(target));
     };
     say(&format!("{trigger}-over"));
     outcome

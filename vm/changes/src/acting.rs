@@ -84,8 +84,10 @@ struct Step {
 /// from it what it has made, nor brings back what it has taken away.
 #[derive(Debug, Default)]
 pub struct Acting {
-    /// Those that act, or did and have not said that they do no more. The last one is told.
+    /// Those that act, or did and have not said that they do no more.
     threads: Vec<i32>,
+    /// The one among them that is told.
+    thread: Option<i32>,
     planned: VecDeque<Step>,
     told: VecDeque<Step>,
     current: Option<Step>,
@@ -139,6 +141,7 @@ impl Acting {
 
     /// Nobody hears any more: what was told and is not over is told again to who comes next.
     pub fn hang_up(&mut self) {
+        self.thread = None;
         if let Some(current) = self.current.take() {
             self.told.push_front(current);
         }
@@ -164,6 +167,7 @@ impl Acting {
     /// This thread begins what it was told next.
     pub fn begin(&mut self, thread: i32) {
         self.know(thread);
+        self.thread = Some(thread);
         self.begin_next();
     }
 
@@ -178,7 +182,8 @@ impl Acting {
 
     /// This thread acts no more: whoever has its number next is another.
     pub fn end(&mut self, thread: i32) {
-        if self.threads.last() == Some(&thread) {
+        if self.thread == Some(thread) {
+            self.thread = None;
             self.finish();
         }
         self.threads.retain(|known| *known != thread);
@@ -230,7 +235,8 @@ impl Acting {
                 if !old && !new {
                     return;
                 }
-                let remove = |path: &PathBuf, place: &Place, node, is_moved| {
+                let remove = |path: &PathBuf, place: &Place, node: Option<u64>, is_moved: bool| {
+                    let is_moved = is_moved && node.is_some();
                     let event = Event { path: path.clone(), kind: EventKind::removed(*shape, is_moved) };
                     (event, Act::Remove { place: place.clone(), shape: *shape, node, is_moved })
                 };
@@ -377,11 +383,13 @@ mod tests {
         acting.end(5);
         acting.hang_up();
         assert_eq!(told(&mut acting), events([create("b")]), "the first is over");
+        acting.plan(create("c"));
+        acting.tell();
         acting.begin(6);
         acting.know(7);
-        acting.begin(8);
         acting.end(7);
-        assert_eq!([5, 6, 7, 8].map(|thread| acting.is(thread)), [false, true, false, true]);
+        assert_eq!([5, 6, 7].map(|thread| acting.is(thread)), [false, true, false]);
+        assert_eq!(acting.current(), Some(&create("b").1), "one that is late ends nothing of another's");
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Known {
     pub fn looked_up(&mut self, place: Place, node: u64, stamp: Stamp) -> bool {
         let is_found_again =
             stamp.shape == Shape::Folder && self.nodes.contains_key(&node) && !self.is_there(node);
-        self.refer(&place, node);
+        self.refer(&place, node, stamp.shape == Shape::Folder);
         self.stamps.entry(stamp.inode).or_insert(stamp);
         let new = Name { inode: stamp.inode, shape: stamp.shape, node: None, is_told: false };
         self.names.entry(place).or_insert(new).node = Some(node);
@@ -133,7 +133,7 @@ impl Known {
 
     /// The guest made a name.
     pub fn made(&mut self, place: Place, node: u64, stamp: Stamp) {
-        self.refer(&place, node);
+        self.refer(&place, node, stamp.shape == Shape::Folder);
         self.stamps.insert(stamp.inode, stamp);
         let name = Name { inode: stamp.inode, shape: stamp.shape, node: Some(node), is_told: true };
         self.names.insert(place, name);
@@ -299,6 +299,11 @@ impl Known {
         folders
     }
 
+    /// Those in one.
+    pub fn names_in(&self, folder: u64) -> Vec<CString> {
+        self.names.keys().filter(|(other, _)| *other == folder).map(|(_, name)| name.clone()).collect()
+    }
+
     /// The path of a folder or a name in it, from the share's root.
     pub fn path(&self, folder: u64, name: Option<&CStr>) -> Option<PathBuf> {
         let mut parts: Vec<&[u8]> = name.map(CStr::to_bytes).into_iter().collect();
@@ -315,8 +320,9 @@ impl Known {
         Some(parts.iter().rev().map(|part| OsStr::from_bytes(part)).collect())
     }
 
-    fn refer(&mut self, place: &Place, node: u64) {
-        let is_elsewhere = !self.is_there(node);
+    fn refer(&mut self, place: &Place, node: u64, is_folder: bool) {
+        // A folder is at one place, which is where it was found last.
+        let is_elsewhere = is_folder || !self.is_there(node);
         let entry = self.nodes.entry(node).or_insert_with(|| Node { place: place.clone(), references: 0 });
         if is_elsewhere {
             entry.place.clone_from(place);

@@ -21,5 +21,11 @@ pub const AWAY: &str = ".cove-moved-away";
 /// Its number.
 pub const AWAY_NODE: u64 = SYNTHETIC;
 
+/// Whether it is that folder. Nobody else's kernel may remember that there is none.
+#[must_use]
+pub fn is_away((folder, name): &Place) -> bool {
+    *folder == ROOT && name.as_bytes() == AWAY.as_bytes()
+}
+
 /// Numbers of files from here on are of what is gone already, and nobody knows any more.
 pub const SYNTHETIC: u64 = 1 << 62;

@@ -140,16 +140,16 @@ impl Share {
 pub struct Events(Arc<Watch>);
 
 impl Events {
-    /// The name by which the acting thread of a guest that is to listen makes itself known, once [`Events::resume`] was called.
+    /// A number for who is to listen, and the name by which its acting thread makes itself known from [`Events::resume`] on.
     #[must_use]
-    pub fn next_trigger(&self) -> String {
+    pub fn next_trigger(&self) -> (u64, String) {
         self.0.next_trigger()
     }
 
-    /// The guest listens again, from when `begin` has been called: it is told what waited, and what it was told before and has
-    /// not begun to act out.
-    pub fn resume(&self, begin: impl FnOnce()) {
-        self.0.resume(begin);
+    /// The guest listens again, from when `begin` has been called: it is told what waited, and what was told before and is
+    /// not done.
+    pub fn resume(&self, listener: u64, begin: impl FnOnce()) {
+        self.0.resume(listener, begin);
     }
 }
 

@@ -377,7 +377,8 @@ fn changes_on_the_host_wake_watchers_in_the_guest() {
     guest.mount("work", 1);
     let share = &guest.shares[0];
     let mut trigger = guest.connect(TRIGGER);
-    trigger.write_all(format!("/mnt/work\n{}\n", share.events().next_trigger()).as_bytes()).unwrap();
+    let (listener, name) = share.events().next_trigger();
+    trigger.write_all(format!("/mnt/work\n{name}\n").as_bytes()).unwrap();
     let (sender, events) = mpsc::channel();
     share
         .watch(move |event| {
@@ -387,7 +388,7 @@ fn changes_on_the_host_wake_watchers_in_the_guest() {
             is_told
         })
         .unwrap();
-    share.events().resume(|| ());
+    share.events().resume(listener, || ());
     guest.shell("cd /mnt/work; ls -l . sub; cat old");
     let mut watcher = guest.connect(WATCH);
     watcher.write_all(b"/mnt/work\n/mnt/work/sub\n/mnt/work/old\n\n").unwrap();

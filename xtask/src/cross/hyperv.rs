@@ -124,10 +124,10 @@ fn service(wine: &Wine, target: &Target, programs: &Path) -> Result<()> {
     // Wine's fails where the service is faster than its answer: what counts is that it stops.
     let _ = control(&["stop", SERVICE]);
     let stopped = wait_until("STOPPED", || control(&["query", SERVICE]));
-    let removed = control(&["delete", SERVICE]);
+    // Its end may not have come to Wine's keeper yet. One that is left is deleted before the next is made.
+    let _ = control(&["delete", SERVICE]);
     asked?;
     stopped?;
-    removed?;
     println!("cross: Cove's service is started, asked and stopped under Wine");
     Ok(())
 }

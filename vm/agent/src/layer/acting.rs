@@ -56,6 +56,11 @@ impl Folder {
         self.below.look_anew(place.0, &place.1).ok().map(|attr| attr.stamp())
     }
 
+    /// Whether what has a name by now is what the guest has made there, or was told of.
+    fn is_right(&self, state: &State, place: &Place) -> bool {
+        state.known.is_right(place, self.stamp(place))
+    }
+
     /// Whether the guest made what has a name, or was told of it.
     fn is_told(&self, state: &State, place: &Place) -> bool {
         let told = state.known.name(place).filter(|name| name.is_told);
@@ -79,14 +84,14 @@ impl Folder {
                 place.map(|place| self.appeared(state, place, &path, is_folder)).unwrap_or_default()
             }
             Deed::Disappeared { is_folder } => {
-                // Else it is another by now, which the guest has made.
-                let is_gone = |place: &Place| !state.known.is_right(place, self.stamp(place));
-                let place = place.filter(is_gone);
+                let place = place.filter(|place| !self.is_right(state, place));
                 place.into_iter().map(|place| self.disappeared(state, place, &path, is_folder)).collect()
             }
             Deed::Renamed { to } => match (place, state.known.place(&to)) {
                 (Some(from), Some(new)) => self.renamed(state, (from, &path), (new, &to)),
+                (Some(from), None) if self.is_right(state, &from) => Vec::new(),
                 (Some(from), None) => vec![self.disappeared(state, from, &path, false)],
+                (None, Some(new)) if self.is_told(state, &new) => Vec::new(),
                 (None, Some(new)) => {
                     let is_folder = self.stamp(&new).is_some_and(|stamp| stamp.shape == Shape::Folder);
                     self.appeared(state, new, &to, is_folder)
@@ -175,7 +180,8 @@ impl Folder {
         node.into_iter().for_each(|node| state.unlist(node));
         let shape = name.map_or(Shape::of(is_folder), |name| name.shape);
         let folder = node.filter(|_| shape == Shape::Folder);
-        let is_moved = folder.is_some_and(|node| self.below.look(node).is_ok_and(|attr| attr.links > 0));
+        let is_moved =
+            folder.is_some_and(|node| self.below.look_at_it_anew(node).is_ok_and(|attr| attr.links > 0));
         (event(path, EventKind::removed(shape, is_moved)), Act::Remove { place, shape, node, is_moved })
     }
 

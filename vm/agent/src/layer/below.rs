@@ -160,6 +160,12 @@ impl Below {
         Ok(Attr::from(&look(self.node(number)?.as_fd(), c"", AtFlags::EMPTY_PATH)?))
     }
 
+    /// The same at this very moment.
+    pub(super) fn look_at_it_anew(&self, number: u64) -> rustix::io::Result<Attr> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        Ok(Attr::from(&look(self.node(number)?.as_fd(), c"", flags)?))
+    }
+
     /// How what has a name looks at this very moment, whatever is remembered of it.
     pub(super) fn look_anew(&self, folder: u64, name: &CStr) -> rustix::io::Result<Attr> {
         let folder = self.node(folder)?;

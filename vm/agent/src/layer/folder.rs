@@ -14,7 +14,7 @@ use rustix::fs::{
     renameat_with, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
-use vm_changes::{AWAY, AWAY_NODE, Act, Place, ROOT, SYNTHETIC, Shape, Stamp};
+use vm_changes::{AWAY_NODE, Act, Place, ROOT, SYNTHETIC, Shape, Stamp};
 
 use super::abi::{self, Attr, Body, Caller, Entry, set};
 use super::below::Below;
@@ -35,7 +35,7 @@ pub(super) struct Folder {
     state: Mutex<State>,
     /// Something was told.
     pub(super) told: Condvar,
-    /// Held by the thread that acts out: another begins when it has ended, as one alone is known.
+    /// Held by the thread that acts out: another begins when it has ended, as one alone is told.
     pub(super) acting: Mutex<()>,
     /// The kernel's end.
     pub(super) device: OwnedFd,
@@ -98,7 +98,7 @@ impl Folder {
             return self.look_as_acting(state, &place);
         }
         let (node, attr) = match self.below.find(folder, name) {
-            Err(Errno::NOENT) if state.is_nothing(&place) => {
+            Err(Errno::NOENT) if state.is_nothing(&place) && !vm_changes::is_away(&place) => {
                 // There is none, and the guest need not ask again.
                 let (entry_valid, attr_valid) = (FOLLOWED, FOLLOWED);
                 return Ok(Entry { node: 0, attr: Attr::default(), entry_valid, attr_valid });
@@ -125,7 +125,7 @@ impl Folder {
 
     /// What the acting thread finds at a name, which was just looked at when what it acts out was named.
     fn look_as_acting(&self, state: &mut State, place: &Place) -> Result<Entry> {
-        if place.0 == ROOT && place.1.as_bytes() == AWAY.as_bytes() {
+        if vm_changes::is_away(place) {
             state.lend(AWAY_NODE);
             let (node, attr) = (AWAY_NODE, self.made_up(ROOT, AWAY_NODE, Shape::Folder));
             return Ok(Entry { node, attr, entry_valid: Duration::ZERO, attr_valid: Duration::ZERO });

@@ -18,7 +18,7 @@ use virtiofsd::filesystem::{
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
 
-use vm_changes::{AWAY, AWAY_NODE, Act, Place, ROOT, SYNTHETIC, Shape};
+use vm_changes::{AWAY_NODE, Act, Place, ROOT, SYNTHETIC, Shape};
 
 use super::state::{State, stamp_of};
 use super::told::Kind;
@@ -181,7 +181,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Folder<F> {
 
     /// What the acting thread finds at a name.
     fn look_as_acting(&self, ctx: Context, state: &mut State, place: &Place) -> io::Result<Entry> {
-        if place.0 == ROOT && place.1.as_bytes() == AWAY.as_bytes() {
+        if vm_changes::is_away(place) {
             *state.borrowed.entry(AWAY_NODE).or_default() += 1;
             let (inode, attr, never) = (AWAY_NODE, self.away(ctx)?, Duration::ZERO);
             return Ok(Entry { inode, generation: 0, attr, attr_timeout: never, entry_timeout: never });
@@ -274,6 +274,15 @@ fn is_folder(attr: &Attr) -> bool {
     FileType::from_raw_mode(attr.mode) == FileType::Directory
 }
 
+/// A name in a folder is one: whoever follows it, by whatever call, stays in the folder.
+fn check(name: &CStr) -> io::Result<()> {
+    match name.to_bytes() {
+        b"" | b"." | b".." => Err(Errno::INVAL.into()),
+        name if name.contains(&b'/') => Err(Errno::INVAL.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Requests that are virtiofsd's alone.
 macro_rules! pass {
     ($(fn $name:ident(&self $(, $arg:ident: $type:ty)* $(,)?) $(-> $result:ty)?;)*) => {
@@ -338,6 +347,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
     }
 
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        // A kernel that exports the share (NFS) asks for these two.
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            check(name)?;
+        }
         if !self.watch.is_on() {
             return self.inner.lookup(ctx, parent, name);
         }
@@ -348,7 +361,11 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         }
         self.watch.watch_folder(&mut state, parent);
         let entry = match self.look(ctx, &mut state, place.clone()) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) && state.is_nothing(&place) => {
+            Err(error)
+                if Errno::from_io_error(&error) == Some(Errno::NOENT)
+                    && state.is_nothing(&place)
+                    && !vm_changes::is_away(&place) =>
+            {
                 return Ok(nothing());
             }
             found => found?,
@@ -407,6 +424,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         name: &CStr,
         extensions: Extensions,
     ) -> io::Result<Entry> {
+        check(name)?;
         self.making(ctx, parent, name, || self.inner.symlink(ctx, linkname, parent, name, extensions))
     }
 
@@ -420,6 +438,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<Entry> {
+        check(name)?;
         self.making(ctx, parent, name, || self.inner.mknod(ctx, parent, name, mode, rdev, umask, extensions))
     }
 
@@ -432,10 +451,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<Entry> {
+        check(name)?;
         self.making(ctx, parent, name, || self.inner.mkdir(ctx, parent, name, mode, umask, extensions))
     }
 
     fn link(&self, ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
+        check(newname)?;
         self.making(ctx, newparent, newname, || self.inner.link(ctx, inode, newparent, newname))
     }
 
@@ -450,6 +471,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        check(name)?;
         if !self.watch.is_on() {
             return self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions);
         }
@@ -472,10 +494,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
     }
 
     fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        check(name)?;
         self.removing(ctx, parent, name, || self.inner.unlink(ctx, parent, name))
     }
 
     fn rmdir(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        check(name)?;
         self.removing(ctx, parent, name, || self.inner.rmdir(ctx, parent, name))
     }
 
@@ -488,6 +512,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Folder<F> {
         newname: &CStr,
         flags: u32,
     ) -> io::Result<()> {
+        check(oldname)?;
+        check(newname)?;
         if !self.watch.is_on() {
             return self.inner.rename(ctx, olddir, oldname, newdir, newname, flags);
         }
@@ -652,5 +678,50 @@ impl<F: SerializableFileSystem> SerializableFileSystem for Folder<F> {
         fn prepare_serialization(&self, cancel: Arc<AtomicBool>);
         fn serialize(&self, state_pipe: File) -> io::Result<()>;
         fn deserialize_and_apply(&self, state_pipe: File) -> io::Result<()>;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtiofsd::passthrough::{Config, PassthroughFs};
+
+    use super::*;
+
+    #[test]
+    fn no_name_that_a_guest_sends_leads_out_of_the_share() {
+        let outside = tempfile::tempdir().unwrap();
+        let secret = outside.path().join("secret");
+        let root = outside.path().join("share");
+        std::fs::create_dir_all(root.join("folder")).unwrap();
+        std::fs::write(&secret, "secret").unwrap();
+        std::fs::write(root.join("own"), "own").unwrap();
+        let config = Config { root_dir: root.display().to_string(), ..Config::default() };
+        let watch = Watch::new(&root).unwrap();
+        let folder = Folder::new(PassthroughFs::new(config).unwrap(), &watch);
+        folder.init(FsOptions::empty()).unwrap();
+        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 1 };
+        let own = folder.lookup(ctx, ROOT, c"own").unwrap().inode;
+        let none = Extensions::default;
+        for name in [c"../secret", c"../new", c"..", c".", c"", c"folder/new", c"/"] {
+            let refused = [
+                folder.unlink(ctx, ROOT, name),
+                folder.rmdir(ctx, ROOT, name),
+                folder.rename(ctx, ROOT, name, ROOT, c"in", 0),
+                folder.rename(ctx, ROOT, c"own", ROOT, name, 0),
+                folder.mkdir(ctx, ROOT, name, 0o755, 0, none()).map(drop),
+                folder.mknod(ctx, ROOT, name, 0o100_644, 0, 0, none()).map(drop),
+                folder.symlink(ctx, c"to", ROOT, name, none()).map(drop),
+                folder.link(ctx, own, ROOT, name).map(drop),
+                folder.create(ctx, ROOT, name, 0o644, false, 0, 0, none()).map(drop),
+            ];
+            for (at, refused) in refused.into_iter().enumerate() {
+                let error = refused.expect_err("a name that is none");
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name:?}, call {at}: {error}");
+            }
+        }
+        assert!(folder.lookup(ctx, ROOT, c"../secret").is_err());
+        folder.unlink(ctx, ROOT, c"own").unwrap();
+        let left = |dir: &std::path::Path| std::fs::read_dir(dir).unwrap().count();
+        assert_eq!((left(outside.path()), left(&root), left(&root.join("folder"))), (2, 1, 0));
     }
 }

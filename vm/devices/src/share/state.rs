@@ -1,6 +1,6 @@
 //! What a guest knows of a share, what it is told next, and so how long it may believe what it knows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Stat;
@@ -32,7 +32,7 @@ pub(super) struct State {
     /// Nobody took what was told last. It is told again once somebody listens; the rest waits.
     pub(super) is_unheard: bool,
     /// Folders that had lost their names, and in which changes are looked for.
-    pub(super) found_again: Vec<u64>,
+    pub(super) found_again: BTreeSet<u64>,
     /// How files looked when the guest opened them, by the host's numbers, if they had looked so for a while.
     opened: HashMap<u64, (Stamp, Instant)>,
     /// Those that were to listen so far, and who does.

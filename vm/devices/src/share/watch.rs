@@ -88,10 +88,10 @@ impl Watch {
     }
 
     /// The name that the acting thread of who begins to listen next looks up.
-    pub(crate) fn next_trigger(&self) -> String {
+    pub(crate) fn next_trigger(&self) -> (u64, String) {
         let mut state = self.lock();
         state.listeners += 1;
-        format!("{}{}", self.trigger, state.listeners)
+        (state.listeners, format!("{}{}", self.trigger, state.listeners))
     }
 
     /// What a thread says by looking up a name in the share's root, if it is an acting one.
@@ -194,7 +194,7 @@ impl Watch {
     pub(crate) fn looked_up(&self, state: &mut State, place: Place, node: u64, stamp: Stamp) {
         if state.known.looked_up(place, node, stamp) {
             state.unlist(node);
-            state.found_again.push(node);
+            state.found_again.insert(node);
             self.told.notify_one();
         }
     }
@@ -314,8 +314,8 @@ impl Watch {
             let changes = if state.queue.take_lost() {
                 tracing::debug!(root = %self.root.display(), "changes were lost, and are looked for");
                 self.look_for_changes(&mut state)
-            } else if let Some(folder) = state.found_again.pop() {
-                let names = state.known.by_folder().remove(&folder).unwrap_or_default();
+            } else if let Some(folder) = state.found_again.pop_first() {
+                let names = state.known.names_in(folder);
                 self.look_in(&mut state, folder, names, (now().0 - UNTOLD, 0))
             } else {
                 let told = state.queue.next()?;
@@ -338,13 +338,13 @@ impl Watch {
         }
     }
 
-    /// Somebody listens again, from `begin` on, and is told what whoever did before has not begun.
-    pub(crate) fn resume(&self, begin: impl FnOnce()) {
+    /// Somebody listens again, from `begin` on, and is told what whoever did before has not done.
+    pub(crate) fn resume(&self, listener: u64, begin: impl FnOnce()) {
         let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         begin();
         let mut state = self.lock();
         state.acting.hang_up();
-        state.listener = state.listeners;
+        state.listener = listener;
         state.is_unheard = false;
         self.told.notify_one();
     }
@@ -364,13 +364,14 @@ impl Watch {
             }
             Told::Disappeared { spot, is_folder, is_moved } => {
                 let located = self.locate(state, spot);
-                // Else it is another by now, which the guest has made.
-                let located = located
-                    .filter(|(place, folder)| !state.known.is_right(place, self.stamp(folder, &place.1)));
-                located
-                    .map(|(place, folder)| disappeared(state, place, &folder, is_folder, is_moved))
-                    .into_iter()
-                    .collect()
+                let seen = located.and_then(|(place, folder)| {
+                    // Then it is another by now, which the guest has made, or there again.
+                    if state.known.is_right(&place, self.stamp(&folder, &place.1)) {
+                        return self.touched(state, (place, folder));
+                    }
+                    Some(disappeared(state, place, &folder, is_folder, is_moved))
+                });
+                seen.into_iter().collect()
             }
             Told::Renamed { from, to, is_folder } => {
                 match (self.locate(state, from.clone()), self.locate(state, to.clone())) {
@@ -381,7 +382,10 @@ impl Watch {
                     (None, _) => self.translate(state, Told::Appeared { spot: to, is_folder }),
                 }
             }
-            Told::Touched { spot } => self.touched(state, spot).into_iter().collect(),
+            Told::Touched { spot } => {
+                let located = self.locate(state, spot);
+                located.and_then(|located| self.touched(state, located)).into_iter().collect()
+            }
         }
     }
 
@@ -393,7 +397,8 @@ impl Watch {
     ) -> Vec<(Event, Act)> {
         let stamp = self.stamp(&folder, &place.1);
         if state.known.is_right(&place, stamp) {
-            return Vec::new();
+            // If it was away in between, it may have changed there.
+            return self.touched(state, (place, folder)).into_iter().collect();
         }
         let mut changes = Vec::new();
         // What was moved here took the place of what the guest holds.
@@ -427,6 +432,8 @@ impl Watch {
             }
             if is_new {
                 changes.extend(self.appeared(state, (to, to_folder), is_folder));
+            } else {
+                changes.extend(self.touched(state, (to, to_folder)));
             }
             return changes;
         }
@@ -448,8 +455,7 @@ impl Watch {
         vec![(Event { path, kind }, act)]
     }
 
-    fn touched(&self, state: &mut State, spot: Spot) -> Option<(Event, Act)> {
-        let (place, folder) = self.locate(state, spot)?;
+    fn touched(&self, state: &mut State, (place, folder): (Place, PathBuf)) -> Option<(Event, Act)> {
         let difference = match self.stamp(&folder, &place.1) {
             Some(stamp) => state.known.differs(stamp)?,
             // Its end, of which the guest is told next, does not undo that it changed.
@@ -477,21 +483,20 @@ impl Watch {
         mut names: Vec<CString>,
         since: Time,
     ) -> Vec<(Event, Act)> {
-        let watch = state.folders.get(&folder).map(|folder| folder.watch);
-        let (Some(path), Some(watch)) = (state.known.path(folder, None), watch) else { return Vec::new() };
+        let Some(path) = state.known.path(folder, None) else { return Vec::new() };
         let is_known: HashSet<CString> = names.iter().cloned().collect();
         names.extend(self.entries(&path).into_iter().filter(|name| !is_known.contains(name)));
         let mut changes = Vec::new();
         for name in names {
             let stamp = self.stamp(&path, &name);
-            let place = (folder, name.clone());
+            let place = (folder, name);
             let before = state.known.name(&place);
             let is_same = before.zip(stamp).is_some_and(|(name, stamp)| name.inode == stamp.inode);
             if let Some(name) = before.filter(|_| !is_same) {
                 changes.push(disappeared(state, place.clone(), &path, name.shape == Shape::Folder, true));
             }
             match stamp {
-                Some(_) if is_same => changes.extend(self.touched(state, (watch, name))),
+                Some(_) if is_same => changes.extend(self.touched(state, (place, path.clone()))),
                 Some(stamp) if before.is_some() || stamp.changed >= since => {
                     let is_folder = stamp.shape == Shape::Folder;
                     changes.extend(self.appeared(state, (place, path.clone()), is_folder));
@@ -545,6 +550,7 @@ fn disappeared(
     is_moved: bool,
 ) -> (Event, Act) {
     let name = state.known.removed(&place);
+    let is_moved = is_moved && name.is_some_and(|name| name.node.is_some());
     if let Some(node) = name.and_then(|name| name.node) {
         state.unlist(node);
     }
@@ -646,7 +652,7 @@ mod tests {
         assert!(told.recv_timeout(Duration::from_millis(100)).is_err(), "the rest waits");
         assert!(!watch.lock().is_followed(ROOT), "what the guest knows may be wrong by now");
         listens.store(true, Ordering::SeqCst);
-        watch.resume(|| ());
+        watch.resume(watch.next_trigger().0, || ());
         assert_eq!([next(), next()], [("a".to_owned(), true), ("b".to_owned(), true)]);
         assert!(watch.lock().is_followed(ROOT));
     }

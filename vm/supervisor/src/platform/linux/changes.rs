@@ -50,17 +50,19 @@ pub(crate) fn watch(share: &Share) -> Result<Arc<Sink>> {
 /// Tells the guest of the changes of the share that it has at `path`.
 pub(crate) async fn connect(sink: Arc<Sink>, vsock: Arc<Vsock>, path: String) {
     let connected = async {
-        let trigger = sink.events.next_trigger();
+        let (listener, trigger) = sink.events.next_trigger();
         let stream = execute::open(&vsock, &Open::Changes { path, trigger }).await?.into_std()?;
         stream.set_nonblocking(false)?;
         // A guest that is slow, or stopped for a while, is waited for: what happens meanwhile is kept by the share.
         let end = stream.try_clone()?;
-        anyhow::Ok((stream, end))
+        anyhow::Ok((listener, stream, end))
     };
     match connected.await {
-        Ok((stream, end)) => {
+        Ok((listener, stream, end)) => {
+            // A write to who listened before ends.
+            sink.close();
             *sink.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
-            sink.events.resume(|| {
+            sink.events.resume(listener, || {
                 *sink.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
             });
         }
