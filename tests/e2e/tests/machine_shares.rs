@@ -156,6 +156,13 @@ fn on_each(test: impl Fn(&Machine, u64) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
+/// And behind the guest's layer, where it does that share of the work.
+fn on_each_way(layered: u64, test: impl Fn(&Machine, u64) -> Result<()>) -> Result<()> {
+    on_each(&test)?;
+    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
+    test(&machine, layered).context("behind the guest's layer")
+}
+
 #[test]
 fn random_reads_writes_and_mappings_of_a_share_agree_with_a_model() -> Result<()> {
     on_each(agree_with_a_model)
@@ -214,9 +221,7 @@ fn trees_are_the_same(machine: &Machine, share: u64) -> Result<()> {
 
 #[test]
 fn what_the_guest_makes_is_not_taken_away_by_what_the_host_did_before() -> Result<()> {
-    on_each(replace_from_both_sides)?;
-    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
-    replace_from_both_sides(&machine, 5).context("behind the guest's layer")
+    on_each_way(5, replace_from_both_sides)
 }
 
 fn replace_from_both_sides(machine: &Machine, share: u64) -> Result<()> {
@@ -244,9 +249,7 @@ fn replace_from_both_sides(machine: &Machine, share: u64) -> Result<()> {
 
 #[test]
 fn a_folder_that_is_moved_to_where_the_guest_has_not_looked_is_found_there() -> Result<()> {
-    on_each(|machine, _| is_found_where_it_was_moved(machine))?;
-    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
-    is_found_where_it_was_moved(&machine).context("behind the guest's layer")
+    on_each_way(1, |machine, _| is_found_where_it_was_moved(machine))
 }
 
 fn is_found_where_it_was_moved(machine: &Machine) -> Result<()> {
@@ -275,9 +278,7 @@ fn is_found_where_it_was_moved(machine: &Machine) -> Result<()> {
 
 #[test]
 fn whatever_both_sides_do_at_once_they_see_the_same_soon_after() -> Result<()> {
-    on_each(play_from_both_sides)?;
-    let Some(machine) = Machine::start_layered("uml")? else { return Ok(()) };
-    play_from_both_sides(&machine, 2).context("behind the guest's layer")
+    on_each_way(2, play_from_both_sides)
 }
 
 fn play_from_both_sides(machine: &Machine, share: u64) -> Result<()> {
